@@ -1,0 +1,20 @@
+#pragma once
+
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+
+namespace vmlaunch::base {
+
+/// Logical CPUs of the host by the kernel's numbers.
+using CpuSet = std::set<unsigned>;
+
+/// The kernel's list format: "2-5,8-11"; "" is the empty set. CPU numbers are below 8192, the
+/// largest NR_CPUS of any architecture.
+[[nodiscard]] std::optional<CpuSet> parse_cpu_set(std::string_view text);
+
+/// The list in its shortest form.
+[[nodiscard]] std::string to_string(const CpuSet& cpus);
+
+}  // namespace vmlaunch::base

@@ -1,0 +1,87 @@
+#include "base/process.hpp"
+
+#include <linux/sched.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+
+#include "base/errors.hpp"
+
+namespace vmlaunch::base {
+
+std::string to_string(const ExitStatus& status) {
+  return status.signal != 0 ? signal_name(status.signal)
+                            : "exit code " + std::to_string(status.code);
+}
+
+std::string signal_name(int signal) {
+  const char* name = ::sigabbrev_np(signal);
+  return name != nullptr ? "SIG" + std::string(name) : "signal " + std::to_string(signal);
+}
+
+bool send_signal(int pidfd, int signal) {
+  if (::syscall(SYS_pidfd_send_signal, pidfd, signal, nullptr, 0) == 0) {
+    return true;
+  }
+  if (errno == ESRCH) {
+    return false;
+  }
+  throw_errno("send " + signal_name(signal));
+}
+
+std::optional<ExitStatus> try_reap(int pidfd) {
+  siginfo_t info{};
+  int result = -1;
+  do {
+    result = ::waitid(P_PIDFD, static_cast<id_t>(pidfd), &info, WEXITED | WNOHANG);
+  } while (result < 0 && errno == EINTR);
+  check(result, "wait for a child process");
+  if (info.si_pid == 0) {
+    return std::nullopt;
+  }
+  if (info.si_code == CLD_EXITED) {
+    return ExitStatus{info.si_status, 0};
+  }
+  return ExitStatus{0, info.si_status};
+}
+
+std::optional<ExitStatus> reap_within(int pidfd, std::chrono::milliseconds limit) {
+  static_cast<void>(wait_readable(pidfd, std::chrono::steady_clock::now() + limit));
+  return try_reap(pidfd);
+}
+
+bool wait_readable(int fd, std::chrono::steady_clock::time_point deadline) {
+  pollfd waited{fd, POLLIN, 0};
+  for (;;) {
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    const auto timeout = std::clamp<std::int64_t>(left.count(), 0, INT32_MAX);
+    const int ready = ::poll(&waited, 1, static_cast<int>(timeout));
+    if (ready >= 0) {
+      return ready > 0;
+    }
+    if (errno != EINTR) {
+      throw_errno("wait for a descriptor");
+    }
+  }
+}
+
+Child fork_child(const std::string& what) {
+  int pidfd = -1;
+  clone_args arguments{};
+  arguments.flags = CLONE_PIDFD;
+  arguments.pidfd = reinterpret_cast<std::uint64_t>(&pidfd);
+  arguments.exit_signal = SIGCHLD;
+  const auto pid = static_cast<pid_t>(
+      check(::syscall(SYS_clone3, &arguments, sizeof arguments), "start " + what));
+  return pid == 0 ? Child{0, UniqueFd()} : Child{pid, UniqueFd(pidfd)};
+}
+
+}  // namespace vmlaunch::base

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <charconv>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace vmlaunch::base {
+
+/// The whole of `text` as a number without sign or space; nothing for anything else.
+template <typename Unsigned>
+std::optional<Unsigned> parse_number(std::string_view text, int radix = 10) {
+  Unsigned value{};
+  const char* end = text.data() + text.size();
+  const auto result = std::from_chars(text.data(), end, value, radix);
+  if (text.empty() || result.ec != std::errc{} || result.ptr != end) {
+    return std::nullopt;
+  }
+  return value;
+}
+
+/// The pieces between separators; an empty text is one empty piece.
+[[nodiscard]] std::vector<std::string> split(std::string_view text, char separator);
+
+[[nodiscard]] std::string join(const std::vector<std::string>& pieces, std::string_view separator);
+
+/// A copy in which control characters are shown as \xHH, so that no input can write to a terminal.
+[[nodiscard]] std::string printable(std::string_view text);
+
+/// One word of a POSIX shell command line that stands for exactly `word`.
+[[nodiscard]] std::string shell_quote(std::string_view word);
+
+/// The candidate that a person most likely meant; nothing if none is near.
+[[nodiscard]] std::optional<std::string> nearest(std::string_view word,
+                                                 const std::vector<std::string>& candidates);
+
+}  // namespace vmlaunch::base

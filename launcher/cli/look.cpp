@@ -1,0 +1,25 @@
+#include "launcher/cli/verbs.hpp"
+#include "sandbox/privileges.hpp"
+
+namespace vmlaunch::launcher::cli {
+
+Trusted open_trusted(const std::string& file, const Identity& identity) {
+  run::OpenConfig config = run::open_config(file);
+  const Authority authority =
+      identity.privileged
+          ? derive_authority(
+                config.file.get(), config.folder.get(), config.name, identity.user.credentials.uid)
+          : Authority::user;
+  return {std::move(config), authority};
+}
+
+run::Prepared look_at(const std::string& file, const std::optional<std::string>& as) {
+  const Identity identity = find_identity(as);
+  if (identity.privileged && identity.invoker) {
+    sandbox::become(identity.user.credentials);
+  }
+  const Trusted trusted = open_trusted(file, identity);
+  return run::prepare(trusted.config, identity, trusted.authority);
+}
+
+}  // namespace vmlaunch::launcher::cli

@@ -1,0 +1,59 @@
+#include "launcher/run/run.hpp"
+
+#include <csignal>
+#include <memory>
+#include <utility>
+
+#include "launcher/cli/verbs.hpp"
+#include "sandbox/privileges.hpp"
+
+namespace vmlaunch::launcher::cli {
+
+namespace {
+
+/// Root without a person behind it opens the config before it becomes nobody; a person's rights are
+/// taken on first, and decide what may be opened.
+Trusted open_and_become(const std::string& file, const Identity& identity) {
+  if (identity.invoker) {
+    sandbox::become(identity.user.credentials);
+    return open_trusted(file, identity);
+  }
+  Trusted trusted = open_trusted(file, identity);
+  sandbox::become(identity.user.credentials);
+  return trusted;
+}
+
+ExitCode run_file(const std::string& file, const std::optional<std::string>& as) {
+  // Reading or setting the terminal from the background must fail, not stop us.
+  for (const int signal : {SIGTTIN, SIGTTOU}) {
+    static_cast<void>(std::signal(signal, SIG_IGN));
+  }
+  const Identity identity = find_identity(as);
+  run::Console console;
+  run::Terminal terminal;
+  run::GuardianProcess guardian(identity);
+  Trusted trusted = open_and_become(file, identity);
+  run::Prepared prepared = run::prepare(trusted.config, identity, trusted.authority);
+  for (const std::string& warning : prepared.plan.warnings) {
+    console.warn(warning);
+  }
+  run::OpenFiles files = run::open_files(prepared.plan, trusted.authority);
+  console.say("config and files are in order: VM " + prepared.plan.name + ", " +
+              prepared.plan.accel);
+  return run::run_vm(
+      {std::move(trusted.config), std::move(prepared), std::move(files), std::move(guardian)},
+      terminal,
+      console);
+}
+
+}  // namespace
+
+void add_run(CLI::App& app, Choice& choice) {
+  CLI::App* verb = app.add_subcommand("run", "Start a VM and stay with it until it ends");
+  auto file = std::make_shared<std::string>();
+  verb->add_option("FILE", *file, "The config")->required();
+  verb->callback(
+      [&choice, file] { choice.command = [&choice, file] { return run_file(*file, choice.as); }; });
+}
+
+}  // namespace vmlaunch::launcher::cli

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <string>
+
+#include <CLI/CLI.hpp>
+
+#include "launcher/exit_code.hpp"
+#include "launcher/identity.hpp"
+#include "launcher/run/preparation.hpp"
+
+namespace vmlaunch::launcher::cli {
+
+/// What the command line said.
+struct Choice {
+  std::optional<std::string> as;
+  std::function<ExitCode()> command;
+};
+
+/// Each adds its verb to the program; `choice` outlives it.
+void add_run(CLI::App& app, Choice& choice);
+void add_plan(CLI::App& app, Choice& choice);
+void add_check(CLI::App& app, Choice& choice);
+
+/// A config that was opened, and whose it is.
+struct Trusted {
+  run::OpenConfig config;
+  Authority authority = Authority::user;
+};
+
+/// Throws Failure when the config cannot be trusted with the rights of this run.
+[[nodiscard]] Trusted open_trusted(const std::string& file, const Identity& identity);
+
+/// A config with all that follows from it, for verbs that only look: nothing is opened for writing,
+/// and root's rights are used only to see what a run as root would see.
+[[nodiscard]] run::Prepared look_at(const std::string& file, const std::optional<std::string>& as);
+
+}  // namespace vmlaunch::launcher::cli

@@ -1,0 +1,163 @@
+#include "launcher/config/reader.hpp"
+
+#include <algorithm>
+
+#include "base/text.hpp"
+
+namespace vmlaunch::launcher::config {
+
+std::string type_of(const Json& value) {
+  switch (value.type()) {
+    case Json::value_t::null:
+      return "null";
+    case Json::value_t::object:
+      return "an object";
+    case Json::value_t::array:
+      return "an array";
+    case Json::value_t::string:
+      return "a text";
+    case Json::value_t::boolean:
+      return value.get<bool>() ? "true" : "false";
+    default:
+      return value.dump();
+  }
+}
+
+ObjectReader::ObjectReader(const Json& value, std::string pointer, std::vector<Issue>& issues)
+    : value_(value), pointer_(std::move(pointer)), issues_(issues) {
+  if (!value_.is_object()) {
+    issues_.push_back({pointer_, "expected an object, found " + type_of(value_)});
+  }
+}
+
+const Json* ObjectReader::raw(const char* key) {
+  known_.emplace_back(key);
+  if (!value_.is_object()) {
+    return nullptr;
+  }
+  const auto found = value_.find(key);
+  return found == value_.end() ? nullptr : &*found;
+}
+
+void ObjectReader::report(const char* key, const std::string& message) {
+  issues_.push_back({child(pointer_, key), message});
+}
+
+std::optional<std::string> ObjectReader::text(const char* key) {
+  const Json* value = raw(key);
+  if (value == nullptr) {
+    return std::nullopt;
+  }
+  if (!value->is_string()) {
+    report(key, "expected a text, found " + type_of(*value));
+    return std::nullopt;
+  }
+  auto written = value->get<std::string>();
+  // A NUL would end the text early in every system call that it is given to.
+  if (written.find('\0') != std::string::npos) {
+    report(key, "a NUL character is not allowed");
+    return std::nullopt;
+  }
+  return written;
+}
+
+std::optional<bool> ObjectReader::boolean(const char* key) {
+  const Json* value = raw(key);
+  if (value == nullptr) {
+    return std::nullopt;
+  }
+  if (!value->is_boolean()) {
+    report(key, "expected true or false, found " + type_of(*value));
+    return std::nullopt;
+  }
+  return value->get<bool>();
+}
+
+std::optional<unsigned> ObjectReader::number(const char* key, unsigned least, unsigned most) {
+  const Json* value = raw(key);
+  if (value == nullptr) {
+    return std::nullopt;
+  }
+  if (!value->is_number_unsigned() || value->get<std::uint64_t>() < least ||
+      value->get<std::uint64_t>() > most) {
+    report(key,
+           "expected a whole number from " + std::to_string(least) + " to " + std::to_string(most) +
+               ", found " + type_of(*value));
+    return std::nullopt;
+  }
+  return value->get<unsigned>();
+}
+
+void ObjectReader::object(const char* key, const std::function<void(ObjectReader&)>& read) {
+  if (const Json* value = raw(key)) {
+    ObjectReader reader(*value, child(pointer_, key), issues_);
+    read(reader);
+    reader.finish();
+  }
+}
+
+void ObjectReader::objects(const char* key, const std::function<void(ObjectReader&)>& read) {
+  const Json* value = raw(key);
+  if (value == nullptr) {
+    return;
+  }
+  if (!value->is_array()) {
+    report(key, "expected an array of objects, found " + type_of(*value));
+    return;
+  }
+  for (std::size_t i = 0; i < value->size(); ++i) {
+    ObjectReader reader((*value)[i], child(child(pointer_, key), i), issues_);
+    read(reader);
+    reader.finish();
+  }
+}
+
+std::vector<std::string> ObjectReader::texts(const char* key) {
+  std::vector<std::string> texts;
+  const Json* value = raw(key);
+  if (value == nullptr) {
+    return texts;
+  }
+  if (!value->is_array()) {
+    report(key, "expected an array of texts, found " + type_of(*value));
+    return texts;
+  }
+  for (std::size_t i = 0; i < value->size(); ++i) {
+    const Json& element = (*value)[i];
+    if (!element.is_string() ||
+        element.get_ref<const std::string&>().find('\0') != std::string::npos) {
+      issues_.push_back({child(child(pointer_, key), i),
+                         "expected a text without NUL, found " + type_of(element)});
+    }
+    texts.push_back(element.is_string() ? element.get<std::string>() : std::string());
+  }
+  return texts;
+}
+
+void ObjectReader::report_choice(const char* key,
+                                 const std::string& written,
+                                 const std::vector<std::string>& known) {
+  std::string message =
+      "expected one of \"" + base::join(known, "\", \"") + "\", found \"" + written + "\"";
+  report(key, message);
+}
+
+void ObjectReader::finish() {
+  if (!value_.is_object()) {
+    return;
+  }
+  for (const auto& [key, value] : value_.items()) {
+    if (std::find(known_.begin(), known_.end(), key) != known_.end()) {
+      continue;
+    }
+    std::string message = "unknown key \"" + key + "\"";
+    if (const auto near = base::nearest(key, known_)) {
+      message += "; did you mean \"" + *near + "\"?";
+    } else {
+      message += "; known keys: " + base::join(known_, ", ");
+    }
+    issues_.push_back({child(pointer_, key), message, true});
+  }
+}
+
+}  // namespace vmlaunch::launcher::config

@@ -1,0 +1,93 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "launcher/config/document.hpp"
+
+namespace vmlaunch::launcher::config {
+
+/// Reads one JSON object key by key. It learns the known keys from what it is asked for, and
+/// `finish` reports all others, each with the nearest known one.
+class ObjectReader {
+ public:
+  /// `value` must outlive the reader. Something other than an object is reported here.
+  ObjectReader(const Json& value, std::string pointer, std::vector<Issue>& issues);
+
+  [[nodiscard]] std::optional<std::string> text(const char* key);
+  [[nodiscard]] std::optional<bool> boolean(const char* key);
+  [[nodiscard]] std::optional<unsigned> number(const char* key, unsigned least, unsigned most);
+
+  /// A text with a form of its own; `parse` gives nothing when it has another.
+  template <typename Parse>
+  auto value(const char* key, Parse parse, const char* expected)
+      -> decltype(parse(std::string_view())) {
+    const std::optional<std::string> written = text(key);
+    if (!written) {
+      return std::nullopt;
+    }
+    auto parsed = parse(*written);
+    if (!parsed) {
+      report(key, std::string("expected ") + expected + ", found \"" + *written + "\"");
+    }
+    return parsed;
+  }
+
+  /// One of a few names.
+  template <typename Enum>
+  std::optional<Enum> choice(const char* key,
+                             const std::vector<std::pair<const char*, Enum>>& names) {
+    const std::optional<std::string> written = text(key);
+    if (!written) {
+      return std::nullopt;
+    }
+    std::vector<std::string> known;
+    for (const auto& [name, meaning] : names) {
+      if (*written == name) {
+        return meaning;
+      }
+      known.emplace_back(name);
+    }
+    report_choice(key, *written, known);
+    return std::nullopt;
+  }
+
+  /// Calls `read` with a reader of the object under `key`, if there is one, and finishes it.
+  void object(const char* key, const std::function<void(ObjectReader&)>& read);
+
+  /// Calls `read` for each object of the array under `key`, if there is one.
+  void objects(const char* key, const std::function<void(ObjectReader&)>& read);
+
+  /// The texts of an array; `pointer` tells where each stood.
+  [[nodiscard]] std::vector<std::string> texts(const char* key);
+
+  /// The value under `key` as it stands, for keys that take several types.
+  [[nodiscard]] const Json* raw(const char* key);
+
+  void report(const char* key, const std::string& message);
+  [[nodiscard]] const std::string& pointer() const { return pointer_; }
+  [[nodiscard]] std::vector<Issue>& issues() { return issues_; }
+
+  /// Reports every key that nobody asked for.
+  void finish();
+
+ private:
+  void report_choice(const char* key,
+                     const std::string& written,
+                     const std::vector<std::string>& known);
+
+  const Json& value_;
+  std::string pointer_;
+  std::vector<Issue>& issues_;
+  std::vector<std::string> known_;
+};
+
+/// "a text", "a number", … : what a value is, for messages.
+[[nodiscard]] std::string type_of(const Json& value);
+
+}  // namespace vmlaunch::launcher::config

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <compare>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace vmlaunch::launcher::config {
+
+/// A port of the host that user networking forwards to the guest.
+struct PortForward {
+  enum class Protocol { tcp, udp };
+
+  Protocol protocol = Protocol::tcp;
+  std::string host_address = "127.0.0.1";  ///< IPv4; "0.0.0.0" opens it to the network
+  std::uint16_t host_port = 0;
+  std::uint16_t guest_port = 0;
+
+  auto operator<=>(const PortForward&) const = default;
+};
+
+/// "tcp:127.0.0.1:2222:22"; protocol and address may be left out: "2222:22".
+[[nodiscard]] std::optional<PortForward> parse_port_forward(std::string_view text);
+[[nodiscard]] std::string to_string(const PortForward& forward);
+
+/// An IPv4 address and a port: "127.0.0.1:5900".
+struct Endpoint {
+  std::string address;
+  std::uint16_t port = 0;
+
+  auto operator<=>(const Endpoint&) const = default;
+};
+
+[[nodiscard]] std::optional<Endpoint> parse_endpoint(std::string_view text);
+[[nodiscard]] std::string to_string(const Endpoint& endpoint);
+
+/// A unicast Ethernet address.
+struct MacAddress {
+  std::string text;  ///< lower case, with colons
+
+  auto operator<=>(const MacAddress&) const = default;
+};
+
+[[nodiscard]] std::optional<MacAddress> parse_mac_address(std::string_view text);
+
+}  // namespace vmlaunch::launcher::config

@@ -1,0 +1,414 @@
+#include "launcher/guardian/guardian.hpp"
+
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/errors.hpp"
+#include "base/file.hpp"
+#include "base/packet.hpp"
+#include "base/process.hpp"
+#include "base/text.hpp"
+#include "launcher/guardian/plan_file.hpp"
+#include "launcher/guardian/protocol.hpp"
+#include "launcher/run/rescuer.hpp"
+#include "sandbox/spawn.hpp"
+
+namespace vmlaunch::launcher::guardian {
+
+namespace {
+
+using base::check;
+
+/// A supervisor that takes nothing for so long is as good as gone.
+constexpr timeval kSendDeadline{5, 0};
+
+/// How much of a file the supervisor may hear about: enough to tell an image's header.
+constexpr std::size_t kHeadLength = 32;
+
+/// A word on the terminal while the supervisor cannot give it. Never waits for a stopped terminal.
+void say(const std::string& text) {
+  pollfd standard_error{STDERR_FILENO, POLLOUT, 0};
+  if (::poll(&standard_error, 1, 0) == 1 && (standard_error.revents & POLLOUT) != 0) {
+    const std::string line = "vmlaunch guardian: " + text + "\n";
+    static_cast<void>(!::write(STDERR_FILENO, line.data(), line.size()));
+  }
+}
+
+class Guardian {
+ public:
+  Guardian(base::UniqueFd control, Identity identity)
+      : control_(std::move(control)), identity_(std::move(identity)) {}
+
+  int run() {
+    while (!finished_) {
+      std::array<pollfd, 2> waited = {{{control_.get(), POLLIN, 0}, {pidfd(), POLLIN, 0}}};
+      if (::poll(waited.data(), waited.size(), -1) < 0 && errno != EINTR) {
+        base::throw_errno("wait for the supervisor");
+      }
+      if (waited[1].revents != 0) {
+        note_end_of_qemu();
+      } else if (waited[0].revents != 0 && !serve()) {
+        supervisor_gone();
+        return 0;
+      }
+    }
+    return 0;
+  }
+
+ private:
+  [[nodiscard]] int pidfd() const { return qemu_ ? qemu_->pidfd.get() : -1; }
+
+  void reply(const Reply& reply, const std::vector<int>& fds = {}) {
+    base::send_packet(control_.get(), encode(reply), fds);
+  }
+
+  /// Serves one request; false when the supervisor is gone or does not keep to the protocol.
+  bool serve() {
+    try {
+      std::optional<base::Packet> packet = base::receive_packet(control_.get());
+      if (!packet) {
+        return false;
+      }
+      handle(decode_request(packet->bytes), std::move(packet->fds));
+      return true;
+    } catch (const ProtocolError& error) {
+      say(std::string("the supervisor does not keep to the protocol: ") + error.what());
+    } catch (const std::system_error& error) {
+      say(std::string("the supervisor cannot be served: ") + error.what());
+    }
+    return false;
+  }
+
+  void handle(const Request& request, std::vector<base::UniqueFd> fds) {
+    try {
+      if (const auto* seal_request = std::get_if<Seal>(&request)) {
+        seal(*seal_request, std::move(fds));
+      } else if (std::holds_alternative<Spawn>(request)) {
+        spawn();
+      } else if (const auto* signal = std::get_if<Signal>(&request)) {
+        send_signal(*signal);
+      } else if (std::holds_alternative<Status>(request)) {
+        reply(StatusReply{state(), qemu_ ? qemu_->pid : 0});
+      } else {
+        undo(std::get<Undo>(request));
+      }
+    } catch (const Failure& failure) {
+      reply(Refused{failure.code(), failure.what()});
+    }
+  }
+
+  [[nodiscard]] std::string state() const {
+    if (qemu_) {
+      return "running";
+    }
+    return spawned_ ? "ended" : (sealed_ ? "sealed" : "idle");
+  }
+
+  void seal(const Seal& request, std::vector<base::UniqueFd> fds) {
+    const std::size_t expected = 2 + (request.program_opened ? 1 : 0) + request.opened.size();
+    if (sealed_ || fds.size() != expected) {
+      throw ProtocolError(sealed_ ? "a second plan" : "the plan's descriptors do not match it");
+    }
+    authority_ =
+        identity_.privileged
+            ? derive_authority(
+                  fds[0].get(), fds[1].get(), request.config_name, identity_.user.credentials.uid)
+            : Authority::user;
+    plan_ = request.plan;
+    choose_credentials();
+    auto next = fds.begin() + 2;
+    program_ = request.program_opened ? std::move(*next++) : open_own_program();
+    files_.resize(plan_.files.size());
+    for (const std::size_t index : request.opened) {
+      files_[index].fd = std::move(*next++);
+    }
+    Sealed sealed = open_own_files();
+    require_readable_by_qemu();
+    sandbox::keep_only({CAP_KILL, CAP_SETUID, CAP_SETGID, CAP_SETPCAP});
+    sealed_ = true;
+    reply(sealed);
+  }
+
+  /// The supervisor's word for who QEMU is counts only as far as the config's owner may choose.
+  void choose_credentials() {
+    const auto& wanted = plan_.qemu.user.credentials;
+    if (!identity_.privileged) {
+      credentials_ = identity_.user.credentials;
+      if (!wanted || wanted->uid != credentials_.uid) {
+        throw ProtocolError("another user without root");
+      }
+      return;
+    }
+    const User user = wanted ? find_user(std::to_string(wanted->uid)) : unused_qemu_user();
+    const bool allowed =
+        !wanted || authority_ == Authority::root || wanted->uid == identity_.user.credentials.uid;
+    if (user.credentials.uid == 0 || !allowed) {
+      throw ProtocolError("QEMU may not run as " + user.name);
+    }
+    credentials_ = {user.credentials.uid, user.credentials.gid, {}};
+    struct stat node {};
+    for (const gid_t group : plan_.qemu.user.device_groups) {
+      if (::stat("/dev/kvm", &node) != 0 || node.st_gid != group || group == 0) {
+        throw ProtocolError("a group that no device of the plan needs");
+      }
+      credentials_.groups.push_back(group);
+    }
+  }
+
+  [[nodiscard]] bool may_open() const {
+    return identity_.privileged && authority_ == Authority::root;
+  }
+
+  base::UniqueFd open_own_program() const {
+    if (!may_open()) {
+      throw ProtocolError("no program");
+    }
+    return open_program(require_roots_own_path(plan_.qemu.binary));
+  }
+
+  /// Those that the supervisor had no right to open.
+  Sealed open_own_files() {
+    Sealed sealed;
+    for (std::size_t i = 0; i < files_.size(); ++i) {
+      if (files_[i].fd) {
+        continue;
+      }
+      if (!may_open()) {
+        throw ProtocolError("a file is missing");
+      }
+      plan::FileUse file = plan_.files[i];
+      file.path = require_roots_own_path(file.path);
+      if (file.create == plan::FileUse::Create::from_template) {
+        file.template_path = require_roots_own_path(file.template_path);
+      }
+      files_[i] = open_plan_file(file);
+      std::array<char, kHeadLength> head{};
+      const ssize_t got = ::pread(files_[i].fd.get(), head.data(), head.size(), 0);
+      sealed.files.push_back(
+          {i, std::string(head.data(), got > 0 ? static_cast<std::size_t>(got) : 0)});
+    }
+    return sealed;
+  }
+
+  /// A kernel or ROM is opened again by QEMU, with QEMU's rights.
+  void require_readable_by_qemu() const {
+    if (!identity_.privileged) {
+      return;
+    }
+    for (std::size_t i = 0; i < files_.size(); ++i) {
+      struct stat info {};
+      check(::fstat(files_[i].fd.get(), &info), "look at " + plan_.files[i].path);
+      const bool readable = (info.st_mode & S_IROTH) != 0 ||
+                            (info.st_uid == credentials_.uid && (info.st_mode & S_IRUSR) != 0) ||
+                            (info.st_gid == credentials_.gid && (info.st_mode & S_IRGRP) != 0);
+      if (plan_.files[i].reopened && !readable) {
+        throw Failure(ExitCode::preflight,
+                      "Cannot let QEMU (uid " + std::to_string(credentials_.uid) + ") read the " +
+                          plan_.files[i].purpose + "; type: chmod o+r " +
+                          base::shell_quote(plan_.files[i].path));
+      }
+    }
+  }
+
+  void spawn() {
+    if (!sealed_ || spawned_) {
+      throw ProtocolError("QEMU is spawned once, after the plan is sealed");
+    }
+    auto [qmp_ours, qmp_qemus] = base::make_socket_pair(SOCK_STREAM);
+    base::Pipe errors = base::make_pipe();
+    std::pair<base::UniqueFd, base::UniqueFd> serial;
+    sandbox::ChildSpec child;
+    child.program = program_.get();
+    child.arguments = plan_.qemu.arguments;
+    child.arguments.insert(child.arguments.begin(), plan_.qemu.binary);
+    child.environment = plan_.qemu.environment;
+    child.credentials = credentials_;
+    child.fds = {{errors.write_end.get(), STDERR_FILENO}, {qmp_qemus.get(), plan::kQmpFd}};
+    std::vector<int> handed = {qmp_ours.get(), errors.read_end.get()};
+    if (plan_.qemu.serial_stdio) {
+      serial = base::make_socket_pair(SOCK_STREAM);
+      child.fds.push_back({serial.second.get(), plan::kSerialFd});
+      handed.push_back(serial.first.get());
+    }
+    for (std::size_t i = 0; i < files_.size(); ++i) {
+      child.fds.push_back({files_[i].fd.get(), plan_.files[i].fd});
+    }
+    spawned_ = true;
+    try {
+      qemu_ = sandbox::spawn(child);
+    } catch (const sandbox::ChildSetupError& error) {
+      throw Failure(ExitCode::qemu_did_not_start,
+                    base::printable(plan_.qemu.binary) + " did not start: " + error.what());
+    }
+    qmp_ = std::move(qmp_ours);
+    reply(Spawned{qemu_->pid}, handed);
+  }
+
+  void send_signal(const Signal& request) {
+    if (qemu_) {
+      static_cast<void>(base::send_signal(qemu_->pidfd.get(), request.signal));
+    }
+    reply(StatusReply{state(), qemu_ ? qemu_->pid : 0});
+  }
+
+  void note_end_of_qemu() {
+    const std::optional<base::ExitStatus> status = base::try_reap(qemu_->pidfd.get());
+    if (!status) {
+      return;
+    }
+    qemu_.reset();
+    try {
+      reply(Exited{*status});
+    } catch (const std::system_error&) {
+      // The supervisor is gone; the next poll says so.
+    }
+  }
+
+  bool ends_within(base::Milliseconds limit) {
+    if (qemu_ && base::reap_within(qemu_->pidfd.get(), limit)) {
+      qemu_.reset();
+    }
+    return !qemu_;
+  }
+
+  /// SIGTERM, then SIGKILL. What lives on after that is stuck in the kernel.
+  bool end_qemu(base::Milliseconds patience) {
+    if (!qemu_ || ends_within(patience)) {
+      return true;
+    }
+    for (const auto& [signal, limit] : {std::pair(SIGTERM, plan_.deadlines.terminate),
+                                        std::pair(SIGKILL, plan_.deadlines.kill)}) {
+      static_cast<void>(base::send_signal(qemu_->pidfd.get(), signal));
+      if (ends_within(limit)) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+  std::vector<std::string> undo_all(bool keep_files) {
+    std::vector<std::string> leftovers;
+    if (!end_qemu(base::Milliseconds(0))) {
+      leftovers.push_back("QEMU (pid " + std::to_string(qemu_->pid) +
+                          ") does not end: it is stuck in the kernel; type: cat /proc/" +
+                          std::to_string(qemu_->pid) + "/stack");
+    }
+    if (!keep_files) {
+      remove_made_files(plan_, files_);
+    }
+    return leftovers;
+  }
+
+  void undo(const Undo& request) {
+    reply(Done{undo_all(request.keep_files)});
+    finished_ = true;
+  }
+
+  /// A guest whose supervisor died is shut down like any other, by somebody without rights.
+  void supervisor_gone() {
+    control_.reset();
+    if (qemu_) {
+      say("the supervisor is gone: the guest is shut down");
+      rescue();
+      say(qemu_ ? "the guest does not end by itself: QEMU is ended" : "the guest has ended");
+    }
+    for (const std::string& leftover : undo_all(spawned_)) {
+      say(leftover);
+    }
+  }
+
+  void rescue() {
+    const base::Milliseconds limit = plan_.deadlines.powerdown + plan_.deadlines.quit;
+    const pid_t parent = ::getpid();
+    const base::Child rescuer = base::fork_child("the rescuer");
+    if (rescuer.pid == 0) {
+      run::run_rescuer(std::move(qmp_), plan_.deadlines, identity_.user.credentials, parent);
+    }
+    const auto deadline = std::chrono::steady_clock::now() + limit + std::chrono::seconds(1);
+    // The rescuer ends when QEMU does, or when it is at its wits' end.
+    static_cast<void>(base::wait_readable(rescuer.pidfd.get(), deadline));
+    static_cast<void>(ends_within(base::Milliseconds(500)));
+    static_cast<void>(base::send_signal(rescuer.pidfd.get(), SIGKILL));
+    static_cast<void>(base::reap_within(rescuer.pidfd.get(), std::chrono::seconds(5)));
+  }
+
+  base::UniqueFd control_;
+  Identity identity_;
+  Authority authority_ = Authority::user;
+  plan::Plan plan_;
+  sandbox::Credentials credentials_;
+  base::UniqueFd program_;
+  std::vector<OpenFile> files_;
+  std::optional<base::Child> qemu_;
+  base::UniqueFd qmp_;  ///< a second descriptor of QEMU's monitor, never read here
+  bool sealed_ = false;
+  bool spawned_ = false;
+  bool finished_ = false;
+};
+
+void replace_standard_streams() {
+  const base::UniqueFd null = base::open_file("/dev/null", O_RDWR);
+  check(::dup2(null.get(), STDIN_FILENO), "detach from standard input");
+  check(::dup2(null.get(), STDOUT_FILENO), "detach from standard output");
+}
+
+/// Leaves nothing of what was inherited but standard error and the control socket.
+base::UniqueFd close_all_but(base::UniqueFd control) {
+  constexpr int kControl = STDERR_FILENO + 1;
+  base::UniqueFd placed = std::move(control);
+  if (placed.get() != kControl) {
+    const int moved = check(::dup3(placed.get(), kControl, O_CLOEXEC), "keep the control socket");
+    placed.reset(moved);
+  }
+  check(::syscall(SYS_close_range, kControl + 1U, ~0U, 0U), "close inherited descriptors");
+  return placed;
+}
+
+/// Away from the terminal and its signals: it ends when the supervisor says so or is gone.
+void detach() {
+  check(::setsid(), "start a session of the guardian's own");
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE}) {
+    static_cast<void>(std::signal(signal, SIG_IGN));
+  }
+  sigset_t none;
+  ::sigemptyset(&none);
+  check(::sigprocmask(SIG_SETMASK, &none, nullptr), "clear the signal mask");
+  replace_standard_streams();
+  check(::chdir("/"), "leave the folder");
+  check(::prctl(PR_SET_NAME, "vmlaunch-guard", 0, 0, 0), "take a name");
+  sandbox::forbid_tracing();
+}
+
+}  // namespace
+
+int run(base::UniqueFd control, const Identity& identity) {
+  try {
+    detach();
+    base::UniqueFd own = close_all_but(std::move(control));
+    check(::setsockopt(own.get(), SOL_SOCKET, SO_SNDTIMEO, &kSendDeadline, sizeof kSendDeadline),
+          "set the control socket's deadline");
+    return Guardian(std::move(own), identity).run();
+  } catch (const std::exception& error) {
+    say(error.what());
+    return 1;
+  }
+}
+
+}  // namespace vmlaunch::launcher::guardian

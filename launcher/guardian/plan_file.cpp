@@ -1,0 +1,209 @@
+#include "launcher/guardian/plan_file.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <system_error>
+
+#include <climits>
+
+#include "base/errors.hpp"
+#include "base/file.hpp"
+#include "base/text.hpp"
+#include "launcher/exit_code.hpp"
+
+namespace vmlaunch::launcher::guardian {
+
+namespace {
+
+using plan::FileUse;
+
+/// The largest template that is copied: UEFI variable stores are some 100 KiB.
+constexpr std::size_t kTemplateLimit = std::size_t{64} << 20U;
+
+std::string user_text() {
+  return "uid " + std::to_string(::geteuid());
+}
+
+std::string what_to_do(int error, const std::string& path) {
+  switch (error) {
+    case ENOENT:
+    case ENOTDIR:
+      return "correct the path in the config, or make the file";
+    case EACCES:
+    case EPERM:
+      return "type: namei -l " + base::shell_quote(path);
+    default:
+      return "type: ls -ld " + base::shell_quote(path);
+  }
+}
+
+[[noreturn]] void fail(const std::string& purpose, const std::string& path, int error) {
+  std::string text = "Cannot open the " + purpose + " " + base::printable(path) + " as " +
+                     user_text() + ": " + base::error_text(error) + "; " + what_to_do(error, path);
+  if (error == EACCES || error == EPERM) {
+    throw NoRight(text);
+  }
+  throw Failure(ExitCode::preflight, text);
+}
+
+int open_flags(FileUse::Access access) {
+  switch (access) {
+    case FileUse::Access::read:
+      return O_RDONLY;
+    case FileUse::Access::read_write:
+      return O_RDWR;
+    case FileUse::Access::append:
+      return O_WRONLY | O_APPEND;
+  }
+  return O_RDONLY;
+}
+
+/// Non-blocking, so that a FIFO does not hold us; then only what can be a disk or a file passes.
+base::UniqueFd open_existing(const FileUse& file) {
+  base::UniqueFd fd(
+      ::open(file.path.c_str(), open_flags(file.access) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+  if (!fd) {
+    // A FIFO without a reader says ENXIO to who wants to write.
+    fail(file.purpose, file.path, errno);
+  }
+  struct stat info {};
+  base::check(::fstat(fd.get(), &info), "look at " + file.path);
+  const bool may_be_block = file.create == FileUse::Create::never && !file.reopened;
+  if (!S_ISREG(info.st_mode) && !(may_be_block && S_ISBLK(info.st_mode))) {
+    throw Failure(ExitCode::preflight,
+                  "Cannot use the " + file.purpose + " " + base::printable(file.path) +
+                      ": it is not a regular file" + (may_be_block ? " or block device" : "") +
+                      "; type: ls -ld " + base::shell_quote(file.path));
+  }
+  const int flags = base::check(::fcntl(fd.get(), F_GETFL), "read the flags of " + file.path);
+  base::check(::fcntl(fd.get(), F_SETFL, flags & ~O_NONBLOCK), "set the flags of " + file.path);
+  return fd;
+}
+
+/// All of it or nothing: written beside its place under another name, then linked there.
+void make_file(const FileUse& file) {
+  std::string content;
+  if (file.create == FileUse::Create::from_template) {
+    const FileUse source{file.purpose + "' template", file.template_path};
+    const base::UniqueFd fd = open_existing(source);
+    content = base::read_all(fd.get(), kTemplateLimit, file.template_path);
+  }
+  const std::string temporary = file.path + ".new-" + std::to_string(::getpid());
+  base::UniqueFd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  if (!fd) {
+    fail(file.purpose, file.path, errno);
+  }
+  const std::unique_ptr<const std::string, void (*)(const std::string*)> remove(
+      &temporary, [](const std::string* path) { static_cast<void>(::unlink(path->c_str())); });
+  base::write_all(fd.get(), content, temporary);
+  base::check(::fsync(fd.get()), "write " + temporary);
+  if (::link(temporary.c_str(), file.path.c_str()) != 0 && errno != EEXIST) {
+    fail(file.purpose, file.path, errno);
+  }
+}
+
+bool must_be_made(const FileUse& file) {
+  struct stat info {};
+  return file.create != FileUse::Create::never && ::lstat(file.path.c_str(), &info) != 0 &&
+         errno == ENOENT;
+}
+
+}  // namespace
+
+OpenFile open_plan_file(const FileUse& file) {
+  const bool made = must_be_made(file);
+  if (made) {
+    make_file(file);
+  }
+  return {open_existing(file), made};
+}
+
+void check_plan_file(const FileUse& file) {
+  if (!must_be_made(file)) {
+    static_cast<void>(open_existing(file));
+    return;
+  }
+  if (file.create == FileUse::Create::from_template) {
+    static_cast<void>(open_existing({file.purpose + "' template", file.template_path}));
+  }
+  const std::string folder = std::filesystem::path(file.path).parent_path();
+  if (::faccessat(AT_FDCWD, folder.c_str(), W_OK | X_OK, AT_EACCESS) != 0) {
+    fail(file.purpose, file.path, errno);
+  }
+}
+
+void remove_made_files(const plan::Plan& plan, const std::vector<OpenFile>& files) {
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    if (files[i].made) {
+      static_cast<void>(::unlink(plan.files[i].path.c_str()));
+    }
+  }
+}
+
+base::UniqueFd open_program(const std::string& path) {
+  base::UniqueFd fd(::open(path.c_str(), O_PATH | O_CLOEXEC));
+  if (!fd && errno == ENOENT) {
+    throw Failure(ExitCode::preflight,
+                  "Cannot find the program " + base::printable(path) +
+                      "; type: apt install qemu-system-x86, or correct qemu.binary in the config");
+  }
+  if (!fd) {
+    fail("program", path, errno);
+  }
+  struct stat info {};
+  base::check(::fstat(fd.get(), &info), "look at " + path);
+  if (!S_ISREG(info.st_mode) || (info.st_mode & 0111U) == 0) {
+    throw Failure(ExitCode::preflight,
+                  "Cannot run " + base::printable(path) +
+                      ": it is not an executable file; type: ls -ld " + base::shell_quote(path));
+  }
+  return fd;
+}
+
+namespace {
+
+/// Whether only root decides what `name` means in `folder`. In a sticky folder others may add
+/// names, but not take root's own away.
+bool only_root_decides(const std::filesystem::path& folder, const std::filesystem::path& name) {
+  struct stat info {};
+  if (::lstat(folder.c_str(), &info) != 0) {
+    fail("folder", folder, errno);
+  }
+  if (info.st_uid != 0) {
+    return false;
+  }
+  if ((info.st_mode & (S_IWGRP | S_IWOTH)) == 0) {
+    return true;
+  }
+  struct stat entry {};
+  return (info.st_mode & S_ISVTX) != 0 && ::lstat(name.c_str(), &entry) == 0 && entry.st_uid == 0;
+}
+
+}  // namespace
+
+std::string require_roots_own_path(const std::string& path) {
+  std::error_code error;
+  const std::filesystem::path real = std::filesystem::weakly_canonical(path, error);
+  if (error) {
+    fail("file", path, error.value());
+  }
+  for (std::filesystem::path entry = real; entry != entry.root_path();
+       entry = entry.parent_path()) {
+    if (!only_root_decides(entry.parent_path(), entry)) {
+      throw Failure(ExitCode::preflight,
+                    "Cannot open " + base::printable(path) +
+                        " as root: others than root can change " +
+                        base::printable(entry.parent_path().string()) + "; type: namei -l " +
+                        base::shell_quote(path));
+    }
+  }
+  return real;
+}
+
+}  // namespace vmlaunch::launcher::guardian

@@ -1,0 +1,314 @@
+#include "launcher/guardian/protocol.hpp"
+
+#include <algorithm>
+#include <csignal>
+#include <cstdint>
+#include <set>
+
+#include "launcher/guardian/wire.hpp"
+
+namespace vmlaunch::launcher::guardian {
+
+namespace {
+
+using plan::FileUse;
+
+constexpr std::size_t kMostFiles = 64;
+constexpr int kHighestFd = 255;
+
+template <class... Handlers>
+struct Overloaded : Handlers... {
+  using Handlers::operator()...;
+};
+template <class... Handlers>
+Overloaded(Handlers...) -> Overloaded<Handlers...>;
+
+Json encode_file(const FileUse& file) {
+  return {{"purpose", file.purpose},
+          {"path", file.path},
+          {"access", static_cast<int>(file.access)},
+          {"create", static_cast<int>(file.create)},
+          {"template", file.template_path},
+          {"fd", file.fd},
+          {"reopened", file.reopened}};
+}
+
+FileUse decode_file(const Json& json) {
+  Fields fields(json);
+  FileUse file;
+  file.purpose = fields.text("purpose");
+  file.path = fields.text("path");
+  file.access = static_cast<FileUse::Access>(fields.number("access", 0, 2));
+  file.create = static_cast<FileUse::Create>(fields.number("create", 0, 2));
+  file.template_path = fields.text("template");
+  file.fd = static_cast<int>(fields.number("fd", plan::kFirstFileFd, kHighestFd));
+  file.reopened = fields.boolean("reopened");
+  fields.finish();
+  return file;
+}
+
+Json encode_qemu(const plan::Qemu& qemu) {
+  Json json = {{"binary", qemu.binary},
+               {"arguments", qemu.arguments},
+               {"environment", qemu.environment},
+               {"serial", qemu.serial_stdio},
+               {"groups", qemu.user.device_groups}};
+  json["uid"] = qemu.user.credentials ? Json(qemu.user.credentials->uid) : Json(nullptr);
+  return json;
+}
+
+plan::Qemu decode_qemu(const Json& json) {
+  Fields fields(json);
+  plan::Qemu qemu;
+  qemu.binary = fields.text("binary");
+  qemu.arguments = fields.texts("arguments");
+  qemu.environment = fields.texts("environment");
+  qemu.serial_stdio = fields.boolean("serial");
+  for (const std::uint64_t group : fields.numbers("groups", 0, UINT32_MAX - 1)) {
+    qemu.user.device_groups.push_back(static_cast<gid_t>(group));
+  }
+  if (!fields.any("uid").is_null()) {
+    const auto uid = static_cast<uid_t>(fields.number("uid", 0, UINT32_MAX - 1));
+    qemu.user.credentials = sandbox::Credentials{uid, 0, {}};
+  }
+  fields.finish();
+  return qemu;
+}
+
+Json encode_deadlines(const plan::Deadlines& deadlines) {
+  return {{"powerdown", deadlines.powerdown.count()},
+          {"powerdown_again", deadlines.powerdown_again.count()},
+          {"quit", deadlines.quit.count()},
+          {"terminate", deadlines.terminate.count()},
+          {"kill", deadlines.kill.count()}};
+}
+
+plan::Deadlines decode_deadlines(const Json& json) {
+  constexpr std::uint64_t kLongest = 1000 * std::uint64_t{3600000};
+  Fields fields(json);
+  const auto time = [&](const char* key) {
+    return base::Milliseconds(static_cast<std::int64_t>(fields.number(key, 0, kLongest)));
+  };
+  plan::Deadlines deadlines;
+  deadlines.powerdown = time("powerdown");
+  deadlines.powerdown_again = time("powerdown_again");
+  deadlines.quit = time("quit");
+  deadlines.terminate = time("terminate");
+  deadlines.kill = time("kill");
+  fields.finish();
+  return deadlines;
+}
+
+Json encode_seal(const Seal& seal) {
+  Json files = Json::array();
+  for (const FileUse& file : seal.plan.files) {
+    files.push_back(encode_file(file));
+  }
+  return {{"do", "seal"},
+          {"config", seal.config_name},
+          {"name", seal.plan.name},
+          {"files", files},
+          {"qemu", encode_qemu(seal.plan.qemu)},
+          {"deadlines", encode_deadlines(seal.plan.deadlines)},
+          {"program_opened", seal.program_opened},
+          {"opened", seal.opened}};
+}
+
+Seal decode_seal(Fields& fields) {
+  Seal seal;
+  seal.config_name = fields.text("config");
+  seal.plan.name = fields.text("name");
+  std::set<int> numbers;
+  for (const Json& file : fields.array("files", kMostFiles)) {
+    seal.plan.files.push_back(decode_file(file));
+    if (!numbers.insert(seal.plan.files.back().fd).second) {
+      throw ProtocolError("a descriptor's number stands twice");
+    }
+  }
+  seal.plan.qemu = decode_qemu(fields.any("qemu"));
+  seal.plan.deadlines = decode_deadlines(fields.any("deadlines"));
+  seal.program_opened = fields.boolean("program_opened");
+  std::size_t next = 0;
+  for (const std::uint64_t index : fields.numbers("opened", 0, kMostFiles)) {
+    if (index < next || index >= seal.plan.files.size()) {
+      throw ProtocolError("\"opened\" is not a rising list of the plan's files");
+    }
+    seal.opened.push_back(index);
+    next = index + 1;
+  }
+  return seal;
+}
+
+Signal decode_signal(Fields& fields) {
+  const Signal request{static_cast<int>(fields.number("signal", 1, 64))};
+  if (request.signal != SIGTERM && request.signal != SIGKILL) {
+    throw ProtocolError("only SIGTERM and SIGKILL may be sent");
+  }
+  return request;
+}
+
+Request decode_known(const std::string& what, Fields& fields) {
+  if (what == "seal") {
+    return decode_seal(fields);
+  }
+  if (what == "spawn") {
+    return Spawn{};
+  }
+  if (what == "signal") {
+    return decode_signal(fields);
+  }
+  if (what == "status") {
+    return Status{};
+  }
+  if (what == "undo") {
+    return Undo{fields.boolean("keep_files")};
+  }
+  throw ProtocolError("an unknown request");
+}
+
+/// Image headers are bytes, not text: two hexadecimal digits for each.
+std::string to_hex(const std::string& bytes) {
+  static constexpr std::string_view kDigits = "0123456789abcdef";
+  std::string text;
+  for (const char c : bytes) {
+    const auto byte = static_cast<unsigned char>(c);
+    text += {kDigits[byte >> 4U], kDigits[byte & 0xfU]};
+  }
+  return text;
+}
+
+std::string from_hex(const std::string& text) {
+  std::string bytes;
+  for (std::size_t i = 0; i + 1 < text.size(); i += 2) {
+    const auto byte = base::parse_number<std::uint8_t>(std::string_view(text).substr(i, 2), 16);
+    if (!byte) {
+      throw ProtocolError("not hexadecimal");
+    }
+    bytes += static_cast<char>(*byte);
+  }
+  return bytes;
+}
+
+Json encode_facts(const Sealed& sealed) {
+  Json files = Json::array();
+  for (const FileFacts& facts : sealed.files) {
+    files.push_back({{"index", facts.index}, {"head", to_hex(facts.head)}});
+  }
+  return files;
+}
+
+Sealed decode_sealed(Fields& fields) {
+  Sealed sealed;
+  for (const Json& file : fields.array("files", kMostFiles)) {
+    Fields facts(file);
+    sealed.files.push_back({facts.number("index", 0, kMostFiles), from_hex(facts.text("head"))});
+    facts.finish();
+  }
+  return sealed;
+}
+
+Reply decode_known_reply(const std::string& what, Fields& fields) {
+  if (what == "sealed") {
+    return decode_sealed(fields);
+  }
+  if (what == "spawned") {
+    return Spawned{static_cast<pid_t>(fields.number("pid", 1, INT32_MAX))};
+  }
+  if (what == "done") {
+    return Done{fields.texts("leftovers")};
+  }
+  if (what == "status") {
+    StatusReply status{fields.text("state"), -1};
+    status.pid = static_cast<pid_t>(fields.number("pid", 0, INT32_MAX));
+    return status;
+  }
+  if (what == "refused") {
+    return Refused{static_cast<ExitCode>(fields.number("code", 1, 255)), fields.text("message")};
+  }
+  if (what == "exited") {
+    return Exited{{static_cast<int>(fields.number("code", 0, 255)),
+                   static_cast<int>(fields.number("signal", 0, 128))}};
+  }
+  throw ProtocolError("an unknown reply");
+}
+
+Json parse_object(const std::string& bytes) {
+  Json json = Json::parse(bytes, nullptr, false);
+  if (!json.is_object()) {
+    throw ProtocolError("a packet is not a JSON object");
+  }
+  return json;
+}
+
+}  // namespace
+
+std::string encode(const Request& request) {
+  const Json json = std::visit(Overloaded{
+                                   [](const Seal& seal) { return encode_seal(seal); },
+                                   [](const Spawn&) {
+                                     return Json{{"do", "spawn"}};
+                                   },
+                                   [](const Signal& signal) {
+                                     return Json{{"do", "signal"}, {"signal", signal.signal}};
+                                   },
+                                   [](const Status&) {
+                                     return Json{{"do", "status"}};
+                                   },
+                                   [](const Undo& undo) {
+                                     return Json{{"do", "undo"}, {"keep_files", undo.keep_files}};
+                                   },
+                               },
+                               request);
+  return json.dump();
+}
+
+std::string encode(const Reply& reply) {
+  const Json json = std::visit(
+      Overloaded{
+          [](const Sealed& sealed) {
+            return Json{{"is", "sealed"}, {"files", encode_facts(sealed)}};
+          },
+          [](const Spawned& spawned) {
+            return Json{{"is", "spawned"}, {"pid", spawned.pid}};
+          },
+          [](const Done& done) {
+            return Json{{"is", "done"}, {"leftovers", done.leftovers}};
+          },
+          [](const StatusReply& status) {
+            return Json{
+                {"is", "status"}, {"state", status.state}, {"pid", std::max(status.pid, 0)}};
+          },
+          [](const Refused& refused) {
+            return Json{{"is", "refused"},
+                        {"code", static_cast<int>(refused.code)},
+                        {"message", refused.message}};
+          },
+          [](const Exited& exited) {
+            return Json{
+                {"is", "exited"}, {"code", exited.status.code}, {"signal", exited.status.signal}};
+          },
+      },
+      reply);
+  // A path in a message may be any bytes; a message must get through all the same.
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+Request decode_request(const std::string& bytes) {
+  const Json json = parse_object(bytes);
+  Fields fields(json);
+  const std::string what = fields.text("do");
+  Request request = decode_known(what, fields);
+  fields.finish();
+  return request;
+}
+
+Reply decode_reply(const std::string& bytes) {
+  const Json json = parse_object(bytes);
+  Fields fields(json);
+  const std::string what = fields.text("is");
+  Reply reply = decode_known_reply(what, fields);
+  fields.finish();
+  return reply;
+}
+
+}  // namespace vmlaunch::launcher::guardian

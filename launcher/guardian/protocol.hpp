@@ -1,0 +1,92 @@
+#pragma once
+
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "base/process.hpp"
+#include "launcher/exit_code.hpp"
+#include "launcher/plan/plan.hpp"
+
+/// What supervisor and guardian say to each other: one JSON object in each packet of a
+/// SOCK_SEQPACKET pair. The supervisor asks, one request at a time; the guardian answers each and
+/// reports QEMU's end when it happens. The guardian ends the connection at the first message that
+/// is not exactly of this form.
+namespace vmlaunch::launcher::guardian {
+
+using Json = nlohmann::json;
+
+class ProtocolError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// The plan, given once and before QEMU exists. Descriptors: the config, its folder, then the
+/// program and the files that the supervisor could open itself, in the order of `opened`.
+struct Seal {
+  std::string config_name;  ///< the config's name in its folder
+  plan::Plan plan;          ///< name, files, qemu and deadlines; nothing else travels
+  bool program_opened = false;
+  std::vector<std::size_t> opened;  ///< indices into plan.files
+};
+
+/// Starts QEMU, paused. Answered by Spawned with its descriptors: monitor, standard error, and the
+/// serial port if the plan has one.
+struct Spawn {};
+
+/// Sends SIGTERM or SIGKILL to QEMU.
+struct Signal {
+  int signal = 0;
+};
+
+struct Status {};
+
+/// Ends QEMU if it lives, undoes everything, and ends the guardian.
+struct Undo {
+  bool keep_files = true;  ///< false: the run never came to life, files made for it go too
+};
+
+using Request = std::variant<Seal, Spawn, Signal, Status, Undo>;
+
+/// What the guardian found in a file that it opened: facts that only root could read.
+struct FileFacts {
+  std::size_t index = 0;
+  std::string head;  ///< the first bytes, for the recognition of image headers
+};
+
+struct Sealed {
+  std::vector<FileFacts> files;
+};
+struct Spawned {
+  pid_t pid = -1;
+};
+struct Done {
+  std::vector<std::string> leftovers;  ///< what could not be put back
+};
+struct StatusReply {
+  std::string state;  ///< "idle", "sealed", "running" or "ended"
+  pid_t pid = -1;
+};
+struct Refused {
+  ExitCode code = ExitCode::failed;
+  std::string message;
+};
+/// Not an answer: QEMU ended.
+struct Exited {
+  base::ExitStatus status;
+};
+
+using Reply = std::variant<Sealed, Spawned, Done, StatusReply, Refused, Exited>;
+
+[[nodiscard]] std::string encode(const Request& request);
+[[nodiscard]] std::string encode(const Reply& reply);
+
+/// Throw ProtocolError for anything that is not a message of this protocol.
+[[nodiscard]] Request decode_request(const std::string& bytes);
+[[nodiscard]] Reply decode_reply(const std::string& bytes);
+
+}  // namespace vmlaunch::launcher::guardian

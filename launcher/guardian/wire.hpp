@@ -1,0 +1,106 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "base/text.hpp"
+#include "launcher/guardian/protocol.hpp"
+
+namespace vmlaunch::launcher::guardian {
+
+/// Takes a JSON object apart, strictly: every field must be there, of its type and in its range,
+/// and no other. Throws ProtocolError.
+class Fields {
+ public:
+  explicit Fields(const Json& json) : json_(json) {
+    if (!json.is_object()) {
+      throw ProtocolError("expected an object");
+    }
+  }
+
+  const Json& any(const char* key) {
+    const auto found = json_.find(key);
+    if (found == json_.end()) {
+      throw ProtocolError(std::string("\"") + key + "\" is missing");
+    }
+    taken_.insert(key);
+    return *found;
+  }
+
+  std::string text(const char* key) { return as_text(any(key), key); }
+
+  bool boolean(const char* key) {
+    const Json& value = any(key);
+    require(value.is_boolean(), key);
+    return value.get<bool>();
+  }
+
+  std::uint64_t number(const char* key, std::uint64_t least, std::uint64_t most) {
+    return as_number(any(key), key, least, most);
+  }
+
+  const Json& array(const char* key, std::size_t most) {
+    const Json& value = any(key);
+    require(value.is_array() && value.size() <= most, key);
+    return value;
+  }
+
+  std::vector<std::string> texts(const char* key) {
+    std::vector<std::string> texts;
+    for (const Json& element : array(key, kMostElements)) {
+      texts.push_back(as_text(element, key));
+    }
+    return texts;
+  }
+
+  std::vector<std::uint64_t> numbers(const char* key, std::uint64_t least, std::uint64_t most) {
+    std::vector<std::uint64_t> numbers;
+    for (const Json& element : array(key, kMostElements)) {
+      numbers.push_back(as_number(element, key, least, most));
+    }
+    return numbers;
+  }
+
+  void finish() const {
+    if (taken_.size() != json_.size()) {
+      throw ProtocolError("a field too many");
+    }
+  }
+
+ private:
+  static constexpr std::size_t kMostElements = 4096;
+
+  static void require(bool holds, const char* key) {
+    if (!holds) {
+      throw ProtocolError(std::string("\"") + key + "\" has the wrong type or range");
+    }
+  }
+
+  /// NUL would end a path or an argument early.
+  static std::string as_text(const Json& value, const char* key) {
+    require(value.is_string(), key);
+    auto text = value.get<std::string>();
+    require(text.find('\0') == std::string::npos, key);
+    return text;
+  }
+
+  static std::uint64_t as_number(const Json& value,
+                                 const char* key,
+                                 std::uint64_t least,
+                                 std::uint64_t most) {
+    require(value.is_number_unsigned(), key);
+    const auto number = value.get<std::uint64_t>();
+    require(number >= least && number <= most, key);
+    return number;
+  }
+
+  const Json& json_;
+  std::set<std::string> taken_;
+};
+
+}  // namespace vmlaunch::launcher::guardian

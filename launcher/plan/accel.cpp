@@ -1,0 +1,79 @@
+#include "launcher/plan/accel.hpp"
+
+#include "launcher/exit_code.hpp"
+
+namespace vmlaunch::launcher::plan {
+
+namespace {
+
+/// Why KVM cannot be used, and the command that would help.
+struct Obstacle {
+  std::string reason;
+  std::string next;
+};
+
+bool opens_for(const survey::Kvm& kvm, bool privileged, std::optional<uid_t> qemu_uid) {
+  if (!privileged) {
+    return kvm.usable_by_caller;
+  }
+  return (kvm.mode & 06U) == 06U || (kvm.mode & 060U) == 060U ||
+         (qemu_uid == kvm.uid && (kvm.mode & 0600U) == 0600U);
+}
+
+std::optional<Obstacle> find_obstacle(const survey::Kvm& kvm,
+                                      bool privileged,
+                                      std::optional<uid_t> qemu_uid) {
+  if (!kvm.node) {
+    return Obstacle{"there is no /dev/kvm",
+                    "modprobe kvm_intel (or kvm_amd), with virtualisation enabled in the firmware"};
+  }
+  if (!opens_for(kvm, privileged, qemu_uid)) {
+    return Obstacle{"QEMU's user may not open /dev/kvm",
+                    privileged ? "chgrp kvm /dev/kvm && chmod 0660 /dev/kvm"
+                               : "sudo adduser \"$USER\" kvm, then log in again"};
+  }
+  return std::nullopt;
+}
+
+/// There a toy guest runs, but Linux hangs early in its boot.
+bool is_pvm_only(const survey::Kvm& kvm) {
+  return kvm.pvm_module && !kvm.vendor_module;
+}
+
+constexpr const char* kPvmOnly =
+    "this host has KVM only for PVM guests (module kvm_pvm without kvm_intel or kvm_amd)";
+
+}  // namespace
+
+AccelChoice choose_accel(config::Accel wanted,
+                         const survey::Kvm& kvm,
+                         bool privileged,
+                         std::optional<uid_t> qemu_uid) {
+  if (wanted == config::Accel::tcg) {
+    return {};
+  }
+  const std::string slow = ": the guest runs in software (TCG), many times slower";
+  if (is_pvm_only(kvm) && wanted == config::Accel::automatic) {
+    return {false, kPvmOnly + slow, {}};
+  }
+  const std::optional<Obstacle> obstacle = find_obstacle(kvm, privileged, qemu_uid);
+  if (wanted == config::Accel::kvm && obstacle) {
+    throw Failure(ExitCode::preflight,
+                  "Cannot use KVM, which the config asks for: " + obstacle->reason +
+                      "; type: " + obstacle->next);
+  }
+  if (obstacle) {
+    return {false, obstacle->reason + slow + "; to change that: " + obstacle->next, {}};
+  }
+  AccelChoice choice{true, {}, {}};
+  if (is_pvm_only(kvm)) {
+    choice.warning = std::string(kPvmOnly) + ": an ordinary guest may hang early in its boot";
+  }
+  const bool by_group_only = (kvm.mode & 06U) != 06U && qemu_uid != kvm.uid;
+  if (privileged && by_group_only) {
+    choice.node_group = kvm.gid;
+  }
+  return choice;
+}
+
+}  // namespace vmlaunch::launcher::plan

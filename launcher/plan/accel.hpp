@@ -1,0 +1,26 @@
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "launcher/config/config.hpp"
+#include "launcher/identity.hpp"
+#include "launcher/survey/survey.hpp"
+
+namespace vmlaunch::launcher::plan {
+
+/// The accelerator that was chosen and why it is not the best.
+struct AccelChoice {
+  bool kvm = false;
+  std::optional<std::string> warning;
+  std::optional<gid_t> node_group;  ///< /dev/kvm opens only for this group: QEMU gets it
+};
+
+/// "auto" takes KVM where it can run an ordinary guest. Throws Failure (preflight) when the config
+/// insists on KVM and it cannot be used. `qemu_uid` is nothing for a uid that nobody has.
+[[nodiscard]] AccelChoice choose_accel(config::Accel wanted,
+                                       const survey::Kvm& kvm,
+                                       bool privileged,
+                                       std::optional<uid_t> qemu_uid);
+
+}  // namespace vmlaunch::launcher::plan

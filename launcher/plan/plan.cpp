@@ -1,0 +1,89 @@
+#include "launcher/plan/plan.hpp"
+
+#include "base/text.hpp"
+#include "launcher/exit_code.hpp"
+#include "launcher/plan/accel.hpp"
+#include "launcher/plan/qemu_args.hpp"
+
+namespace vmlaunch::launcher::plan {
+
+namespace {
+
+/// Who QEMU is. A config never has more rights than its owner.
+QemuUser choose_user(const survey::Survey& survey, const Identity& identity, Authority authority) {
+  const User& self = identity.user;
+  const std::optional<User>& wanted = survey.run_as;
+  const bool other = wanted && wanted->credentials.uid != self.credentials.uid;
+  if (!identity.privileged) {
+    if (other) {
+      throw Failure(ExitCode::preflight,
+                    "Cannot run QEMU as " + wanted->name +
+                        ", which the config's run_as asks for, without root; "
+                        "type: sudo vmlaunch …");
+    }
+    return {self.name, self.credentials, {}};
+  }
+  if (other && authority != Authority::root) {
+    throw Failure(ExitCode::preflight,
+                  "Cannot run QEMU as " + wanted->name + ": a config of " + self.name +
+                      "'s may only name its owner in run_as; let root own it: chown root CONFIG");
+  }
+  if (wanted && wanted->credentials.uid == 0) {
+    throw Failure(ExitCode::preflight, "Cannot run QEMU as root: name another user in run_as");
+  }
+  if (wanted || identity.invoker) {
+    const User& user = wanted ? *wanted : self;
+    // No supplementary groups: what QEMU may open is said by descriptor.
+    return {user.name, sandbox::Credentials{user.credentials.uid, user.credentials.gid, {}}, {}};
+  }
+  return {"a uid of its own", std::nullopt, {}};
+}
+
+void check_extra_args(const config::VmSpec& spec, const Identity& identity, Authority authority) {
+  if (!spec.extra_args.empty() && identity.privileged && authority != Authority::root) {
+    throw Failure(ExitCode::preflight,
+                  "Cannot use qemu.extra_args of a config of " + identity.user.name +
+                      "'s in a run as root; let root own it: chown root CONFIG");
+  }
+}
+
+Deadlines choose_deadlines(const config::VmSpec& spec) {
+  Deadlines deadlines;
+  // QEMU answers only once its memory and devices are there.
+  const auto gigabytes = static_cast<std::int64_t>(spec.memory.bytes / base::kGiB);
+  deadlines.handshake += std::chrono::seconds(gigabytes + 2 * std::int64_t(spec.disks.size()));
+  deadlines.powerdown = spec.stop_timeout;
+  return deadlines;
+}
+
+}  // namespace
+
+Plan make_plan(const config::VmSpec& spec,
+               const survey::Survey& survey,
+               const Identity& identity,
+               Authority authority) {
+  check_extra_args(spec, identity, authority);
+  Plan plan;
+  plan.name = spec.name;
+  plan.deadlines = choose_deadlines(spec);
+  plan.qemu.binary = spec.qemu_binary;
+  plan.qemu.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"};
+  plan.qemu.user = choose_user(survey, identity, authority);
+  const auto& credentials = plan.qemu.user.credentials;
+  const AccelChoice accel =
+      choose_accel(spec.accel,
+                   survey.kvm,
+                   identity.privileged,
+                   credentials ? std::optional(credentials->uid) : std::nullopt);
+  if (accel.warning) {
+    plan.warnings.push_back(*accel.warning);
+  }
+  if (accel.node_group) {
+    plan.qemu.user.device_groups.push_back(*accel.node_group);
+  }
+  plan.accel = accel.kvm ? "kvm" : "tcg";
+  add_qemu_arguments(spec, survey, accel.kvm, plan);
+  return plan;
+}
+
+}  // namespace vmlaunch::launcher::plan

@@ -1,0 +1,97 @@
+#pragma once
+
+#include <chrono>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/duration.hpp"
+#include "launcher/config/vm_spec.hpp"
+#include "launcher/identity.hpp"
+#include "launcher/survey/survey.hpp"
+
+namespace vmlaunch::launcher::plan {
+
+/// A file that the VM uses. Whoever has the right opens it, the supervisor as the user or the
+/// guardian for a config of root's; QEMU gets the descriptor under a fixed number.
+struct FileUse {
+  enum class Access { read, read_write, append };
+  enum class Create { never, empty, from_template };
+
+  std::string purpose;  ///< for messages: "disk 0", "kernel"
+  std::string path;
+  Access access = Access::read;
+  Create create = Create::never;
+  std::string template_path = {};  ///< for Create::from_template
+  int fd = -1;                     ///< the number in QEMU
+  bool reopened = false;  ///< QEMU opens it again through /proc/self/fd: its uid needs the right
+  bool is_qcow2 = false;
+
+  bool operator==(const FileUse&) const = default;
+};
+
+/// The user that QEMU runs as.
+struct QemuUser {
+  std::string name;
+  std::optional<sandbox::Credentials> credentials;  ///< nothing: a uid that nobody else has
+  std::vector<gid_t> device_groups;                 ///< for nodes that only a group may open
+
+  bool operator==(const QemuUser&) const = default;
+};
+
+struct Qemu {
+  std::string binary;
+  std::vector<std::string> arguments;  ///< without the program's name
+  std::vector<std::string> environment;
+  QemuUser user;
+  bool serial_stdio = false;  ///< the serial port is on descriptor kSerialFd
+
+  bool operator==(const Qemu&) const = default;
+};
+
+/// The longest that each wait may take.
+struct Deadlines {
+  base::Milliseconds handshake{30000};
+  base::Milliseconds reply{10000};
+  base::Milliseconds powerdown{60000};        ///< for the guest to end after the power button
+  base::Milliseconds powerdown_again{10000};  ///< the button is pressed again: it may get lost
+  base::Milliseconds quit{5000};
+  base::Milliseconds terminate{5000};
+  base::Milliseconds kill{10000};
+
+  bool operator==(const Deadlines&) const = default;
+};
+
+/// Everything that a run will do. Made from config and survey alone: same input, same plan.
+struct Plan {
+  std::string name;
+  std::string accel;  ///< "kvm" or "tcg"
+  std::vector<std::string> warnings;
+  std::vector<FileUse> files;
+  Qemu qemu;
+  Deadlines deadlines;
+
+  bool operator==(const Plan&) const = default;
+};
+
+/// Descriptors in QEMU; files follow from kFirstFileFd up.
+constexpr int kQmpFd = 3;
+constexpr int kSerialFd = 4;
+constexpr int kFirstFileFd = 10;
+
+/// Throws Failure (preflight) for what the config asks and host or rights refuse.
+[[nodiscard]] Plan make_plan(const config::VmSpec& spec,
+                             const survey::Survey& survey,
+                             const Identity& identity,
+                             Authority authority);
+
+/// For people: every change and every file, the exact command, the deadlines.
+[[nodiscard]] std::string to_text(const Plan& plan);
+
+/// For programs.
+[[nodiscard]] config::Json to_json(const Plan& plan);
+
+[[nodiscard]] const char* to_string(FileUse::Access access);
+[[nodiscard]] const char* to_string(FileUse::Create create);
+
+}  // namespace vmlaunch::launcher::plan

@@ -1,0 +1,136 @@
+#include <algorithm>
+
+#include "base/text.hpp"
+#include "launcher/plan/plan.hpp"
+
+namespace vmlaunch::launcher::plan {
+
+namespace {
+
+using config::Json;
+
+std::string describe(const FileUse& file) {
+  std::string text = file.purpose + ": " + base::printable(file.path) + " (" +
+                     to_string(file.access) + ", descriptor " + std::to_string(file.fd) + ")";
+  switch (file.create) {
+    case FileUse::Create::never:
+      break;
+    case FileUse::Create::empty:
+      text += "; made if missing, and kept";
+      break;
+    case FileUse::Create::from_template:
+      text += "; made from " + base::printable(file.template_path) + " if missing, and kept";
+      break;
+  }
+  return text;
+}
+
+std::string describe(const QemuUser& user) {
+  std::string text = user.name;
+  if (user.credentials) {
+    text += " (uid " + std::to_string(user.credentials->uid) + ", gid " +
+            std::to_string(user.credentials->gid) + ")";
+  }
+  for (const gid_t group : user.device_groups) {
+    text += ", with group " + std::to_string(group) + " for /dev/kvm";
+  }
+  return text + "; no capabilities, no_new_privs";
+}
+
+/// One option with its value a line; what follows "\" in a shell.
+std::string command_text(const Qemu& qemu) {
+  std::string text = base::shell_quote(qemu.binary);
+  for (const std::string& argument : qemu.arguments) {
+    text += argument.starts_with('-') ? " \\\n    " : " ";
+    text += base::shell_quote(argument);
+  }
+  return text;
+}
+
+std::string ladder_text(const Deadlines& deadlines) {
+  return "power button (again every " + base::to_string(deadlines.powerdown_again) + "), after " +
+         base::to_string(deadlines.powerdown) + " quit, after " + base::to_string(deadlines.quit) +
+         " SIGTERM, after " + base::to_string(deadlines.terminate) + " SIGKILL";
+}
+
+}  // namespace
+
+const char* to_string(FileUse::Access access) {
+  switch (access) {
+    case FileUse::Access::read:
+      return "read only";
+    case FileUse::Access::read_write:
+      return "read and write";
+    case FileUse::Access::append:
+      return "append";
+  }
+  return "";
+}
+
+const char* to_string(FileUse::Create create) {
+  switch (create) {
+    case FileUse::Create::never:
+      return "never";
+    case FileUse::Create::empty:
+      return "empty";
+    case FileUse::Create::from_template:
+      return "from template";
+  }
+  return "";
+}
+
+std::string to_text(const Plan& plan) {
+  std::string text = "VM " + plan.name + ", accelerator " + plan.accel + "\n";
+  for (const std::string& warning : plan.warnings) {
+    text += "warning: " + warning + "\n";
+  }
+  text += "\nChanges to the host: none\n\nFiles\n";
+  for (const FileUse& file : plan.files) {
+    text += "  " + describe(file) + "\n";
+  }
+  text += plan.files.empty() ? "  none\n" : "";
+  text += "\nQEMU runs as " + describe(plan.qemu.user) + "\n";
+  text += "  environment: " + base::join(plan.qemu.environment, " ") + "\n";
+  text += "  monitor on descriptor " + std::to_string(kQmpFd);
+  text += plan.qemu.serial_stdio ? ", serial port on descriptor " + std::to_string(kSerialFd) + "\n"
+                                 : "\n";
+  text += "  " + command_text(plan.qemu) + "\n";
+  text += "\nDeadlines\n  until QEMU answers: " + base::to_string(plan.deadlines.handshake) + "\n";
+  return text + "  to stop: " + ladder_text(plan.deadlines) + "\n";
+}
+
+Json to_json(const Plan& plan) {
+  Json files = Json::array();
+  for (const FileUse& file : plan.files) {
+    files.push_back({{"purpose", file.purpose},
+                     {"path", file.path},
+                     {"access", to_string(file.access)},
+                     {"create", to_string(file.create)},
+                     {"template", file.template_path},
+                     {"descriptor", file.fd}});
+  }
+  const QemuUser& user = plan.qemu.user;
+  Json qemu_user = {{"name", user.name}, {"device_groups", user.device_groups}};
+  if (user.credentials) {
+    qemu_user["uid"] = user.credentials->uid;
+    qemu_user["gid"] = user.credentials->gid;
+  }
+  return {{"name", plan.name},
+          {"accel", plan.accel},
+          {"warnings", plan.warnings},
+          {"host_changes", Json::array()},
+          {"files", files},
+          {"qemu",
+           {{"binary", plan.qemu.binary},
+            {"arguments", plan.qemu.arguments},
+            {"environment", plan.qemu.environment},
+            {"user", qemu_user}}},
+          {"deadlines_ms",
+           {{"handshake", plan.deadlines.handshake.count()},
+            {"powerdown", plan.deadlines.powerdown.count()},
+            {"quit", plan.deadlines.quit.count()},
+            {"terminate", plan.deadlines.terminate.count()},
+            {"kill", plan.deadlines.kill.count()}}}};
+}
+
+}  // namespace vmlaunch::launcher::plan

@@ -1,0 +1,144 @@
+#include "launcher/run/guardian_link.hpp"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <system_error>
+#include <utility>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include "base/file.hpp"
+#include "launcher/guardian/guardian.hpp"
+
+namespace vmlaunch::launcher::run {
+
+namespace asio = boost::asio;
+
+namespace {
+
+/// For what the guardian has to undo; each wait of its own is shorter.
+constexpr std::chrono::seconds kGuardianEnd{30};
+
+}  // namespace
+
+GuardianProcess::GuardianProcess(const Identity& identity) {
+  auto [ours, theirs] = base::make_socket_pair(SOCK_SEQPACKET);
+  child_ = base::fork_child("the guardian");
+  if (child_.pid == 0) {
+    ours.reset();
+    ::_exit(guardian::run(std::move(theirs), identity));
+  }
+  control_ = std::move(ours);
+}
+
+GuardianProcess::~GuardianProcess() {
+  control_.reset();
+  static_cast<void>(reap());
+}
+
+bool GuardianProcess::reap() {
+  if (child_.pidfd && base::reap_within(child_.pidfd.get(), kGuardianEnd)) {
+    child_.pidfd.reset();
+  }
+  return !child_.pidfd;
+}
+
+GuardianLink::GuardianLink(asio::io_context& io,
+                           base::UniqueFd control,
+                           std::function<void()> on_change)
+    : control_(io, control.release()), answered_(io), on_change_(std::move(on_change)) {
+  // Detached: it ends with the connection, which `gone` tells.
+  asio::co_spawn(io, read(), asio::detached);
+}
+
+void GuardianLink::send(const guardian::Request& request, const std::vector<int>& fds) {
+  try {
+    base::send_packet(control_.native_handle(), guardian::encode(request), fds);
+  } catch (const std::system_error& error) {
+    if (error.code().value() != EPIPE && error.code().value() != ECONNRESET) {
+      throw;
+    }
+    gone_ = true;
+  }
+}
+
+void GuardianLink::tell(guardian::Request request) {
+  ++dropped_;
+  send(request, {});
+}
+
+void GuardianLink::take(base::Packet packet) {
+  guardian::Reply reply = guardian::decode_reply(packet.bytes);
+  if (const auto* exited = std::get_if<guardian::Exited>(&reply)) {
+    qemu_exit_ = exited->status;
+    on_change_();
+  } else if (dropped_ > 0) {
+    --dropped_;
+  } else {
+    answers_.push_back({std::move(reply), std::move(packet.fds)});
+    answered_.cancel();
+  }
+}
+
+/// Takes what is there; false when the guardian is gone.
+bool GuardianLink::receive() {
+  try {
+    std::optional<base::Packet> packet = base::receive_packet(control_.native_handle());
+    if (!packet) {
+      return false;
+    }
+    take(std::move(*packet));
+    return true;
+  } catch (const std::system_error& error) {
+    return error.code().value() == EAGAIN;
+  } catch (const guardian::ProtocolError&) {
+    return false;
+  }
+}
+
+asio::awaitable<void> GuardianLink::read() {
+  boost::system::error_code error;
+  auto token = asio::redirect_error(asio::use_awaitable, error);
+  bool alive = true;
+  while (alive) {
+    co_await control_.async_wait(asio::posix::stream_descriptor::wait_read, token);
+    alive = !error && receive();
+  }
+  if (error != asio::error::operation_aborted) {
+    gone_ = true;
+    answered_.cancel();
+    on_change_();
+  }
+}
+
+asio::awaitable<GuardianLink::Answer> GuardianLink::ask(guardian::Request request,
+                                                        std::vector<int> fds,
+                                                        std::chrono::milliseconds deadline) {
+  send(request, fds);
+  const auto until = std::chrono::steady_clock::now() + deadline;
+  boost::system::error_code error;
+  auto token = asio::redirect_error(asio::use_awaitable, error);
+  while (answers_.empty() && !gone_ && std::chrono::steady_clock::now() < until) {
+    answered_.expires_at(until);
+    co_await answered_.async_wait(token);
+  }
+  if (answers_.empty()) {
+    throw Failure(gone_ ? ExitCode::host_not_restored : ExitCode::stuck,
+                  gone_ ? "The guardian died; QEMU died with it"
+                        : "The guardian does not answer: it waits for the kernel; type: ps -o "
+                          "pid,stat,wchan,args -C vmlaunch");
+  }
+  Answer answer = std::move(answers_.front());
+  answers_.pop_front();
+  if (const auto* refused = std::get_if<guardian::Refused>(&answer.reply)) {
+    throw Failure(refused->code, refused->message);
+  }
+  co_return answer;
+}
+
+}  // namespace vmlaunch::launcher::run

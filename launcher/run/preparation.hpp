@@ -1,0 +1,53 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/unique_fd.hpp"
+#include "launcher/config/vm_spec.hpp"
+#include "launcher/guardian/plan_file.hpp"
+#include "launcher/plan/plan.hpp"
+
+namespace vmlaunch::launcher::run {
+
+/// A config that was opened once: what is read from it, and where it was found.
+struct OpenConfig {
+  std::string path;  ///< absolute
+  std::string name;  ///< in its folder
+  base::UniqueFd file;
+  base::UniqueFd folder;
+};
+
+/// Throws Failure: usage for what cannot be a config (a folder, a FIFO, a file over 1 MiB),
+/// preflight for what is missing or not permitted.
+[[nodiscard]] OpenConfig open_config(const std::string& path);
+
+/// A config and everything that follows from it and from the host, without any effect.
+struct Prepared {
+  config::VmSpec spec;
+  plan::Plan plan;
+};
+
+[[nodiscard]] Prepared prepare(const OpenConfig& config,
+                               const Identity& identity,
+                               Authority authority);
+
+/// The plan's files and program as far as this process may open them.
+struct OpenFiles {
+  base::UniqueFd program;                 ///< empty: the guardian must open it
+  std::vector<guardian::OpenFile> files;  ///< as in the plan; an empty one likewise
+};
+
+/// Opens everything before anything is made. With root's authority what this process has no right
+/// to is left to the guardian; else it is an error. All problems are in one Failure.
+[[nodiscard]] OpenFiles open_files(const plan::Plan& plan, Authority authority);
+
+/// Looks whether open_files would succeed, and makes nothing; for plan and check.
+void check_files(const plan::Plan& plan);
+
+/// Refuses an image whose header names another file: QEMU is told to open none, so the guest would
+/// see zeros in its place. `head` is the file's first bytes.
+void refuse_backing_file(const plan::FileUse& file, const std::string& head);
+
+}  // namespace vmlaunch::launcher::run

@@ -1,0 +1,392 @@
+#include "launcher/run/run.hpp"
+
+#include <csignal>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include "base/process.hpp"
+#include "base/text.hpp"
+#include "launcher/run/qemu_errors.hpp"
+#include "launcher/run/serial_relay.hpp"
+#include "launcher/run/stop_ladder.hpp"
+#include "launcher/run/verdict.hpp"
+#include "qmp/client.hpp"
+
+namespace vmlaunch::launcher::run {
+
+namespace {
+
+namespace asio = boost::asio;
+using std::chrono::steady_clock;
+
+/// What QEMU wrote before it ended is passed on within this time.
+constexpr std::chrono::seconds kDrain{2};
+
+/// For the guardian to open files and to undo: more than any single wait of its own.
+constexpr std::chrono::seconds kGuardianMargin{30};
+
+class Run {
+ public:
+  Run(RunInput input, Terminal& terminal, Console& console)
+      : input_(std::move(input)),
+        terminal_(terminal),
+        console_(console),
+        signals_(io_, SIGINT, SIGTERM, SIGHUP),
+        changed_(io_),
+        guardian_(io_, input_.guardian.take_control(), [this] { changed_.cancel(); }),
+        ladder_(plan().deadlines) {}
+
+  ExitCode run() {
+    watch_signals();
+    ExitCode code = ExitCode::failed;
+    asio::co_spawn(io_, live(), [&](const std::exception_ptr& error, ExitCode result) {
+      code = error ? report(error) : result;
+      io_.stop();
+    });
+    io_.run();
+    return worse(code, reap_guardian());
+  }
+
+ private:
+  [[nodiscard]] const plan::Plan& plan() const { return input_.prepared.plan; }
+
+  /// From the sealed plan to the restored host. Whatever fails in between, the end is the same.
+  asio::awaitable<ExitCode> live() {
+    ExitCode code = ExitCode::failed;
+    std::exception_ptr failure;
+    try {
+      const ExitCode ended = co_await start_and_wait();
+      code = ended;
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    if (failure) {
+      code = report(failure);
+    }
+    const ExitCode undone = co_await undo();
+    co_return worse(code, undone);
+  }
+
+  asio::awaitable<ExitCode> start_and_wait() {
+    co_await seal();
+    co_await spawn();
+    const bool answers = co_await handshake();
+    if (answers) {
+      co_await let_run();
+    }
+    const ExitCode stuck = co_await wait_for_end();
+    if (stuck != ExitCode::ended) {
+      co_return stuck;
+    }
+    co_await drain();
+    co_return conclude(answers);
+  }
+
+  asio::awaitable<void> seal() {
+    guardian::Seal request{input_.config.name, plan(), false, {}};
+    std::vector<int> fds = {input_.config.file.get(), input_.config.folder.get()};
+    if (input_.files.program) {
+      request.program_opened = true;
+      fds.push_back(input_.files.program.get());
+    }
+    for (std::size_t i = 0; i < plan().files.size(); ++i) {
+      if (input_.files.files[i].fd) {
+        request.opened.push_back(i);
+        fds.push_back(input_.files.files[i].fd.get());
+      }
+    }
+    GuardianLink::Answer answer = co_await guardian_.ask(request, fds, kGuardianMargin);
+    const auto sealed = expect<guardian::Sealed>(answer);
+    for (const guardian::FileFacts& facts : sealed.files) {
+      const plan::FileUse& file = plan().files.at(facts.index);
+      if (file.is_qcow2) {
+        refuse_backing_file(file, facts.head);
+      }
+    }
+    console_.say("plan sealed");
+  }
+
+  asio::awaitable<void> spawn() {
+    if (ladder_.requested()) {
+      throw Failure(ExitCode::ended, "stopped before QEMU was started");
+    }
+    const guardian::Spawn request;
+    const std::vector<int> none;
+    GuardianLink::Answer answer = co_await guardian_.ask(request, none, kGuardianMargin);
+    const auto spawned = expect<guardian::Spawned>(answer);
+    const std::size_t expected = plan().qemu.serial_stdio ? 3 : 2;
+    if (answer.fds.size() != expected) {
+      throw guardian::ProtocolError("the guardian's descriptors do not match the plan");
+    }
+    client_.emplace(io_, std::move(answer.fds[0]), qmp::Start::greeting);
+    client_->on_event([this](const qmp::Event& event) { note(event); });
+    client_->on_close([this](const qmp::CloseReason&) { changed_.cancel(); });
+    errors_.emplace(io_, std::move(answer.fds[1]), console_);
+    if (plan().qemu.serial_stdio) {
+      serial_.emplace(
+          io_, std::move(answer.fds[2]), terminal_.take_input(), terminal_.take_output());
+      terminal_.give_keyboard();
+    }
+    console_.say("QEMU started, paused: pid " + std::to_string(spawned.pid));
+  }
+
+  /// False when QEMU ended, or was ended, before it answered.
+  asio::awaitable<bool> handshake() {
+    std::exception_ptr failure;
+    try {
+      const qmp::Greeting greeting = co_await client_->handshake(plan().deadlines.handshake);
+      console_.say("QEMU " + greeting.version + " answers");
+      co_return true;
+    } catch (const qmp::Error&) {
+      failure = std::current_exception();
+    }
+    startup_failure_ = text_of(failure);
+    guardian_.tell(guardian::Signal{SIGTERM});
+    kill_after_ = steady_clock::now() + plan().deadlines.terminate;
+    co_return false;
+  }
+
+  asio::awaitable<void> let_run() {
+    if (ladder_.requested()) {
+      co_return;  // asked to stop meanwhile: the guest need not begin
+    }
+    running_ = true;
+    const qmp::Json nothing = qmp::Json::object();
+    try {
+      co_await client_->execute("cont", nothing, plan().deadlines.reply);
+      console_.say("running");
+    } catch (const qmp::Interrupted&) {
+      // QEMU died of it, or was ended meanwhile: how it ended says which.
+    }
+  }
+
+  /// Waits for QEMU's end and climbs the ladder when somebody asks for it.
+  asio::awaitable<ExitCode> wait_for_end() {
+    boost::system::error_code error;
+    auto token = asio::redirect_error(asio::use_awaitable, error);
+    while (!guardian_.qemu_exit()) {
+      if (guardian_.gone()) {
+        console_.fail("the guardian died, and QEMU with it; nothing else had been changed");
+        co_return ExitCode::host_not_restored;
+      }
+      const auto now = steady_clock::now();
+      if (const auto action = next_action(now)) {
+        perform(*action);
+        if (*action == StopLadder::Action::give_up) {
+          co_return ExitCode::stuck;
+        }
+        continue;
+      }
+      changed_.expires_at(next_time());
+      co_await changed_.async_wait(token);
+    }
+    co_return ExitCode::ended;
+  }
+
+  std::optional<StopLadder::Action> next_action(steady_clock::time_point now) {
+    if (kill_after_ && now >= *kill_after_) {
+      kill_after_.reset();
+      return StopLadder::Action::kill;
+    }
+    return ladder_.due(now);
+  }
+
+  [[nodiscard]] steady_clock::time_point next_time() const {
+    const auto ladder = ladder_.next().value_or(steady_clock::time_point::max());
+    return std::min(ladder, kill_after_.value_or(steady_clock::time_point::max()));
+  }
+
+  void perform(StopLadder::Action action) {
+    const plan::Deadlines& deadlines = plan().deadlines;
+    switch (action) {
+      case StopLadder::Action::power_button:
+        console_.say("power button pressed; waiting for the guest to shut down, at most " +
+                     base::to_string(deadlines.powerdown) + "; again to hurry");
+        command("system_powerdown");
+        break;
+      case StopLadder::Action::quit:
+        console_.say("QEMU is told to quit");
+        command("quit");
+        break;
+      case StopLadder::Action::terminate:
+        console_.warn("QEMU does not quit: SIGTERM");
+        guardian_.tell(guardian::Signal{SIGTERM});
+        break;
+      case StopLadder::Action::kill:
+        console_.warn("QEMU is killed");
+        guardian_.tell(guardian::Signal{SIGKILL});
+        break;
+      case StopLadder::Action::give_up:
+        console_.fail(
+            "QEMU does not end even when killed: it is stuck in the kernel; type: ps -o "
+            "pid,stat,wchan,args -C " +
+            plan().name);
+        break;
+    }
+  }
+
+  /// Detached: whether it worked shows in QEMU's end, and the ladder goes on if it did not.
+  void command(const char* name) {
+    if (client_) {
+      asio::co_spawn(
+          io_, client_->execute(name, qmp::Json::object(), plan().deadlines.reply), asio::detached);
+    }
+  }
+
+  void watch_signals() {
+    signals_.async_wait([this](const boost::system::error_code& error, int signal) {
+      if (!error) {
+        console_.say(base::signal_name(signal) + ": stopping");
+        ladder_.request(steady_clock::now(), running_);
+        changed_.cancel();
+        if (client_ && !running_) {
+          guardian_.tell(guardian::Signal{SIGTERM});  // the handshake sees the end and returns
+        }
+        watch_signals();
+      }
+    });
+  }
+
+  void note(const qmp::Event& event) {
+    if (event.name == "SHUTDOWN" && !ending_.shutdown) {
+      ending_.shutdown = Shutdown{event.data.value("guest", false), event.data.value("reason", "")};
+    } else if (event.name == "GUEST_PANICKED") {
+      ending_.panicked = true;
+      console_.warn("the guest panicked");
+    } else if (event.name == "WATCHDOG") {
+      ending_.watchdog_poweroff = event.data.value("action", "") == "poweroff";
+    }
+  }
+
+  asio::awaitable<void> drain() {
+    co_await errors_->drain(kDrain);
+    if (serial_) {
+      co_await serial_->drain(kDrain);
+    }
+  }
+
+  ExitCode conclude(bool answered) {
+    ending_.status = *guardian_.qemu_exit();
+    ending_.had_to_kill = ladder_.had_to_kill();
+    ending_.hurried = ladder_.hurried();
+    if (!answered && !ladder_.requested()) {
+      throw Failure(ExitCode::qemu_did_not_start,
+                    "QEMU did not start (" + base::to_string(ending_.status) +
+                        "): " + (errors_->tail().empty() ? startup_failure_ : errors_->tail()));
+    }
+    const Verdict verdict =
+        running_ ? judge(ending_) : Verdict{ExitCode::ended, "stopped before the guest ran"};
+    if (verdict.code == ExitCode::ended) {
+      console_.say(verdict.text);
+    } else {
+      console_.fail(verdict.text);
+    }
+    return verdict.code;
+  }
+
+  /// The reverse of everything, whatever happened before.
+  asio::awaitable<ExitCode> undo() {
+    if (guardian_.gone()) {
+      co_return ExitCode::host_not_restored;
+    }
+    if (!running_) {
+      guardian::remove_made_files(plan(), input_.files.files);
+    }
+    const plan::Deadlines& deadlines = plan().deadlines;
+    const guardian::Undo request{running_};
+    const std::vector<int> none;
+    const auto limit = deadlines.terminate + deadlines.kill + kGuardianMargin;
+    std::exception_ptr failure;
+    try {
+      GuardianLink::Answer answer = co_await guardian_.ask(request, none, limit);
+      co_return conclude_undo(expect<guardian::Done>(answer));
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    co_return report(failure);
+  }
+
+  ExitCode conclude_undo(const guardian::Done& done) {
+    for (const std::string& leftover : done.leftovers) {
+      console_.fail("not put back: " + leftover);
+    }
+    if (!done.leftovers.empty()) {
+      return ExitCode::stuck;
+    }
+    console_.say("host restored");
+    return ExitCode::ended;
+  }
+
+  ExitCode reap_guardian() {
+    if (!input_.guardian.reap()) {
+      console_.fail("the guardian does not end; type: ps -o pid,stat,wchan,args -C vmlaunch-guard");
+      return ExitCode::stuck;
+    }
+    return ExitCode::ended;
+  }
+
+  template <typename Wanted>
+  static Wanted expect(GuardianLink::Answer& answer) {
+    if (auto* reply = std::get_if<Wanted>(&answer.reply)) {
+      return std::move(*reply);
+    }
+    throw guardian::ProtocolError("the guardian answered something else");
+  }
+
+  static std::string text_of(const std::exception_ptr& error) {
+    try {
+      std::rethrow_exception(error);
+    } catch (const std::exception& exception) {
+      return exception.what();
+    }
+  }
+
+  ExitCode report(const std::exception_ptr& error) {
+    try {
+      std::rethrow_exception(error);
+    } catch (const Failure& failure) {
+      for (const std::string& line : base::split(failure.what(), '\n')) {
+        failure.code() == ExitCode::ended ? console_.say(line) : console_.fail(line);
+      }
+      return failure.code();
+    } catch (const std::exception& exception) {
+      console_.fail(exception.what());
+      return ExitCode::failed;
+    }
+  }
+
+  // First, so that it goes last: handlers that are still queued at the end are destroyed with it.
+  asio::io_context io_{1};
+  RunInput input_;
+  Terminal& terminal_;
+  Console& console_;
+  asio::signal_set signals_;
+  asio::steady_timer changed_;  ///< cancelled when something happened that wait_for_end must see
+  GuardianLink guardian_;
+  StopLadder ladder_;
+  std::optional<qmp::Client> client_;
+  std::optional<QemuErrors> errors_;
+  std::optional<SerialRelay> serial_;
+  Ending ending_;
+  std::string startup_failure_;
+  std::optional<steady_clock::time_point> kill_after_;
+  bool running_ = false;
+};
+
+}  // namespace
+
+ExitCode run_vm(RunInput input, Terminal& terminal, Console& console) {
+  return Run(std::move(input), terminal, console).run();
+}
+
+}  // namespace vmlaunch::launcher::run

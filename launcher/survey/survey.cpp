@@ -1,0 +1,69 @@
+#include "launcher/survey/survey.hpp"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <filesystem>
+
+namespace vmlaunch::launcher::survey {
+
+namespace {
+
+bool exists(const std::string& path) {
+  struct stat info {};
+  return ::stat(path.c_str(), &info) == 0;
+}
+
+Kvm look_at_kvm(const std::string& root) {
+  Kvm kvm;
+  struct stat node {};
+  const std::string path = root + "/dev/kvm";
+  if (::stat(path.c_str(), &node) == 0) {
+    kvm.node = true;
+    kvm.uid = node.st_uid;
+    kvm.gid = node.st_gid;
+    kvm.mode = node.st_mode & 0777U;
+    kvm.usable_by_caller = ::access(path.c_str(), R_OK | W_OK) == 0;
+  }
+  kvm.vendor_module =
+      exists(root + "/sys/module/kvm_intel") || exists(root + "/sys/module/kvm_amd");
+  kvm.pvm_module = exists(root + "/sys/module/kvm_pvm");
+  return kvm;
+}
+
+/// Where distributions put their builds; the first pair that is complete is taken.
+std::optional<Uefi> find_uefi(const std::string& root) {
+  static constexpr std::array<std::array<const char*, 2>, 4> kKnown = {{
+      {"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},
+      {"/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"},
+      {"/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"},
+      {"/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"},
+  }};
+  for (const auto& [code, vars] : kKnown) {
+    if (exists(root + code) && exists(root + vars)) {
+      return Uefi{code, vars};
+    }
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+Survey look(const std::string& root, const config::VmSpec& spec) {
+  Survey survey;
+  survey.kvm = look_at_kvm(root);
+  survey.uefi = find_uefi(root);
+  if (spec.run_as) {
+    survey.run_as = find_user(*spec.run_as);
+  }
+  for (const config::VmSpec::Disk& disk : spec.disks) {
+    std::error_code ignored;
+    if (std::filesystem::is_block_file(root + disk.path, ignored)) {
+      survey.block_devices.insert(disk.path);
+    }
+  }
+  return survey;
+}
+
+}  // namespace vmlaunch::launcher::survey

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "launcher/config/vm_spec.hpp"
+#include "launcher/identity.hpp"
+
+namespace vmlaunch::launcher::survey {
+
+/// What the host has for KVM.
+struct Kvm {
+  bool node = false;  ///< /dev/kvm exists
+  uid_t uid = 0;      ///< the node's owner, group and permission bits
+  gid_t gid = 0;
+  unsigned mode = 0;
+  bool usable_by_caller = false;
+  bool vendor_module = false;  ///< kvm_intel or kvm_amd: runs any guest
+  bool pvm_module = false;     ///< kvm_pvm: runs only guests made for it
+
+  bool operator==(const Kvm&) const = default;
+};
+
+/// A UEFI build: the code, and the template that a VM's variables start from.
+struct Uefi {
+  std::string code;
+  std::string vars_template;
+
+  bool operator==(const Uefi&) const = default;
+};
+
+/// Everything about the host that a plan depends on. Read only, nothing is changed.
+struct Survey {
+  Kvm kvm;
+  std::optional<Uefi> uefi;
+  std::optional<User> run_as;           ///< whom the config's run_as names
+  std::set<std::string> block_devices;  ///< those of the config's disks that are block devices
+};
+
+/// Throws Failure when run_as names nobody. Looks below `root`, so that a test can give a tree of
+/// its own; "" is the host.
+[[nodiscard]] Survey look(const std::string& root, const config::VmSpec& spec);
+
+}  // namespace vmlaunch::launcher::survey

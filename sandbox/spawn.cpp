@@ -1,0 +1,222 @@
+#include "sandbox/spawn.hpp"
+
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <optional>
+#include <system_error>
+
+#include "base/errors.hpp"
+#include "base/file.hpp"
+
+namespace vmlaunch::sandbox {
+
+namespace {
+
+using base::check;
+
+/// Above every number that a child is given.
+constexpr int kParkedFds = 512;
+
+/// A program on a dead network file system may never load.
+constexpr std::chrono::seconds kSetupDeadline{30};
+
+/// The child's view of its own making. It has one thread and a copy of the parent's memory, so
+/// ordinary C++ serves until exec; it leaves by _exit only.
+struct Making {
+  const ChildSpec& spec;
+  pid_t parent;
+  int status_fd;  // close-on-exec: that it closes tells the parent that exec succeeded
+  int program_fd;
+};
+
+void enter_session(Making& /*making*/) {
+  check(::setsid(), "start a session");
+}
+
+void reset_signals(Making& /*making*/) {
+  struct sigaction action {};
+  action.sa_handler = SIG_DFL;
+  for (int signal = 1; signal < NSIG; ++signal) {
+    // SIGKILL, SIGSTOP and the C library's own two cannot be changed, and need not be.
+    static_cast<void>(::sigaction(signal, &action, nullptr));
+  }
+  sigset_t none;
+  ::sigemptyset(&none);
+  check(::sigprocmask(SIG_SETMASK, &none, nullptr), "clear the signal mask");
+}
+
+int park(int fd) {
+  return check(::fcntl(fd, F_DUPFD_CLOEXEC, kParkedFds), "set a descriptor aside");
+}
+
+/// First everything moves out of the way, so that no wanted number is overwritten while its
+/// descriptor is still needed.
+void place_descriptors(Making& making) {
+  std::vector<PassedFd> wanted = making.spec.fds;
+  const base::UniqueFd null = base::open_file("/dev/null", O_RDWR);
+  for (const int standard : {0, 1, 2}) {
+    if (std::none_of(wanted.begin(), wanted.end(), [&](const PassedFd& fd) {
+          return fd.theirs == standard;
+        })) {
+      wanted.push_back({null.get(), standard});
+    }
+  }
+  for (PassedFd& fd : wanted) {
+    fd.ours = park(fd.ours);
+  }
+  making.status_fd = park(making.status_fd);
+  making.program_fd = park(making.program_fd);
+  check(::syscall(SYS_close_range, 0U, static_cast<unsigned>(kParkedFds - 1), 0U),
+        "close inherited descriptors");
+  check(::syscall(SYS_close_range,
+                  static_cast<unsigned>(kParkedFds),
+                  ~0U,
+                  static_cast<unsigned>(CLOSE_RANGE_CLOEXEC)),
+        "mark inherited descriptors");
+  for (const PassedFd& fd : wanted) {
+    check(::dup2(fd.ours, fd.theirs), "place a descriptor");
+  }
+}
+
+void set_limits(Making& /*making*/) {
+  const rlimit none{0, 0};
+  check(::setrlimit(RLIMIT_CORE, &none), "forbid core dumps");
+}
+
+void drop_privileges(Making& making) {
+  become(making.spec.credentials);
+}
+
+/// After the change of uid, which clears the setting (prctl(2), PR_SET_PDEATHSIG).
+void die_with_parent(Making& making) {
+  check(::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "set the parent-death signal");
+  if (::getppid() != making.parent) {
+    base::throw_errno(ESRCH, "live on: the parent died meanwhile");
+  }
+}
+
+std::vector<char*> pointers(const std::vector<std::string>& texts) {
+  std::vector<char*> all;
+  all.reserve(texts.size() + 1);
+  for (const std::string& text : texts) {
+    all.push_back(const_cast<char*>(text.c_str()));
+  }
+  all.push_back(nullptr);
+  return all;
+}
+
+/// By descriptor, so that what was checked is what runs, and its folder need not be open to the
+/// child's uid.
+void exec_program(Making& making) {
+  const std::vector<char*> arguments = pointers(making.spec.arguments);
+  const std::vector<char*> environment = pointers(making.spec.environment);
+  check(
+      ::syscall(
+          SYS_execveat, making.program_fd, "", arguments.data(), environment.data(), AT_EMPTY_PATH),
+      "execute");
+}
+
+struct StageEntry {
+  Stage stage;
+  const char* description;
+  void (*run)(Making&);
+};
+
+constexpr std::array kStages = {
+    StageEntry{Stage::session, "start a session of its own", enter_session},
+    StageEntry{Stage::signals, "reset signals", reset_signals},
+    StageEntry{Stage::descriptors, "place descriptors, close all others", place_descriptors},
+    StageEntry{Stage::limits, "set resource limits", set_limits},
+    StageEntry{
+        Stage::privileges, "change user, drop capabilities, set no_new_privs", drop_privileges},
+    StageEntry{Stage::parent_death, "die with the parent", die_with_parent},
+    StageEntry{Stage::exec, "execute the program", exec_program},
+};
+
+struct Report {
+  Stage stage;
+  int error;
+};
+
+[[noreturn]] void run_child(Making making) {
+  Report report{Stage::session, 0};
+  for (const StageEntry& entry : kStages) {
+    report.stage = entry.stage;
+    try {
+      entry.run(making);
+    } catch (const std::system_error& failure) {
+      report.error = failure.code().value();
+    } catch (...) {
+      report.error = ENOMEM;
+    }
+    if (report.error != 0) {
+      break;
+    }
+  }
+  static_cast<void>(!::write(making.status_fd, &report, sizeof report));
+  ::_exit(127);
+}
+
+/// What went wrong in the child; nothing when it has exec'd.
+std::optional<Report> await_report(int status_fd) {
+  if (!base::wait_readable(status_fd, std::chrono::steady_clock::now() + kSetupDeadline)) {
+    return Report{Stage::exec, ETIMEDOUT};
+  }
+  Report report{};
+  ssize_t got = -1;
+  do {
+    got = ::read(status_fd, &report, sizeof report);
+  } while (got < 0 && errno == EINTR);
+  if (got == 0) {
+    return std::nullopt;
+  }
+  return got == sizeof report ? report : Report{Stage::session, EIO};
+}
+
+std::string explain(Stage stage, int error) {
+  std::string text = std::string("Cannot ") + describe(stage) + ": " + base::error_text(error);
+  if (stage == Stage::exec && error == ENOENT) {
+    text += " (a script cannot be run here, nor a program whose loader is missing)";
+  }
+  return text;
+}
+
+}  // namespace
+
+const char* describe(Stage stage) {
+  const auto* entry = std::find_if(
+      kStages.begin(), kStages.end(), [&](const StageEntry& e) { return e.stage == stage; });
+  return entry != kStages.end() ? entry->description : "set up the child";
+}
+
+ChildSetupError::ChildSetupError(Stage stage, int error)
+    : std::runtime_error(explain(stage, error)), stage_(stage), error_(error) {}
+
+base::Child spawn(const ChildSpec& spec) {
+  base::Pipe status = base::make_pipe();
+  const pid_t parent = ::getpid();
+  base::Child child = base::fork_child("QEMU");
+  if (child.pid == 0) {
+    run_child({spec, parent, status.write_end.get(), spec.program});
+  }
+  status.write_end.reset();
+  const std::optional<Report> report = await_report(status.read_end.get());
+  if (!report) {
+    return child;
+  }
+  static_cast<void>(base::send_signal(child.pidfd.get(), SIGKILL));
+  static_cast<void>(base::reap_within(child.pidfd.get(), kSetupDeadline));
+  throw ChildSetupError(report->stage, report->error);
+}
+
+}  // namespace vmlaunch::sandbox

@@ -1,0 +1,59 @@
+#pragma once
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "base/process.hpp"
+#include "base/unique_fd.hpp"
+#include "sandbox/privileges.hpp"
+
+namespace vmlaunch::sandbox {
+
+/// A descriptor of ours that the child gets under a number of its own.
+struct PassedFd {
+  int ours = -1;
+  int theirs = -1;
+};
+
+/// Everything that makes the child what it is. Whatever is not named here it does not get.
+struct ChildSpec {
+  int program = -1;  ///< opened with O_PATH by whoever had the right; never a script
+  std::vector<std::string> arguments;
+  std::vector<std::string> environment;  ///< NAME=value
+  std::vector<PassedFd> fds;             ///< 0, 1 and 2 are /dev/null unless listed
+  Credentials credentials;
+};
+
+/// What a child does between clone and exec, in this order.
+enum class Stage : int {
+  session,
+  signals,
+  descriptors,
+  limits,
+  privileges,
+  parent_death,
+  exec,
+};
+
+[[nodiscard]] const char* describe(Stage stage);
+
+/// The child could not be set up; nothing of it is left.
+class ChildSetupError : public std::runtime_error {
+ public:
+  ChildSetupError(Stage stage, int error);
+
+  [[nodiscard]] Stage stage() const { return stage_; }
+  [[nodiscard]] int error() const { return error_; }
+
+ private:
+  Stage stage_;
+  int error_;
+};
+
+/// Starts the child and returns once it has exec'd. It dies with this process (SIGKILL). When its
+/// uid is another one the caller must keep CAP_KILL to its end: the kernel asks whether the dying
+/// parent might signal the child. The caller must have one thread. Throws ChildSetupError.
+[[nodiscard]] base::Child spawn(const ChildSpec& spec);
+
+}  // namespace vmlaunch::sandbox
