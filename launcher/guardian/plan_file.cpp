@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <deque>
 #include <filesystem>
 #include <memory>
 #include <system_error>
@@ -188,19 +189,33 @@ bool only_root_decides(const std::filesystem::path& folder, const std::filesyste
 }  // namespace
 
 std::string require_roots_own_path(const std::string& path) {
-  std::error_code error;
-  const std::filesystem::path real = std::filesystem::weakly_canonical(path, error);
-  if (error) {
-    fail("file", path, error.value());
-  }
-  for (std::filesystem::path entry = real; entry != entry.root_path();
-       entry = entry.parent_path()) {
-    if (!only_root_decides(entry.parent_path(), entry)) {
-      throw Failure(ExitCode::preflight,
-                    "Cannot open " + base::printable(path) +
-                        " as root: others than root can change " +
-                        base::printable(entry.parent_path().string()) + "; type: namei -l " +
-                        base::shell_quote(path));
+  constexpr int kMostLinks = 40;  // as the kernel
+  const std::filesystem::path given = path;
+  std::deque<std::filesystem::path> left(given.begin(), given.end());
+  std::filesystem::path real = "/";
+  for (int links = 0; !left.empty();) {
+    const std::filesystem::path part = left.front();
+    left.pop_front();
+    if (part == "/" || part == "..") {
+      real = part == "/" ? part : real.parent_path();
+    } else if (!part.empty() && part != ".") {
+      const std::filesystem::path entry = real / part;
+      if (!only_root_decides(real, entry)) {
+        throw Failure(
+            ExitCode::preflight,
+            "Cannot open " + base::printable(path) + " as root: others than root can change " +
+                base::printable(real.string()) + "; type: namei -l " + base::shell_quote(path));
+      }
+      std::error_code not_there;
+      if (!std::filesystem::is_symlink(std::filesystem::symlink_status(entry, not_there))) {
+        real = entry;
+        continue;
+      }
+      if (++links > kMostLinks) {
+        fail("file", path, ELOOP);
+      }
+      const std::filesystem::path target = std::filesystem::read_symlink(entry);
+      left.insert(left.begin(), target.begin(), target.end());
     }
   }
   return real;

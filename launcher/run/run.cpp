@@ -167,6 +167,9 @@ class Run {
       console_.say("running");
     } catch (const qmp::Interrupted&) {
       // QEMU died of it, or was ended meanwhile: how it ended says which.
+    } catch (const qmp::Error& error) {
+      throw Failure(ExitCode::qemu_did_not_start,
+                    std::string("QEMU did not let the guest run: ") + error.what());
     }
   }
 

@@ -1,0 +1,175 @@
+#include "qmp/client.hpp"
+
+#include <utility>
+#include <variant>
+
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/system/system_error.hpp>
+
+#include "base/duration.hpp"
+#include "base/text.hpp"
+#include "qmp/connection.hpp"
+
+namespace vmlaunch::qmp {
+
+namespace {
+
+namespace asio = boost::asio;
+using boost::system::error_code;
+using std::chrono::milliseconds;
+using SharedConnection = std::shared_ptr<Connection>;
+
+std::string within(const Waiter& waiter) {
+  return " within " + base::to_string(waiter.deadline);
+}
+
+void handshake_timed_out(Connection& connection, const Waiter& waiter) {
+  if (connection.session().state() == Session::State::greeting_wait) {
+    connection.fail_handshake(
+        HandshakeError::Cause::no_greeting,
+        "No QMP greeting" + within(waiter) + ": QEMU hangs, or another client has the monitor");
+  } else {
+    connection.fail_handshake(
+        HandshakeError::Cause::no_answer,
+        "No answer to qmp_capabilities" + within(waiter) + ": QEMU's main loop does not run");
+  }
+  connection.close({CloseReason::Kind::local, "the handshake timed out"});
+}
+
+asio::awaitable<Greeting> shake_hands(SharedConnection connection, milliseconds deadline) {
+  Waiter& waiter = connection->begin_handshake(deadline);
+  error_code error;
+  if (!waiter.settled) {
+    co_await waiter.timer.async_wait(asio::redirect_error(asio::use_awaitable, error));
+  }
+  if (!waiter.settled && error) {
+    connection->close({CloseReason::Kind::local, "the handshake was cancelled"});
+    throw boost::system::system_error(error);
+  }
+  if (!waiter.settled) {
+    handshake_timed_out(*connection, waiter);
+  }
+  co_return connection->handshake_result();
+}
+
+/// A pending command as its coroutine sees it. However that ends, also by being destroyed, the
+/// connection does not know of it any more.
+class Call {
+ public:
+  Call(Connection& connection,
+       const std::string& command,
+       const Json& arguments,
+       milliseconds deadline);
+  ~Call() { connection_.detach(id_); }
+  Call(const Call&) = delete;
+  Call(Call&&) = delete;
+  Call& operator=(const Call&) = delete;
+  Call& operator=(Call&&) = delete;
+
+  [[nodiscard]] asio::steady_timer& timer() { return waiter_.timer; }
+
+  /// False while the wait has to go on. Throws at the deadline and when the caller was cancelled.
+  [[nodiscard]] bool finished(const error_code& error);
+  [[nodiscard]] Json result();
+
+ private:
+  Connection& connection_;
+  std::string command_;
+  Waiter waiter_;
+  Id id_ = 0;
+};
+
+Call::Call(Connection& connection,
+           const std::string& command,
+           const Json& arguments,
+           milliseconds deadline)
+    : connection_(connection),
+      command_(base::printable(command)),
+      waiter_(connection.executor(), deadline) {
+  if (const auto& reason = connection.session().close_reason()) {
+    throw Interrupted("Command " + command_ + " was not sent: " + reason->detail, *reason);
+  }
+  id_ = connection.submit(command, arguments, waiter_);
+  waiter_.timer.expires_after(waiter_.deadline);
+}
+
+bool Call::finished(const error_code& error) {
+  if (waiter_.settled) {
+    return true;
+  }
+  if (error) {
+    throw boost::system::system_error(error);
+  }
+  if (!waiter_.sent) {
+    throw Timeout("Command " + command_ + " could not be sent" + within(waiter_) +
+                  ": QEMU does not read");
+  }
+  // The command was written after the wait had begun.
+  if (Clock::now() < *waiter_.sent + waiter_.deadline) {
+    waiter_.timer.expires_at(*waiter_.sent + waiter_.deadline);
+    return false;
+  }
+  throw Timeout("Command " + command_ + " was not answered" + within(waiter_));
+}
+
+Json Call::result() {
+  if (auto* value = std::get_if<Json>(&waiter_.outcome)) {
+    return std::move(*value);
+  }
+  if (const auto* error = std::get_if<CommandError>(&waiter_.outcome)) {
+    throw CommandError(*error);
+  }
+  const auto& reason = std::get<CloseReason>(waiter_.outcome);
+  throw Interrupted(
+      "Command " + command_ + " was interrupted, its outcome is unknown: " + reason.detail, reason);
+}
+
+asio::awaitable<Json> run_command(SharedConnection connection,
+                                  std::string command,
+                                  Json arguments,
+                                  milliseconds deadline) {
+  Call call(*connection, command, arguments, deadline);
+  error_code error;
+  do {
+    co_await call.timer().async_wait(asio::redirect_error(asio::use_awaitable, error));
+  } while (!call.finished(error));
+  co_return call.result();
+}
+
+}  // namespace
+
+Client::Client(asio::io_context& context, base::UniqueFd socket, Start start)
+    : connection_(std::make_shared<Connection>(context, std::move(socket), start)) {}
+
+Client::~Client() {
+  connection_->event_handler = nullptr;
+  connection_->close_handler = nullptr;
+  close();
+}
+
+void Client::on_event(std::function<void(const Event&)> handler) {
+  connection_->event_handler = std::move(handler);
+}
+
+void Client::on_close(std::function<void(const CloseReason&)> handler) {
+  connection_->close_handler = std::move(handler);
+}
+
+asio::awaitable<Greeting> Client::handshake(milliseconds deadline) {
+  return shake_hands(connection_, deadline);
+}
+
+asio::awaitable<Json> Client::execute(std::string command, Json arguments, milliseconds deadline) {
+  return run_command(connection_, std::move(command), std::move(arguments), deadline);
+}
+
+void Client::close() {
+  connection_->close({CloseReason::Kind::local, "closed by this side"});
+}
+
+const Session::Counters& Client::counters() const {
+  return connection_->session().counters();
+}
+
+}  // namespace vmlaunch::qmp

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/io_context.hpp>
+
+#include "base/unique_fd.hpp"
+#include "qmp/errors.hpp"
+#include "qmp/session.hpp"
+
+namespace vmlaunch::qmp {
+
+class Connection;
+
+/// One connection to QEMU's monitor. Everything runs in the one thread of the io_context, which
+/// must outlive the client.
+///
+/// The coroutines and the reader hold what they need by themselves: a client may be destroyed at
+/// any time, also from its handlers and while commands are pending. It then calls no handler any
+/// more, and the pending calls end as Interrupted.
+class Client {
+ public:
+  /// Takes a connected AF_UNIX stream socket and makes it non-blocking and close-on-exec. Throws
+  /// std::system_error.
+  Client(boost::asio::io_context& context, base::UniqueFd socket, Start start = Start::greeting);
+  ~Client();
+
+  Client(const Client&) = delete;
+  Client(Client&&) = delete;
+  Client& operator=(const Client&) = delete;
+  Client& operator=(Client&&) = delete;
+
+  /// Both are set before the handshake, are called from the event loop and must not throw: what
+  /// they throw ends the connection and leaves io_context::run(). Events that precede the greeting
+  /// or the end of the handshake are delivered too.
+  void on_event(std::function<void(const Event&)> handler);
+  /// Called once, after the last event, unless the client is destroyed first.
+  void on_close(std::function<void(const CloseReason&)> handler);
+
+  /// Makes the connection usable; called once. `deadline` is for all of it. Throws HandshakeError,
+  /// after which the connection is closed. Only its return proves that QEMU's main loop runs: the
+  /// greeting comes from a thread of its own.
+  [[nodiscard]] boost::asio::awaitable<Greeting> handshake(std::chrono::milliseconds deadline);
+
+  /// The value that QEMU returned. `arguments` is an object or null. `deadline` starts when the
+  /// command was written; one that could not even be written within it is given up and never sent.
+  /// Throws CommandError, Timeout, Interrupted, std::invalid_argument for what no QEMU can read,
+  /// and boost::system::system_error(operation_aborted) when the caller was cancelled.
+  [[nodiscard]] boost::asio::awaitable<Json> execute(std::string command,
+                                                     Json arguments,
+                                                     std::chrono::milliseconds deadline);
+
+  /// Closes at once; what was received but not yet handled is lost. The second call does nothing.
+  void close();
+
+  [[nodiscard]] const Session::Counters& counters() const;
+
+ private:
+  std::shared_ptr<Connection> connection_;
+};
+
+}  // namespace vmlaunch::qmp

@@ -1,0 +1,119 @@
+#include "qmp/command.hpp"
+
+#include <cmath>
+#include <optional>
+#include <stdexcept>
+#include <string_view>
+
+#include "base/text.hpp"
+
+namespace vmlaunch::qmp {
+
+namespace {
+
+// QEMU allows 1024 levels, of which the command takes some itself.
+constexpr unsigned kNestingLimit = 1000;
+
+[[noreturn]] void refuse(const std::string& command, const std::string& cause) {
+  throw std::invalid_argument("Cannot send command " + base::printable(command) + ": " + cause);
+}
+
+struct Sequence {
+  std::uint32_t lead_bits = 0;  // what the first byte contributes to the code point
+  std::size_t length = 0;       // 0: not a first byte
+  std::uint32_t smallest = 0;   // anything below is overlong
+};
+
+Sequence sequence_of(unsigned char lead) {
+  if (lead < 0x80) {
+    return {lead, 1, 0};
+  }
+  if ((lead & 0xe0U) == 0xc0) {
+    return {lead & 0x1fU, 2, 0x80};
+  }
+  if ((lead & 0xf0U) == 0xe0) {
+    return {lead & 0x0fU, 3, 0x800};
+  }
+  if ((lead & 0xf8U) == 0xf0) {
+    return {lead & 0x07U, 4, 0x10000};
+  }
+  return {};
+}
+
+/// The code point at the start of `text`, which is cut off; nothing if it is not valid UTF-8.
+std::optional<std::uint32_t> take_code_point(std::string_view& text) {
+  const Sequence sequence = sequence_of(static_cast<unsigned char>(text.front()));
+  if (sequence.length == 0 || sequence.length > text.size()) {
+    return std::nullopt;
+  }
+  std::uint32_t code_point = sequence.lead_bits;
+  for (const char c : text.substr(1, sequence.length - 1)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if ((byte & 0xc0U) != 0x80) {
+      return std::nullopt;
+    }
+    code_point = (code_point << 6U) | (byte & 0x3fU);
+  }
+  text.remove_prefix(sequence.length);
+  const bool surrogate = code_point >= 0xd800 && code_point <= 0xdfff;
+  if (code_point < sequence.smallest || code_point > 0x10ffff || surrogate) {
+    return std::nullopt;
+  }
+  return code_point;
+}
+
+// QEMU's lexer refuses noncharacters though they are valid JSON, by an error without an id.
+bool is_noncharacter(std::uint32_t code_point) {
+  return (code_point & 0xfffeU) == 0xfffe || (code_point >= 0xfdd0 && code_point <= 0xfdef);
+}
+
+void check_text(const std::string& command, std::string_view text) {
+  while (!text.empty()) {
+    const auto code_point = take_code_point(text);
+    if (!code_point) {
+      refuse(command, "a string in it is not valid UTF-8");
+    }
+    if (is_noncharacter(*code_point)) {
+      refuse(command, "a string in it has a Unicode noncharacter, which QEMU refuses");
+    }
+  }
+}
+
+void check_value(const std::string& command, const Json& value, unsigned depth) {
+  if (depth > kNestingLimit) {
+    refuse(command, "it is nested deeper than " + std::to_string(kNestingLimit) + " levels");
+  }
+  if (value.is_string()) {
+    check_text(command, value.get_ref<const std::string&>());
+  } else if (value.is_number_float() && !std::isfinite(value.get<double>())) {
+    refuse(command, "JSON has no infinity and no not-a-number");
+  } else if (value.is_binary() || value.is_discarded()) {
+    refuse(command, "a value in it is not JSON");
+  } else if (value.is_array()) {
+    for (const Json& element : value) {
+      check_value(command, element, depth + 1);
+    }
+  } else if (value.is_object()) {
+    for (const auto& [key, member] : value.items()) {
+      check_text(command, key);
+      check_value(command, member, depth + 1);
+    }
+  }
+}
+
+}  // namespace
+
+std::string encode_command(const std::string& name, const Json& arguments, Id id) {
+  if (!arguments.is_object() && !arguments.is_null()) {
+    refuse(name, "its arguments are not an object");
+  }
+  check_text(name, name);
+  check_value(name, arguments, 0);
+  std::string bytes = R"({"execute":)" + Json(name).dump();
+  if (!arguments.empty()) {
+    bytes += R"(,"arguments":)" + arguments.dump();
+  }
+  return bytes + R"(,"id":)" + std::to_string(id) + "}\n";
+}
+
+}  // namespace vmlaunch::qmp

@@ -1,0 +1,297 @@
+#include "qmp/connection.hpp"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <exception>
+#include <stdexcept>
+#include <utility>
+
+#include <boost/asio/buffer.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/error.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/redirect_error.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include "base/errors.hpp"
+#include "base/file.hpp"
+#include "base/text.hpp"
+
+namespace vmlaunch::qmp {
+
+namespace {
+
+namespace asio = boost::asio;
+using boost::system::error_code;
+using std::chrono::milliseconds;
+
+constexpr std::size_t kShownBytes = 64;
+
+// Far enough to mean "never", near enough not to overflow the clock.
+constexpr milliseconds kLongestDeadline = std::chrono::hours(24 * 365);
+
+CloseReason reason_of(const error_code& error) {
+  if (error == asio::error::eof) {
+    return {CloseReason::Kind::eof, "QEMU closed the connection"};
+  }
+  return {CloseReason::Kind::reset, "the connection broke (" + error.message() + ")"};
+}
+
+}  // namespace
+
+Waiter::Waiter(const asio::any_io_executor& executor, milliseconds limit)
+    : timer(executor), deadline(std::clamp(limit, milliseconds(0), kLongestDeadline)) {}
+
+void Waiter::wake() {
+  settled = true;
+  timer.cancel();
+}
+
+Connection::Connection(asio::io_context& context, base::UniqueFd socket, Start start)
+    : socket_(context),
+      session_(start),
+      framer_(start == Start::take_over ? Framer::Start::mid_stream : Framer::Start::at_message) {
+  base::set_nonblocking(socket.get());
+  base::check(::fcntl(socket.get(), F_SETFD, FD_CLOEXEC), "make a descriptor close-on-exec");
+  socket_.assign(asio::local::stream_protocol(), socket.get());
+  static_cast<void>(socket.release());
+}
+
+void Connection::spawn(asio::awaitable<void> coroutine) {
+  auto finish = [self = shared_from_this()](const std::exception_ptr& failure) {
+    if (failure != nullptr) {
+      self->close({CloseReason::Kind::local, "a handler failed"});
+      std::rethrow_exception(failure);
+    }
+  };
+  asio::co_spawn(executor(), std::move(coroutine), std::move(finish));
+}
+
+Waiter& Connection::begin_handshake(milliseconds limit) {
+  if (handshake_) {
+    throw std::logic_error("A QMP connection shakes hands only once");
+  }
+  handshake_.emplace(executor(), limit);
+  handshake_->timer.expires_after(handshake_->deadline);
+  if (session_.close_reason()) {
+    fail_handshake(HandshakeError::Cause::closed,
+                   "The QMP handshake came too late: " + session_.close_reason()->detail);
+    return *handshake_;
+  }
+  spawn(read(shared_from_this()));
+  if (session_.state() == Session::State::negotiating) {
+    opened_ = true;
+    send(std::nullopt, session_.opening());
+  }
+  return *handshake_;
+}
+
+void Connection::fail_handshake(HandshakeError::Cause cause, const std::string& text) {
+  if (handshake_ && !handshake_->settled) {
+    handshake_failure_.emplace(cause, text);
+    handshake_->wake();
+  }
+}
+
+Greeting Connection::handshake_result() const {
+  if (handshake_failure_) {
+    throw HandshakeError(*handshake_failure_);
+  }
+  return greeting_;
+}
+
+asio::awaitable<void> Connection::read(std::shared_ptr<Connection> self) {
+  const auto space = asio::buffer(self->read_buffer_);
+  error_code error;
+  while (self->socket_.is_open()) {
+    auto got = co_await self->socket_.async_read_some(
+        space, asio::redirect_error(asio::use_awaitable, error));
+    // The kernel reports a reset behind all that QEMU had sent before it, so nothing is lost here.
+    if (error) {
+      self->end_of_stream(reason_of(error));
+    } else {
+      self->take(std::string_view(self->read_buffer_.data(), got));
+    }
+  }
+}
+
+void Connection::take(std::string_view bytes) {
+  first_bytes_ += bytes.substr(0, kShownBytes - first_bytes_.size());
+  try {
+    framer_.feed(bytes);
+    auto text = framer_.next();
+    while (!refuses_input() && text) {
+      dispatch(session_.receive(*text));
+      text = framer_.next();
+    }
+  } catch (const ProtocolError& error) {
+    fail_handshake(HandshakeError::Cause::not_qmp, error.what());
+    close({CloseReason::Kind::protocol, error.what()});
+  }
+}
+
+// Also when a handler has closed the connection: the rest of the input is nobody's then.
+bool Connection::refuses_input() {
+  if (session_.state() == Session::State::greeting_wait && framer_.skipped() > 0) {
+    const std::string shown = base::printable(first_bytes_);
+    throw ProtocolError("The peer does not speak QMP (first bytes \"" + shown + "\")");
+  }
+  return session_.state() == Session::State::closed;
+}
+
+void Connection::dispatch(Message message) {
+  if (const auto* event = std::get_if<Event>(&message)) {
+    // A copy, because the handler may destroy the client and thereby itself.
+    if (const auto handler = event_handler) {
+      handler(*event);
+    }
+  } else if (auto* reply = std::get_if<Reply>(&message)) {
+    settle(std::move(*reply));
+  } else if (auto* greeting = std::get_if<Greeting>(&message)) {
+    greeting_ = std::move(*greeting);
+    if (!std::exchange(opened_, true)) {
+      send(std::nullopt, session_.opening());
+    }
+  } else if (std::holds_alternative<Negotiated>(message)) {
+    handshake_->wake();
+  }
+}
+
+void Connection::settle(Reply reply) {
+  auto* error = std::get_if<CommandError>(&reply.outcome);
+  const auto found = waiters_.find(reply.id);
+  if (found == waiters_.end()) {
+    // Only qmp_capabilities has no waiter here, and of its replies only a refusal comes here.
+    const std::string cause = error != nullptr ? error->what() : "";
+    fail_handshake(HandshakeError::Cause::refused, cause);
+    close({CloseReason::Kind::protocol, cause});
+    return;
+  }
+  Waiter& waiter = *found->second;
+  waiters_.erase(found);
+  if (error != nullptr) {
+    waiter.outcome.emplace<CommandError>(std::move(*error));
+  } else {
+    waiter.outcome.emplace<Json>(std::move(std::get<Json>(reply.outcome)));
+  }
+  waiter.wake();
+}
+
+void Connection::end_of_stream(const CloseReason& reason) {
+  const CloseReason& first = write_failure_ ? *write_failure_ : reason;
+  const bool greeted = session_.state() != Session::State::greeting_wait;
+  const std::string missing = greeted ? "the answer to qmp_capabilities" : "the greeting";
+  fail_handshake(HandshakeError::Cause::closed,
+                 "The QMP handshake ended before " + missing + ": " + first.detail);
+  close(first);
+}
+
+void Connection::close(const CloseReason& reason) {
+  if (session_.state() == Session::State::closed) {
+    return;
+  }
+  fail_handshake(HandshakeError::Cause::closed, "The QMP handshake ended: " + reason.detail);
+  for (const Id id : session_.close(reason)) {
+    Waiter& waiter = *waiters_.at(id);
+    waiter.outcome.emplace<CloseReason>(reason);
+    waiter.wake();
+  }
+  waiters_.clear();
+  outgoing_.clear();
+  error_code ignored;
+  socket_.close(ignored);
+  // Not from here, so that a handler never runs inside a call of its own.
+  asio::post(executor(), [self = shared_from_this()] {
+    if (const auto handler = self->close_handler) {
+      handler(*self->session_.close_reason());
+    }
+  });
+}
+
+Id Connection::submit(const std::string& command, const Json& arguments, Waiter& waiter) {
+  Session::Command encoded = session_.encode(command, arguments);
+  waiters_.emplace(encoded.id, &waiter);
+  send(encoded.id, std::move(encoded.bytes));
+  return encoded.id;
+}
+
+void Connection::detach(Id id) {
+  if (waiters_.erase(id) == 0) {
+    return;
+  }
+  const auto queued = std::find_if(
+      outgoing_.begin(), outgoing_.end(), [id](const Outgoing& entry) { return entry.id == id; });
+  if (queued != outgoing_.end() && queued->sent == 0) {
+    outgoing_.erase(queued);
+    session_.withdraw(id);
+  } else {
+    session_.abandon(id);
+  }
+}
+
+void Connection::send(std::optional<Id> id, std::string bytes) {
+  outgoing_.push_back({id, std::move(bytes)});
+  if (writer_runs_) {
+    return;
+  }
+  // Usually all goes into the socket at once, which saves a turn of the event loop per command.
+  send_queued();
+  if (!outgoing_.empty() && !write_failure_) {
+    writer_runs_ = true;
+    spawn(write(shared_from_this()));
+  }
+}
+
+// Runs only while the socket is full. What was begun is continued here alone, out of reach of any
+// caller's deadline or cancellation: half a command would swallow the one behind it.
+asio::awaitable<void> Connection::write(std::shared_ptr<Connection> self) {
+  error_code error;
+  while (!error && !self->outgoing_.empty() && !self->write_failure_) {
+    co_await self->socket_.async_wait(Socket::wait_write,
+                                      asio::redirect_error(asio::use_awaitable, error));
+    if (!error) {
+      self->send_queued();
+    }
+  }
+  self->writer_runs_ = false;
+}
+
+void Connection::send_queued() {
+  while (!outgoing_.empty() && !write_failure_) {
+    Outgoing& first = outgoing_.front();
+    const std::string_view rest = std::string_view(first.bytes).substr(first.sent);
+    const ssize_t sent =
+        ::send(socket_.native_handle(), rest.data(), rest.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent < 0 && errno == EAGAIN) {
+      return;
+    }
+    if (sent < 0 && errno != EINTR) {
+      writing_failed(errno);
+    }
+    first.sent += sent < 0 ? 0 : static_cast<std::size_t>(sent);
+    if (first.sent == first.bytes.size()) {
+      note_sent(first.id);
+      outgoing_.pop_front();
+    }
+  }
+}
+
+void Connection::note_sent(std::optional<Id> id) {
+  const auto found = waiters_.find(id.value_or(0));
+  if (found != waiters_.end()) {
+    found->second->sent = Clock::now();
+  }
+}
+
+// What QEMU had sent before can still be read, and it is the reader that closes. The shutdown makes
+// sure that it comes to an end.
+void Connection::writing_failed(int error) {
+  write_failure_ = reason_of(error_code(error, boost::system::system_category()));
+  error_code ignored;
+  socket_.shutdown(Socket::shutdown_both, ignored);
+}
+
+}  // namespace vmlaunch::qmp

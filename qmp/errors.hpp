@@ -1,0 +1,87 @@
+#pragma once
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace vmlaunch::qmp {
+
+/// How a connection ended. Whether that was in order is the caller's verdict: after a SHUTDOWN
+/// event both `eof` and `reset` are a normal end.
+struct CloseReason {
+  enum class Kind {
+    eof,       ///< QEMU closed the connection.
+    reset,     ///< QEMU closed it without having read all we sent, or a write failed.
+    local,     ///< This side closed it.
+    protocol,  ///< What came was not QMP.
+  };
+
+  Kind kind = Kind::eof;
+  std::string detail;  ///< A clause such as "QEMU closed the connection".
+
+  bool operator==(const CloseReason&) const = default;
+};
+
+/// What everything thrown by this library for a reason outside the program derives from.
+class Error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// The peer sent what no QEMU sends; the connection is of no more use.
+class ProtocolError : public Error {
+ public:
+  using Error::Error;
+};
+
+/// The connection did not become usable; it is closed by then.
+class HandshakeError : public Error {
+ public:
+  enum class Cause { no_greeting, not_qmp, no_answer, refused, closed };
+
+  HandshakeError(Cause cause, const std::string& text) : Error(text), cause_(cause) {}
+
+  [[nodiscard]] Cause cause() const { return cause_; }
+
+ private:
+  Cause cause_;
+};
+
+/// QEMU answered a command with an error.
+class CommandError : public Error {
+ public:
+  CommandError(std::string command, std::string error_class, std::string description);
+
+  [[nodiscard]] const std::string& command() const { return command_; }
+  /// "GenericError", "CommandNotFound", "DeviceNotFound", … : not a closed set.
+  [[nodiscard]] const std::string& error_class() const { return error_class_; }
+  /// For people: QEMU changes these texts between versions.
+  [[nodiscard]] const std::string& description() const { return description_; }
+
+ private:
+  std::string command_;
+  std::string error_class_;
+  std::string description_;
+};
+
+/// No answer in time. Unless the text says that the command was not sent, QEMU may still execute
+/// it; its late answer is dropped.
+class Timeout : public Error {
+ public:
+  using Error::Error;
+};
+
+/// The connection ended before the answer. Unless the text says that the command was not sent,
+/// QEMU may have executed it.
+class Interrupted : public Error {
+ public:
+  Interrupted(const std::string& text, CloseReason reason)
+      : Error(text), reason_(std::move(reason)) {}
+
+  [[nodiscard]] const CloseReason& reason() const { return reason_; }
+
+ private:
+  CloseReason reason_;
+};
+
+}  // namespace vmlaunch::qmp

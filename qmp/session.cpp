@@ -1,0 +1,251 @@
+#include "qmp/session.hpp"
+
+#include <limits>
+#include <random>
+#include <stdexcept>
+#include <utility>
+
+#include "qmp/command.hpp"
+
+namespace vmlaunch::qmp {
+
+namespace {
+
+constexpr const char* kCapabilities = "qmp_capabilities";
+
+const Json* member(const Json& object, const char* key) {
+  if (!object.is_object()) {
+    return nullptr;
+  }
+  const auto found = object.find(key);
+  return found == object.end() ? nullptr : &*found;
+}
+
+std::string text_member(const Json& object, const char* key, const char* otherwise) {
+  const Json* value = member(object, key);
+  return value != nullptr && value->is_string() ? value->get<std::string>() : otherwise;
+}
+
+std::int64_t integer_member(const Json& object, const char* key) {
+  constexpr std::uint64_t kLargest = std::numeric_limits<std::int64_t>::max();
+  const Json* value = member(object, key);
+  if (value == nullptr || !value->is_number_integer() ||
+      (value->is_number_unsigned() && value->get<std::uint64_t>() > kLargest)) {
+    return -1;
+  }
+  return value->get<std::int64_t>();
+}
+
+std::optional<Id> id_of(const Json& message) {
+  const Json* id = member(message, "id");
+  if (id == nullptr || !id->is_number_unsigned()) {
+    return std::nullopt;
+  }
+  return id->get<Id>();
+}
+
+CommandError error_of(const Json& message, const std::string& command) {
+  const Json& error = message.at("error");
+  return {command, text_member(error, "class", "GenericError"), text_member(error, "desc", "")};
+}
+
+std::string version_of(const Json& greeting) {
+  std::string version;
+  const Json* numbers = member(greeting, "version");
+  numbers = numbers == nullptr ? nullptr : member(*numbers, "qemu");
+  for (const char* part : {"major", "minor", "micro"}) {
+    const Json* number = numbers == nullptr ? nullptr : member(*numbers, part);
+    if (number == nullptr || !number->is_number_unsigned()) {
+      return "";
+    }
+    version += (version.empty() ? "" : ".") + number->dump();
+  }
+  return version;
+}
+
+}  // namespace
+
+Session::Ids Session::random_ids() {
+  std::random_device source;
+  std::uniform_int_distribution<Id> any_long(1000000000000000, (Id{1} << 53U) - 1);
+  // Seven digits suffice for the first million commands.
+  std::uniform_int_distribution<Id> any_short(1000000, 8999999);
+  return {any_long(source), any_short(source)};
+}
+
+Session::Session(Start start, Ids ids)
+    : state_(start == Start::take_over ? State::negotiating : State::greeting_wait),
+      start_(start),
+      ids_(ids),
+      next_id_(ids.first) {}
+
+std::string Session::opening() const {
+  // 0xFF resets QEMU's parser, which may hold half a command of the client that is gone.
+  const char* resync = start_ == Start::take_over ? "\xff" : "";
+  return resync + encode_command(kCapabilities, nullptr, ids_.capabilities);
+}
+
+Session::Command Session::encode(const std::string& name, const Json& arguments) {
+  if (state_ != State::running) {
+    throw std::logic_error("Command " + name + " was given to a QMP session that is not running");
+  }
+  Command command{next_id_, encode_command(name, arguments, next_id_)};
+  pending_.emplace(next_id_++, Pending{name});
+  return command;
+}
+
+void Session::abandon(Id id) {
+  const auto found = pending_.find(id);
+  if (found == pending_.end()) {
+    return;
+  }
+  if (found->second.passed_over) {
+    pending_.erase(found);
+  } else {
+    found->second.abandoned = true;
+  }
+}
+
+void Session::withdraw(Id id) {
+  pending_.erase(id);
+}
+
+Message Session::receive(std::string_view text) {
+  if (state_ == State::closed) {
+    return Ignored{};
+  }
+  Json message = Json::parse(text.begin(), text.end(), nullptr, false);
+  // QEMU prints doubles by "%.17g", so "inf" and "nan" are possible: one message is lost then, not
+  // the connection.
+  if (!message.is_object()) {
+    return ignore(counters_.invalid);
+  }
+  if (message.contains("event")) {
+    return receive_event(message);
+  }
+  if (message.contains("QMP")) {
+    return receive_greeting(message);
+  }
+  if (message.contains("return") || message.contains("error")) {
+    return receive_reply(message);
+  }
+  return ignore(counters_.invalid);
+}
+
+// In every state: events can precede the greeting and the answer to qmp_capabilities.
+Message Session::receive_event(Json& message) {
+  Json& name = message["event"];
+  if (!name.is_string()) {
+    return ignore(counters_.invalid);
+  }
+  Event event;
+  event.name = std::move(name.get_ref<std::string&>());
+  if (const auto data = message.find("data"); data != message.end() && data->is_object()) {
+    event.data = std::move(*data);
+  }
+  if (const Json* timestamp = member(message, "timestamp"); timestamp != nullptr) {
+    event.seconds = integer_member(*timestamp, "seconds");
+    event.microseconds = integer_member(*timestamp, "microseconds");
+  }
+  return event;
+}
+
+Message Session::receive_greeting(const Json& message) {
+  const bool first = state_ == State::greeting_wait;
+  // After a take-over it shows that the client before us had not come far.
+  if (!first && (start_ != Start::take_over || state_ != State::negotiating)) {
+    return ignore(counters_.invalid);
+  }
+  state_ = State::negotiating;
+  const Json& greeting = message.at("QMP");
+  Greeting result;
+  result.version = version_of(greeting);
+  if (const Json* offered = member(greeting, "capabilities"); offered != nullptr) {
+    for (const Json& capability : *offered) {
+      result.offers_oob = result.offers_oob || capability == "oob";
+    }
+  }
+  return result;
+}
+
+Message Session::receive_reply(Json& message) {
+  const auto id = id_of(message);
+  if (state_ != State::running) {
+    return id == ids_.capabilities && state_ == State::negotiating
+               ? receive_capabilities_reply(message)
+               : ignore(counters_.unknown_ids);
+  }
+  if (id) {
+    return settle(pending_.find(*id), message);
+  }
+  // QEMU answers what its parser refuses without an id, yet in the order of the commands.
+  const bool charge = !message.contains("id") && message.contains("error");
+  return settle(charge ? oldest() : pending_.end(), message);
+}
+
+Message Session::receive_capabilities_reply(const Json& message) {
+  if (message.contains("error")) {
+    CommandError error = error_of(message, kCapabilities);
+    // The client before us had negotiated already.
+    if (start_ != Start::take_over || error.error_class() != "CommandNotFound") {
+      return Reply{ids_.capabilities, std::move(error)};
+    }
+  }
+  state_ = State::running;
+  return Negotiated{};
+}
+
+Message Session::settle(std::map<Id, Pending>::iterator found, Json& message) {
+  if (found == pending_.end()) {
+    return ignore(counters_.unknown_ids);
+  }
+  // Replies come in the order of the commands: older ones have lost theirs.
+  for (auto older = pending_.begin(); older != found;) {
+    older->second.passed_over = true;
+    older = older->second.abandoned ? pending_.erase(older) : std::next(older);
+  }
+  const Id id = found->first;
+  const Pending pending = std::move(found->second);
+  pending_.erase(found);
+  if (pending.abandoned) {
+    return ignore(counters_.late_replies);
+  }
+  if (message.contains("error")) {
+    return Reply{id, error_of(message, pending.command)};
+  }
+  Reply reply;
+  reply.id = id;
+  reply.outcome = std::move(message["return"]);
+  return reply;
+}
+
+std::map<Id, Session::Pending>::iterator Session::oldest() {
+  auto found = pending_.begin();
+  while (found != pending_.end() && found->second.passed_over) {
+    ++found;
+  }
+  return found;
+}
+
+Message Session::ignore(std::uint64_t& counter) {
+  ++counter;
+  return Ignored{};
+}
+
+std::vector<Id> Session::close(CloseReason reason) {
+  std::vector<Id> waiting;
+  if (state_ == State::closed) {
+    return waiting;
+  }
+  state_ = State::closed;
+  close_reason_ = std::move(reason);
+  for (const auto& [id, pending] : pending_) {
+    if (!pending.abandoned) {
+      waiting.push_back(id);
+    }
+  }
+  pending_.clear();
+  return waiting;
+}
+
+}  // namespace vmlaunch::qmp

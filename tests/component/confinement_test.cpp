@@ -1,0 +1,227 @@
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <fstream>
+
+#include "tests/component/vm.hpp"
+#include "tests/support/catch.hpp"
+
+using namespace vmlaunch;
+using namespace vmlaunch::tests;
+
+namespace {
+
+constexpr uid_t kPerson = 12345;
+
+/// How a run is started, and which uids its QEMU may then have.
+struct Start {
+  std::string name;
+  bool as_person = false;
+  std::vector<std::string> options;
+  std::vector<std::string> environment;
+  uid_t config_owner = 0;
+  Json run_as;
+  long least_uid = 0;
+  long most_uid = 0;
+};
+
+std::vector<Start> starts() {
+  if (!is_root()) {
+    const long self = ::getuid();
+    return {{"a plain user", false, {}, {}, ::getuid(), nullptr, self, self}};
+  }
+  return {
+      {"root alone", false, {}, {}, 0, nullptr, 1890000000, 1894194304},
+      {"root alone, run_as", false, {}, {}, 0, 4242, 4242, 4242},
+      {"sudo", false, {}, {"SUDO_UID=12345"}, kPerson, nullptr, kPerson, kPerson},
+      {"sudo, a config of root's", false, {}, {"SUDO_UID=12345"}, 0, nullptr, kPerson, kPerson},
+      {"--as", false, {"--as", "12345"}, {}, kPerson, nullptr, kPerson, kPerson},
+      {"--as before SUDO_UID",
+       false,
+       {"--as", "12345"},
+       {"SUDO_UID=777"},
+       kPerson,
+       nullptr,
+       kPerson,
+       kPerson},
+      {"a plain user", true, {}, {}, kPerson, nullptr, kPerson, kPerson},
+  };
+}
+
+std::vector<std::string> options_and_file(const Start& start, const std::string& file) {
+  std::vector<std::string> arguments = start.options;
+  arguments.push_back(file);
+  return arguments;
+}
+
+/// "1890001234\t1890001234\t…": the first of four equal ids.
+long id_of(const Json& status, const char* field) {
+  const std::string ids = status.value(field, "");
+  const std::string first = ids.substr(0, ids.find('\t'));
+  return ids == first + "\t" + first + "\t" + first + "\t" + first ? std::stol(first) : -1;
+}
+
+std::string status_of(pid_t pid, const std::string& field) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/status");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind(field + ":\t", 0) == 0) {
+      return line.substr(field.size() + 2);
+    }
+  }
+  return "";
+}
+
+}  // namespace
+
+TEST_CASE(
+    "confinement: QEMU has the uid of the plan, no capability, and nothing that was not given") {
+  for (const Start& start : starts()) {
+    const Folder folder;
+    Json config = probe_config({});
+    config["qemu"]["extra_args"] = Json::array();  // a person's config may have none as root
+    config["disks"] = {{{"path", "disk.img"}, {"format", "raw"}}};
+    config["serial"] = "stdio";
+    if (!start.run_as.is_null()) {
+      config["run_as"] = start.run_as;
+    }
+    const std::string disk = folder.write("disk.img", std::string(1024, '\0'));
+    const std::string file = folder.write("vm.json", config.dump(), 0644);
+    REQUIRE(::chown(disk.c_str(), start.config_owner, start.config_owner) == 0);
+    REQUIRE(::chown(file.c_str(), start.config_owner, start.config_owner) == 0);
+    Launch launch = command_of(options_and_file(start, file));
+    launch.environment = start.environment;
+    launch.environment.push_back("QEMU_MODULE_DIR=/tmp/evil");
+    launch.environment.push_back("LD_LIBRARY_PATH=/tmp/evil");
+    if (start.as_person) {
+      launch.uid = kPerson;
+    }
+    Program program(launch);
+    INFO(start.name);
+    const bool running = program.says("] running");
+    INFO(program.output());
+    REQUIRE(running);
+    const Json report = probe_report(program);
+    const Json status = report["status"];
+    CHECK(id_of(status, "Uid") >= start.least_uid);
+    CHECK(id_of(status, "Uid") <= start.most_uid);
+    CHECK(id_of(status, "Gid") > 0);
+    CHECK(status["Groups"] == "");
+    for (const char* set : {"CapInh", "CapPrm", "CapEff", "CapAmb"}) {
+      CHECK(status[set] == "0000000000000000");
+    }
+    if (!start.as_person && is_root()) {
+      CHECK(status["CapBnd"] == "0000000000000000");
+    }
+    CHECK(status["NoNewPrivs"] == "1");
+    CHECK(status["SigBlk"] == "0000000000000000");
+    CHECK(status["SigIgn"] == "0000000000000000");
+    CHECK(report["parent_death"] == SIGKILL);
+    CHECK(report["core"] == 0);
+    CHECK(report["session_leader"] == true);
+    CHECK(report["environment"] == Json({"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}));
+    Json fds = report["fds"];
+    CHECK(fds["0"] == "/dev/null");
+    CHECK(fds["1"] == "/dev/null");
+    CHECK(fds["2"].get<std::string>().rfind("pipe:", 0) == 0);
+    CHECK(fds["3"].get<std::string>().rfind("socket:", 0) == 0);
+    CHECK(fds["4"].get<std::string>().rfind("socket:", 0) == 0);
+    CHECK(fds["10"] == disk);
+    CHECK(fds.size() <= 7);  // and the folder that the probe itself reads them from
+
+    // The supervisor and the guardian: one without rights, one away from the terminal.
+    const pid_t guardian = guardian_pid(program);
+    CHECK(status_of(program.pid(), "CapEff") == "0000000000000000");
+    CHECK(status_of(program.pid(), "NoNewPrivs") == "1");
+    CHECK(status_of(program.pid(), "Uid").rfind("0\t", 0) == std::string::npos);
+    CHECK(::getsid(guardian) == guardian);
+    if (!start.as_person && is_root()) {
+      // CAP_KILL, CAP_SETGID, CAP_SETUID and CAP_SETPCAP.
+      CHECK(status_of(guardian, "CapEff") == "00000000000001e0");
+      CHECK(status_of(guardian, "CapBnd") == "00000000000001e0");
+    }
+    program.signal(SIGINT);
+    CHECK(program.exit_code() == 0);
+  }
+}
+
+TEST_CASE("confinement: a config may not do more than its owner, and the right command is named") {
+  if (!is_root()) {
+    WARN("needs root: skipped");
+    return;
+  }
+  struct Refusal {
+    std::string name;
+    std::vector<std::string> options;
+    std::vector<std::string> environment;
+    uid_t owner;
+    unsigned mode;
+    Json change;
+    std::string text;
+  };
+  const std::vector<Refusal> refusals = {
+      {"somebody else's config",
+       {},
+       {"SUDO_UID=777"},
+       kPerson,
+       0644,
+       Json::object(),
+       "to run it with that user's rights type: vmlaunch --as 12345"},
+      {"a person's config as root alone",
+       {},
+       {},
+       kPerson,
+       0644,
+       Json::object(),
+       "vmlaunch --as 12345"},
+      {"a config that others can write", {}, {}, 0, 0666, Json::object(), "chmod go-w"},
+      {"extra_args in a person's config",
+       {},
+       {"SUDO_UID=12345"},
+       kPerson,
+       0644,
+       {{"qemu", {{"binary", PROBE_PROGRAM}, {"extra_args", {"-device"}}}}},
+       "let root own it"},
+      {"another user in a person's config",
+       {},
+       {"SUDO_UID=12345"},
+       kPerson,
+       0644,
+       {{"run_as", 4242}},
+       "may only name its owner in run_as"},
+  };
+  for (const Refusal& refusal : refusals) {
+    const Folder folder;
+    Json config = probe_config({});
+    config["qemu"].erase("extra_args");
+    config.merge_patch(refusal.change);
+    const std::string file = folder.write("vm.json", config.dump(), refusal.mode);
+    REQUIRE(::chown(file.c_str(), refusal.owner, refusal.owner) == 0);
+    for (const std::string verb : {"run", "check", "plan"}) {
+      std::vector<std::string> arguments = refusal.options;
+      arguments.insert(arguments.end(), {verb, file});
+      Launch launch = command_of(arguments);
+      launch.environment = refusal.environment;
+      Program program(launch);
+      INFO(refusal.name << ", " << verb);
+      CHECK(program.exit_code() == 10);
+      INFO(program.output());
+      CHECK(program.output().find(refusal.text) != std::string::npos);
+      CHECK(program.output().find("paused: pid") == std::string::npos);
+    }
+  }
+}
+
+TEST_CASE("confinement: a user without root is told what needs it") {
+  const Folder folder;
+  Json config = probe_config();
+  config["run_as"] = 4242;
+  Launch launch = run_of(folder, config);
+  if (is_root()) {
+    launch.uid = kPerson;
+  }
+  Program program(launch);
+  CHECK(program.exit_code() == 10);
+  INFO(program.output());
+  CHECK(program.output().find("type: sudo vmlaunch") != std::string::npos);
+}

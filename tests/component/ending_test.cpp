@@ -1,0 +1,108 @@
+#include <csignal>
+
+#include "tests/component/vm.hpp"
+#include "tests/support/catch.hpp"
+
+using namespace vmlaunch;
+using namespace vmlaunch::tests;
+
+namespace {
+
+struct Ending {
+  std::string word;
+  int code;
+  std::string text;
+};
+
+}  // namespace
+
+TEST_CASE("ending: each way in which QEMU can end has its exit code and its words") {
+  const std::vector<Ending> endings = {
+      {"shutdown", 0, "the guest shut down"},
+      {"watchdog", 0, "the guest's watchdog powered it off"},
+      {"panic", 17, "the guest panicked"},
+      {"silent-exit", 16, "QEMU ended without a word of its end"},
+      {"failing-exit", 16, "QEMU failed: exit code 1"},
+      {"die=11", 16, "QEMU crashed: SIGSEGV"},
+      {"die=6", 16, "QEMU crashed: SIGABRT"},
+      {"fail-early", 15, "-device nonsense: no such device"},
+      {"fail-after-greeting", 15, "cannot set up guest memory"},
+      {"refuse-cont", 15, "not today"},
+  };
+  for (const Ending& ending : endings) {
+    const Folder folder;
+    Program program(run_of(folder, probe_config({ending.word})));
+    INFO(ending.word);
+    const int code = program.exit_code();
+    INFO(program.output());
+    CHECK(code == ending.code);
+    CHECK(program.output().find(ending.text) != std::string::npos);
+    CHECK(program.output().find("host restored") != std::string::npos);
+    CHECK_FALSE(lives(qemu_pid(program)));
+  }
+}
+
+TEST_CASE("ending: a real QEMU killed by each signal is told by the signal's name") {
+  // Those that end QEMU in order: it shuts down by itself.
+  const std::vector<int> orderly = {SIGTERM, SIGINT, SIGHUP};
+  const std::vector<int> harmless = {SIGCHLD, SIGURG,  SIGCONT,   SIGWINCH, SIGPIPE, SIGUSR1,
+                                     SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF,  SIGIO,   SIGPWR,
+                                     SIGSYS,  SIGXCPU, SIGXFSZ,   SIGTRAP,  SIGBUS,  SIGSTKFLT,
+                                     SIGTSTP, SIGTTIN, SIGTTOU,   SIGSTOP};
+  for (int signal = 1; signal < 32; ++signal) {
+    const Folder folder;
+    Program program(run_of(folder, idle_config()));
+    INFO("signal " << signal);
+    REQUIRE(program.says("] running"));
+    REQUIRE(::kill(qemu_pid(program), signal) == 0);
+    const bool is_orderly = std::count(orderly.begin(), orderly.end(), signal) > 0;
+    const bool may_be_harmless = std::count(harmless.begin(), harmless.end(), signal) > 0;
+    if (may_be_harmless && !program.wait(Seconds(0.5))) {
+      // QEMU takes no notice, or is stopped for ever: Ctrl-C ends it all the same.
+      program.signal(SIGINT);
+      const int code = program.exit_code();
+      INFO(program.output());
+      CHECK(code == 18);
+      continue;
+    }
+    const int code = program.exit_code();
+    INFO(program.output());
+    CHECK(code == (is_orderly ? 0 : 16));
+    CHECK(program.output().find(is_orderly ? "by a signal from outside"
+                                           : "crashed: " + base::signal_name(signal)) !=
+          std::string::npos);
+    CHECK_FALSE(lives(qemu_pid(program)));
+  }
+}
+
+TEST_CASE("ending: a real QEMU that will not start is quoted") {
+  const Folder folder;
+  Json config = idle_config();
+  config["cpu"]["model"] = "nonsense";
+  Program program(run_of(folder, config));
+  CHECK(program.exit_code() == 15);
+  INFO(program.output());
+  CHECK(program.output().find("unable to find CPU model 'nonsense'") != std::string::npos);
+}
+
+TEST_CASE("ending: a QEMU that never answers is given up after the deadline and ended") {
+  for (const std::string word : {"no-greeting", "no-answer"}) {
+    const Folder folder;
+    Program program(run_of(folder, probe_config({word})));
+    INFO(word);
+    REQUIRE(program.says("paused: pid"));
+    // The deadline is 30 s and more: its text is enough here, the ladder is hurried by hand.
+    program.signal(SIGTERM);
+    CHECK(program.exit_code(Seconds(20)) == 0);
+    CHECK(program.output().find("stopped before the guest ran") != std::string::npos);
+    CHECK_FALSE(lives(qemu_pid(program)));
+  }
+}
+
+TEST_CASE("ending: a guest whose QEMU floods standard error is cut off and ends in order") {
+  const Folder folder;
+  Program program(run_of(folder, probe_config({"flood", "shutdown"})));
+  CHECK(program.exit_code() == 0);
+  CHECK(program.output().find("no more are shown") != std::string::npos);
+  CHECK(program.output().find("flood 4999") == std::string::npos);
+}

@@ -1,0 +1,142 @@
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <fstream>
+
+#include "tests/component/vm.hpp"
+#include "tests/support/catch.hpp"
+
+using namespace vmlaunch;
+using namespace vmlaunch::tests;
+
+namespace {
+
+std::string content_of(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+Json uefi_config() {
+  Json config = idle_config();
+  config["memory"]["size"] = "64M";
+  config["firmware"] = {{"uefi", true}, {"vars", "VARS.fd"}};
+  return config;
+}
+
+}  // namespace
+
+TEST_CASE("files: names with a comma, a space, a quote and a newline work for every file") {
+  const Folder folder("a, b=c'\"\\\nd");
+  Json config = brief_config(folder);
+  config.erase("name");
+  config["serial"] = {{"file", "serial,\n\"log\".txt"}};
+  Program program(run_of(folder, config, "vm, \"1\"\n.json"));
+  const int code = program.exit_code();
+  INFO(program.output());
+  CHECK(code == 2);  // such a file name gives no VM name
+  config["name"] = "odd";
+  Program named(run_of(folder, config, "vm, \"1\"\n.json"));
+  const int named_code = named.exit_code();
+  INFO(named.output());
+  CHECK(named_code == 0);
+  CHECK(named.output().find("the guest shut down") != std::string::npos);
+  CHECK(folder.names() ==
+        std::vector<std::string>{"boot.img", "serial,\n\"log\".txt", "vm, \"1\"\n.json"});
+}
+
+TEST_CASE("files: a kernel under an odd name boots") {
+  const Folder folder("k, \"x\"\ny");
+  Json config = guest_config("");
+  folder.write("vm linuz", content_of(config["kernel"]));
+  folder.write("init,rd", content_of(config["initrd"]));
+  config["kernel"] = "vm linuz";
+  config["initrd"] = "init,rd";
+  Program program(run_of(folder, config));
+  const int code = program.exit_code(Seconds(120));
+  INFO(program.output());
+  CHECK(code == 0);
+  CHECK(program.output().find("vmlaunch demo guest: hello") != std::string::npos);
+}
+
+TEST_CASE("files: the UEFI variables are made once from the template and kept") {
+  const Folder folder;
+  for (const bool first : {true, false}) {
+    Program program(run_of(folder, uefi_config()));
+    const bool running = program.says("] running");
+    INFO(program.output());
+    REQUIRE(running);
+    program.signal(SIGINT);
+    REQUIRE(program.says("power button pressed"));
+    program.signal(SIGINT);
+    CHECK(program.exit_code() == 0);
+    CHECK(folder.names() == std::vector<std::string>{"VARS.fd", "vm.json"});
+    if (first) {
+      std::ofstream(folder.file("VARS.fd"), std::ios::in | std::ios::binary).seekp(100) << "kept";
+    }
+  }
+  CHECK(content_of(folder.file("VARS.fd")).substr(100, 4) == "kept");
+  struct stat info {};
+  REQUIRE(::stat(folder.file("VARS.fd").c_str(), &info) == 0);
+  CHECK((info.st_mode & 0777) == 0600);
+}
+
+TEST_CASE("files: what was made for a QEMU that did not start is taken back") {
+  const Folder folder;
+  Json config = uefi_config();
+  config["cpu"]["model"] = "nonsense";
+  config["serial"] = {{"file", "serial.log"}};
+  Program program(run_of(folder, config));
+  CHECK(program.exit_code() == 15);
+  CHECK(folder.names() == std::vector<std::string>{"vm.json"});
+}
+
+TEST_CASE("files: plan and check make nothing") {
+  const Folder folder;
+  const Launch run = run_of(folder, uefi_config());
+  for (const std::string verb : {"plan", "check"}) {
+    Program program(command_of({verb, run.arguments[1]}));
+    const int code = program.exit_code();
+    INFO(program.output());
+    CHECK(code == 0);
+    CHECK(folder.names() == std::vector<std::string>{"vm.json"});
+  }
+}
+
+TEST_CASE("files: a disk that only root may open serves a QEMU with another uid") {
+  if (!is_root()) {
+    WARN("needs root: skipped");
+    return;
+  }
+  const Folder folder;
+  Json config = brief_config(folder);
+  REQUIRE(::chmod(folder.file("boot.img").c_str(), 0600) == 0);
+  REQUIRE(::chmod(folder.path().c_str(), 0700) == 0);
+  Program program(run_of(folder, config));
+  const int code = program.exit_code();
+  INFO(program.output());
+  CHECK(code == 0);
+  CHECK(program.output().find("the guest shut down") != std::string::npos);
+}
+
+TEST_CASE("files: an overlay over another image is refused") {
+  const Folder folder;
+  const std::string base = folder.file("base.qcow2");
+  const std::string top = folder.file("top.qcow2");
+  REQUIRE(std::system(("qemu-img create -q -f qcow2 " + base +
+                       " 1M && qemu-img create -q -f qcow2 -F "
+                       "qcow2 -b " +
+                       base + " " + top)
+                          .c_str()) == 0);
+  for (const bool only_root : {false, true}) {
+    if (only_root) {
+      REQUIRE(::chmod(top.c_str(), 0600) == 0);
+    }
+    Json config = idle_config();
+    config["disks"] = {{{"path", "top.qcow2"}, {"format", "qcow2"}}};
+    Program program(run_of(folder, config));
+    CHECK(program.exit_code() == 10);
+    INFO(program.output());
+    CHECK(program.output().find("qemu-img convert") != std::string::npos);
+  }
+}

@@ -1,0 +1,232 @@
+// Takes QEMU's place: says on standard error what it was given, then speaks as much QMP on
+// descriptor 3 as a run needs. Words among its arguments choose how it misbehaves.
+
+#include <dirent.h>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr int kQmp = 3;
+
+std::vector<std::string> words;
+
+bool told(const std::string& word) {
+  return std::find(words.begin(), words.end(), word) != words.end();
+}
+
+/// The number after "word=".
+int number(const std::string& word, int otherwise) {
+  for (const std::string& candidate : words) {
+    if (candidate.rfind(word + "=", 0) == 0) {
+      return std::atoi(candidate.c_str() + word.size() + 1);
+    }
+  }
+  return otherwise;
+}
+
+Json status_fields() {
+  Json fields;
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    const std::size_t colon = line.find(':');
+    const std::string name = line.substr(0, colon);
+    const std::size_t value = line.find_first_not_of("\t ", colon + 1);
+    if (name.rfind("Cap", 0) == 0 || name == "Uid" || name == "Gid" || name == "Groups" ||
+        name == "NoNewPrivs" || name == "SigBlk" || name == "SigIgn") {
+      fields[name] = value == std::string::npos ? "" : line.substr(value);
+    }
+  }
+  return fields;
+}
+
+Json descriptors() {
+  Json all = Json::object();
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    names.push_back(entry.path().filename());
+  }
+  for (const std::string& name : names) {
+    std::error_code gone;
+    const auto target = std::filesystem::read_symlink("/proc/self/fd/" + name, gone);
+    if (!gone) {
+      all[name] = target.string();
+    }
+  }
+  return all;
+}
+
+Json environment() {
+  Json all = Json::array();
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    all.push_back(*variable);
+  }
+  return all;
+}
+
+void report() {
+  int parent_death = 0;
+  ::prctl(PR_GET_PDEATHSIG, &parent_death);
+  rlimit core{};
+  ::getrlimit(RLIMIT_CORE, &core);
+  const Json facts = {{"status", status_fields()},
+                      {"fds", descriptors()},
+                      {"environment", environment()},
+                      {"parent_death", parent_death},
+                      {"core", core.rlim_max},
+                      {"session_leader", ::getsid(0) == ::getpid()}};
+  std::fprintf(stderr, "probe: %s\n", facts.dump().c_str());
+}
+
+void send(const Json& message) {
+  const std::string line = message.dump() + "\r\n";
+  if (::write(kQmp, line.data(), line.size()) < 0) {
+    std::exit(3);
+  }
+}
+
+void event(const char* name, const Json& data = nullptr) {
+  Json message = {{"event", name}, {"timestamp", {{"seconds", 1}, {"microseconds", 2}}}};
+  if (!data.is_null()) {
+    message["data"] = data;
+  }
+  send(message);
+}
+
+[[noreturn]] void shut_down(const char* reason, bool guest, int code) {
+  event("SHUTDOWN", {{"guest", guest}, {"reason", reason}});
+  std::exit(code);
+}
+
+/// After the guest was let run.
+void live() {
+  event("RESUME");
+  if (const int signal = number("die", 0); signal != 0) {
+    std::signal(signal, SIG_DFL);
+    ::raise(signal);
+  }
+  if (told("exit")) {
+    std::exit(number("exit", 0));
+  }
+  if (told("silent-exit")) {
+    std::exit(0);
+  }
+  if (told("failing-exit")) {
+    std::exit(1);
+  }
+  if (told("watchdog")) {
+    event("WATCHDOG", {{"action", "poweroff"}});
+    std::exit(0);
+  }
+  if (told("panic")) {
+    event("GUEST_PANICKED", {{"action", "poweroff"}});
+    shut_down("guest-panic", true, 0);
+  }
+  if (told("shutdown")) {
+    shut_down("guest-shutdown", true, 0);
+  }
+}
+
+void answer(const Json& command) {
+  const std::string name = command.value("execute", "");
+  const Json done = {{"return", Json::object()}, {"id", command["id"]}};
+  if (name == "qmp_capabilities") {
+    if (!told("no-answer")) {
+      send(done);
+    }
+  } else if (name == "cont") {
+    if (told("refuse-cont")) {
+      send({{"error", {{"class", "GenericError"}, {"desc", "not today"}}}, {"id", command["id"]}});
+      return;
+    }
+    send(done);
+    live();
+  } else if (name == "query-status") {
+    send({{"return", {{"running", true}, {"status", "running"}}}, {"id", command["id"]}});
+  } else if (name == "system_powerdown") {
+    std::fprintf(stderr, "probe: power button\n");
+    send(done);
+    if (!told("ignore-powerdown")) {
+      shut_down("guest-shutdown", true, 0);
+    }
+  } else if (name == "quit" && !told("ignore-quit")) {
+    event("SHUTDOWN", {{"guest", false}, {"reason", "host-qmp-quit"}});
+    send(done);
+    std::exit(0);
+  } else {
+    send(done);
+  }
+}
+
+void serve() {
+  std::string buffer;
+  std::array<char, 4096> piece{};
+  for (;;) {
+    const ssize_t got = ::read(kQmp, piece.data(), piece.size());
+    if (got <= 0) {
+      if (told("survive-eof")) {
+        ::pause();
+      }
+      std::exit(4);
+    }
+    buffer.append(piece.data(), static_cast<std::size_t>(got));
+    for (std::size_t end = buffer.find('\n'); end != std::string::npos; end = buffer.find('\n')) {
+      std::string line = buffer.substr(0, end);
+      buffer.erase(0, end + 1);
+      if (!line.empty() && line[0] == '\xff') {
+        send({{"error", {{"class", "GenericError"}, {"desc", "stray"}}}});
+        line.erase(0, 1);
+      }
+      if (!line.empty()) {
+        answer(Json::parse(line));
+      }
+    }
+  }
+}
+
+extern "C" void on_terminate(int /*signal*/) {}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  words.assign(argv, argv + argc);
+  report();
+  if (told("ignore-term")) {
+    std::signal(SIGTERM, on_terminate);
+  }
+  if (told("fail-early")) {
+    std::fprintf(stderr, "probe: -device nonsense: no such device\n");
+    return 1;
+  }
+  if (told("flood")) {
+    for (int i = 0; i < 5000; ++i) {
+      std::fprintf(stderr, "flood %d\n", i);
+    }
+  }
+  if (told("no-greeting")) {
+    ::pause();
+  }
+  const Json version = {{"qemu", {{"major", 7}, {"minor", 2}, {"micro", 0}}}, {"package", "probe"}};
+  send({{"QMP", {{"version", version}, {"capabilities", Json::array()}}}});
+  if (told("fail-after-greeting")) {
+    std::fprintf(stderr, "probe: cannot set up guest memory\n");
+    return 1;
+  }
+  serve();
+}

@@ -1,0 +1,89 @@
+#include "tests/component/vm.hpp"
+
+#include <unistd.h>
+
+namespace vmlaunch::tests {
+
+namespace {
+
+/// Writes SLP_EN to the chipset's PM1 control register, which SeaBIOS puts at 0x604: soft off.
+/// Boot code at 0x7c00: mov dx, 0x604; mov ax, 0x2000; out dx, ax; hlt.
+std::string boot_sector() {
+  std::string sector = {'\xba', '\x04', '\x06', '\xb8', '\x00', '\x20', '\xef', '\xf4'};
+  sector.resize(510);
+  sector += "\x55\xaa";
+  sector.resize(std::size_t{1} << 20U);  // the firmware takes no disk without a cylinder
+  return sector;
+}
+
+}  // namespace
+
+Json probe_config(const std::vector<std::string>& words) {
+  return {{"name", "probe"},
+          {"accel", "tcg"},
+          {"qemu", {{"binary", PROBE_PROGRAM}, {"extra_args", words}}},
+          {"stop", {{"timeout", "1s"}}}};
+}
+
+Json idle_config() {
+  return {{"name", "idle"},
+          {"accel", "tcg"},
+          {"memory", {{"size", "32M"}}},
+          {"stop", {{"timeout", "1s"}}}};
+}
+
+Json brief_config(const Folder& folder) {
+  folder.write("boot.img", boot_sector());
+  return {{"name", "brief"},
+          {"accel", "tcg"},
+          {"memory", {{"size", "32M"}}},
+          {"disks", {{{"path", "boot.img"}, {"format", "raw"}}}}};
+}
+
+Json guest_config(const std::string& words) {
+  return {{"name", "guest"},
+          {"accel", "auto"},
+          {"cpu", {{"cores", 2}}},
+          {"memory", {{"size", "256M"}}},
+          {"kernel", GUEST_DIR "/vmlinux"},
+          {"initrd", GUEST_DIR "/demo.cpio.gz"},
+          {"append", "console=ttyS0 quiet panic=-1 " + words},
+          {"serial", "stdio"}};
+}
+
+Launch command_of(const std::vector<std::string>& arguments) {
+  Launch launch;
+  launch.arguments = {VMLAUNCH_PROGRAM};
+  launch.arguments.insert(launch.arguments.end(), arguments.begin(), arguments.end());
+  return launch;
+}
+
+Launch run_of(const Folder& folder, const Json& config, const std::string& name) {
+  return command_of({folder.write(name, config.dump(2))});
+}
+
+Json probe_report(const Program& program) {
+  const std::string marker = "probe: {";
+  const std::size_t start = program.output().find(marker);
+  if (start == std::string::npos) {
+    return {};
+  }
+  const std::size_t brace = start + marker.size() - 1;
+  const std::size_t end = program.output().find('\n', brace);
+  return Json::parse(program.output().substr(brace, end - brace), nullptr, false);
+}
+
+pid_t qemu_pid(const Program& program) {
+  return static_cast<pid_t>(program.number_after("paused: pid "));
+}
+
+pid_t guardian_pid(const Program& program) {
+  const auto children = children_of(program.pid());
+  return children.size() == 1 ? children.front() : -1;
+}
+
+bool is_root() {
+  return ::geteuid() == 0;
+}
+
+}  // namespace vmlaunch::tests

@@ -1,0 +1,11 @@
+#include <cap-ng.h>
+#include <seccomp.h>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+#include <boost/asio/io_context.hpp>
+#include <nlohmann/json.hpp>
+#include <spdlog/spdlog.h>
+
+#include "base/text.hpp"
+#include "qmp/client.hpp"

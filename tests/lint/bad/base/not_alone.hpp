@@ -1,0 +1,3 @@
+#pragma once
+
+inline std::string not_alone() { return "the include of <string> is missing"; }

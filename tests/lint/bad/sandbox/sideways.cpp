@@ -1,0 +1,4 @@
+#include <seccomp.h>
+
+#include "base/text.hpp"
+#include "hooks/runner.hpp"

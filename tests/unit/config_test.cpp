@@ -1,0 +1,203 @@
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "launcher/config/vm_spec.hpp"
+#include "tests/support/catch.hpp"
+
+namespace vmlaunch::launcher::config {
+namespace {
+
+const std::string kPath = "/home/u/vms/win10.json";
+
+VmSpec load_text(const std::string& text, const std::string& path = kPath) {
+  return load(Document(path, text), path);
+}
+
+/// What is wrong with a config, or "nothing".
+std::string problems(const std::string& text, const std::string& path = kPath) {
+  try {
+    static_cast<void>(load_text(text, path));
+  } catch (const ConfigError& error) {
+    return error.what();
+  }
+  return "nothing";
+}
+
+/// Every key, and none with its default.
+const char* const kEverything = R"({
+  // a comment
+  "$schema": "vmlaunch.schema.json",
+  "name": "full",
+  "machine": "pc",
+  "accel": "tcg",
+  "cpu": { "model": "max,-vmx", "sockets": 2, "cores": 3, "threads": 4 },
+  "memory": { "size": "3072M" },
+  "kernel": "boot/vmlinuz",
+  "initrd": "boot/../initrd",
+  "append": "console=ttyS0 \"a, b\" é",
+  "firmware": { "uefi": true, "vars": "vars.fd", "code": "/usr/code.fd", "template": "tpl.fd" },
+  "disks": [ { "path": "a, b.qcow2", "format": "qcow2" },
+             { "path": "/dev/sdz", "format": "raw", "readonly": true } ],
+  "network": [ { "user": { "forwards": ["2222:22", "udp:0.0.0.0:53:53"] }, "model": "e1000e",
+                 "mac": "52:54:00:AB:00:01" },
+               { "user": {} } ],
+  "display": { "vnc": "127.0.0.1:5901" },
+  "serial": { "file": "serial.log" },
+  "qemu": { "binary": "qemu", "extra_args": ["-device", "{\"driver\": \"edu\"}"] },
+  "run_as": "qemu_vga",
+  "stop": { "timeout": "90s" }
+})";
+
+TEST_CASE("config: an empty one is a whole VM by defaults", "[config]") {
+  const VmSpec spec = load_text("{}");
+  CHECK(effective(spec) == Json::parse(R"({
+    "name": "win10",
+    "machine": "q35",
+    "accel": "auto",
+    "cpu": { "sockets": 1, "cores": 1, "threads": 1 },
+    "memory": { "size": "1G" },
+    "firmware": { "uefi": false },
+    "disks": [],
+    "network": [],
+    "display": "none",
+    "serial": "none",
+    "qemu": { "binary": "/usr/bin/qemu-system-x86_64", "extra_args": [] },
+    "stop": { "timeout": "1m" }
+  })"));
+}
+
+TEST_CASE("config: every key arrives, with paths from the config's folder", "[config]") {
+  CHECK(effective(load_text(kEverything)) == Json::parse(R"({
+    "name": "full",
+    "machine": "pc",
+    "accel": "tcg",
+    "cpu": { "model": "max,-vmx", "sockets": 2, "cores": 3, "threads": 4 },
+    "memory": { "size": "3G" },
+    "kernel": "/home/u/vms/boot/vmlinuz",
+    "initrd": "/home/u/vms/initrd",
+    "append": "console=ttyS0 \"a, b\" é",
+    "firmware": { "uefi": true, "vars": "/home/u/vms/vars.fd", "code": "/usr/code.fd",
+                  "template": "/home/u/vms/tpl.fd" },
+    "disks": [ { "path": "/home/u/vms/a, b.qcow2", "format": "qcow2", "readonly": false },
+               { "path": "/dev/sdz", "format": "raw", "readonly": true } ],
+    "network": [ { "user": { "forwards": ["tcp:127.0.0.1:2222:22", "udp:0.0.0.0:53:53"] },
+                   "model": "e1000e", "mac": "52:54:00:ab:00:01" },
+                 { "user": { "forwards": [] }, "model": "virtio" } ],
+    "display": { "vnc": "127.0.0.1:5901" },
+    "serial": { "file": "/home/u/vms/serial.log" },
+    "qemu": { "binary": "/home/u/vms/qemu", "extra_args": ["-device", "{\"driver\": \"edu\"}"] },
+    "run_as": "qemu_vga",
+    "stop": { "timeout": "90s" }
+  })"));
+}
+
+TEST_CASE("config: the effective config is a config that means the same anywhere", "[config]") {
+  for (const std::string& text : {
+           std::string("{}"),
+           std::string(kEverything),
+           std::string(R"({"name": "a", "kernel": "k"})"),
+           std::string(R"({"kernel": "k", "initrd": "../i", "append": ""})"),
+           std::string(R"({"firmware": {"uefi": false}, "display": "none", "network": "none"})"),
+           std::string(R"({"firmware": {"uefi": true, "vars": "v.fd"}, "serial": "stdio"})"),
+           std::string(R"({"display": {}, "serial": "none", "run_as": 1000})"),
+           std::string(R"({"memory": {"size": "16M"}, "stop": {"timeout": "0s"}})"),
+           std::string(R"({"memory": {"size": "1025M"}, "stop": {"timeout": "1500ms"}})"),
+           std::string(R"({"disks": [{"path": "d\n\t'\",", "format": "raw"}]})"),
+       }) {
+    INFO(text);
+    const Json first = effective(load_text(text));
+    const Json second = effective(load_text(first.dump(2), "/elsewhere/other.json"));
+    CHECK(second == first);
+  }
+}
+
+TEST_CASE("config: a path starts at the config's folder and is made plain", "[config]") {
+  struct Row {
+    const char* config;
+    const char* written;
+    const char* path;
+  };
+  for (const Row& row : {Row{"/a/b/c.json", "d.raw", "/a/b/d.raw"},
+                         Row{"/a/b/c.json", "./d.raw", "/a/b/d.raw"},
+                         Row{"/a/b/c.json", "../d.raw", "/a/d.raw"},
+                         Row{"/a/b/c.json", "../../../d.raw", "/d.raw"},
+                         Row{"/a/b/c.json", "x//y/./d.raw", "/a/b/x/y/d.raw"},
+                         Row{"/a/b/c.json", "/d.raw", "/d.raw"},
+                         Row{"/c.json", "d.raw", "/d.raw"},
+                         Row{"/a, b/c d/c.json", "e\\\"f", "/a, b/c d/e\"f"},
+                         Row{"/a/b/c.json", "~/d.raw", "/a/b/~/d.raw"},
+                         Row{"/a/b/c.json", "$HOME", "/a/b/$HOME"}}) {
+    INFO(row.written);
+    const VmSpec spec =
+        load_text(std::string(R"({"kernel": ")") + row.written + "\"}", row.config);
+    REQUIRE(spec.linux_boot);
+    CHECK(spec.linux_boot->kernel == row.path);
+  }
+}
+
+TEST_CASE("config: the name is the file's without its last ending", "[config]") {
+  struct Row {
+    const char* path;
+    const char* name;
+  };
+  for (const Row& row : {Row{"/vms/win10.json", "win10"},
+                         Row{"/vms/win10", "win10"},
+                         Row{"/vms/win.10.json", "win.10"},
+                         Row{"/vms/_a-B.9.jsonc", "_a-B.9"}}) {
+    INFO(row.path);
+    CHECK(load_text("{}", row.path).name == row.name);
+  }
+}
+
+TEST_CASE("config: a file's name that cannot be a VM's is told apart from a given one",
+          "[config]") {
+  const std::string expected =
+      "expected 1 to 64 letters, digits, \".\", \"_\" or \"-\", the first a letter, a digit or "
+      "\"_\", found ";
+  CHECK(problems("{}", "/vms/my vm.json") ==
+        "/vms/my vm.json:1:1: /name: no name is given, and the file's does not serve: " + expected +
+            "\"my vm\"");
+  CHECK(problems("{\"name\": \"my vm\"}") ==
+        kPath + ":1:10: /name: " + expected + "\"my vm\"");
+}
+
+TEST_CASE("config: a name is kept to what is safe in every option and path", "[config]") {
+  CHECK(load_text("{\"name\": \"" + std::string(64, 'a') + "\"}").name == std::string(64, 'a'));
+  for (const std::string& name : {std::string(""),
+                                  std::string(65, 'a'),
+                                  std::string("."),
+                                  std::string(".."),
+                                  std::string(".hidden"),
+                                  std::string("-option"),
+                                  std::string("a,b"),
+                                  std::string("a=b"),
+                                  std::string("a/b"),
+                                  std::string("a\\nb"),
+                                  std::string("é")}) {
+    INFO("\"" << name << "\"");
+    CHECK(problems("{\"name\": \"" + name + "\"}") != "nothing");
+  }
+}
+
+TEST_CASE("config: a user may be given by number", "[config]") {
+  CHECK(load_text(R"({"run_as": 1000})").run_as == "1000");
+  CHECK(load_text(R"({"run_as": "1000"})").run_as == "1000");
+}
+
+TEST_CASE("config: QEMU is never root by any writing of it", "[config]") {
+  for (const char* root : {"\"root\"", "\"0\"", "0", "\"\""}) {
+    INFO(root);
+    CHECK(problems(std::string("{\"run_as\": ") + root + "}") != "nothing");
+  }
+}
+
+TEST_CASE("config: every problem is told in one go, each with its place", "[config]") {
+  CHECK(problems("{\n  \"cpu\": { \"cores\": 0 },\n  \"initrd\": \"i\",\n  \"disk\": []\n}") ==
+        kPath + ":2:21: /cpu/cores: expected a whole number from 1 to 255, found 0\n" + kPath +
+            ":3:13: /initrd: given without \"kernel\"\n" + kPath +
+            ":4:3: /disk: unknown key \"disk\"; did you mean \"disks\"?");
+}
+
+}  // namespace
+}  // namespace vmlaunch::launcher::config

@@ -1,0 +1,744 @@
+#include <fcntl.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/cancellation_signal.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/error.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/system/system_error.hpp>
+
+#include "base/errors.hpp"
+#include "base/file.hpp"
+#include "qmp/client.hpp"
+#include "tests/support/catch.hpp"
+
+namespace vmlaunch::qmp {
+namespace {
+
+namespace asio = boost::asio;
+using namespace std::chrono_literals;
+using Kind = CloseReason::Kind;
+using Cause = HandshakeError::Cause;
+using Clock = std::chrono::steady_clock;
+
+constexpr auto kLong = std::chrono::milliseconds(30s);
+constexpr auto kShort = 20ms;
+
+const std::string kGreeting =
+    "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 22, \"minor\": 2, \"major\": 7}, "
+    "\"package\": \"\"}, \"capabilities\": [\"oob\"]}}\r\n";
+const std::string kErrorWithoutId =
+    "{\"error\": {\"class\": \"GenericError\", \"desc\": \"Bad JSON\"}}\r\n";
+const std::string kStaleReply = "{\"return\": {}, \"id\": 1}\r\n";
+
+std::string event(const std::string& name) {
+  return "{\"timestamp\": {\"seconds\": 1, \"microseconds\": 2}, \"event\": \"" + name + "\"}\r\n";
+}
+
+std::string id_of(const std::string& line) {
+  return Json::parse(line).at("id").dump();
+}
+
+std::string answer(const std::string& line, const std::string& value = "{}") {
+  return "{\"return\": " + value + ", \"id\": " + id_of(line) + "}\r\n";
+}
+
+std::string refusal(const std::string& line, const std::string& error_class) {
+  return "{\"id\": " + id_of(line) + ", \"error\": {\"class\": \"" + error_class +
+         "\", \"desc\": \"No\"}}\r\n";
+}
+
+template <typename T>
+struct Outcome {
+  bool done = false;
+  std::exception_ptr error;
+  T value;
+
+  T get() const {
+    REQUIRE(done);
+    if (error) {
+      std::rethrow_exception(error);
+    }
+    return value;
+  }
+};
+
+/// A client and, at the other end of its socket, a QEMU that the test plays line by line.
+class Scene {
+ public:
+  explicit Scene(Start start = Start::greeting) {
+    auto [ours, theirs] = base::make_socket_pair(SOCK_STREAM);
+    peer = std::move(theirs);
+    base::set_nonblocking(peer.get());
+    client.emplace(context, std::move(ours), start);
+    client->on_event([this](const Event& received) { events.push_back(received.name); });
+    client->on_close([this](const CloseReason& reason) { closes.push_back(reason); });
+  }
+
+  template <typename T>
+  std::shared_ptr<Outcome<T>> start(asio::awaitable<T> call, asio::cancellation_slot slot = {}) {
+    auto outcome = std::make_shared<Outcome<T>>();
+    auto finish = [outcome](std::exception_ptr error, T value) {
+      outcome->done = true;
+      outcome->error = std::move(error);
+      outcome->value = std::move(value);
+    };
+    asio::co_spawn(context, std::move(call), asio::bind_cancellation_slot(slot, finish));
+    return outcome;
+  }
+
+  std::shared_ptr<Outcome<Json>> execute(const std::string& command,
+                                         std::chrono::milliseconds deadline = kLong) {
+    return start(client->execute(command, nullptr, deadline));
+  }
+
+  void until(const std::function<bool()>& condition) {
+    const auto limit = Clock::now() + 20s;
+    while (!condition()) {
+      REQUIRE(Clock::now() < limit);
+      context.restart();
+      context.run_one_for(10ms);
+    }
+  }
+
+  template <typename T>
+  T finish(const std::shared_ptr<Outcome<T>>& outcome) {
+    until([&] { return outcome->done; });
+    return outcome->get();
+  }
+
+  void until_closed() {
+    until([this] { return !closes.empty(); });
+  }
+
+  /// Lets the client handle all that it can without more input.
+  void settle() {
+    context.restart();
+    context.poll();
+  }
+
+  void send(std::string_view bytes) {
+    if (budget) {
+      bytes = bytes.substr(0, *budget);
+      *budget -= bytes.size();
+    }
+    REQUIRE(::send(peer.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) ==
+            static_cast<ssize_t>(bytes.size()));
+  }
+
+  /// The next line that the client sends.
+  std::string line() {
+    until([this] { return read_some() || received_.find('\n') != std::string::npos; });
+    const std::size_t length = received_.find('\n') + 1;
+    std::string text = received_.substr(0, length);
+    received_.erase(0, length);
+    return text;
+  }
+
+  std::string nothing_more() {
+    settle();
+    static_cast<void>(read_some());
+    return received_;
+  }
+
+  Greeting shake_hands() {
+    const auto greeting = start(client->handshake(kLong));
+    send(kGreeting);
+    send(answer(line()));
+    return finish(greeting);
+  }
+
+  asio::io_context context;
+  base::UniqueFd peer;
+  std::optional<Client> client;
+  std::vector<std::string> events;
+  std::vector<CloseReason> closes;
+  std::optional<std::size_t> budget;  // bytes that the peer can send before it dies
+
+ private:
+  // True once a whole line is there.
+  bool read_some() {
+    std::array<char, 65536> buffer{};
+    for (;;) {
+      const ssize_t got = ::recv(peer.get(), buffer.data(), buffer.size(), 0);
+      if (got <= 0) {
+        return received_.find('\n') != std::string::npos;
+      }
+      received_.append(buffer.data(), static_cast<std::size_t>(got));
+    }
+  }
+
+  std::string received_;
+};
+
+template <typename T>
+Cause handshake_failure(Scene& scene,
+                        const std::shared_ptr<Outcome<T>>& greeting,
+                        const std::string& text) {
+  scene.until([&] { return greeting->done; });
+  try {
+    static_cast<void>(greeting->get());
+  } catch (const HandshakeError& error) {
+    CHECK(error.what() == text);
+    scene.until_closed();
+    return error.cause();
+  }
+  FAIL("the handshake succeeded");
+  return Cause::closed;
+}
+
+CloseReason interruption(Scene& scene, const std::shared_ptr<Outcome<Json>>& call) {
+  scene.until([&] { return call->done; });
+  try {
+    static_cast<void>(call->get());
+  } catch (const Interrupted& error) {
+    return error.reason();
+  }
+  FAIL("the command succeeded");
+  return {};
+}
+
+TEST_CASE("client: the handshake gives the greeting", "[qmp]") {
+  Scene scene;
+  const Greeting greeting = scene.shake_hands();
+  CHECK(greeting.version == "7.2.22");
+  CHECK(greeting.offers_oob);
+  CHECK(scene.events.empty());
+}
+
+TEST_CASE("client: the handshake tolerates what belongs to others, in every place", "[qmp]") {
+  for (int variant = 0; variant < 4; ++variant) {
+    INFO("variant " << variant);
+    Scene scene;
+    const auto greeting = scene.start(scene.client->handshake(kLong));
+    if ((variant & 1) != 0) {
+      scene.send(event("STOP") + kStaleReply + kErrorWithoutId);
+    }
+    scene.send(kGreeting);
+    const std::string line = scene.line();
+    if ((variant & 2) != 0) {
+      scene.send(kStaleReply + kErrorWithoutId + event("RESUME"));
+      scene.settle();
+      CHECK_FALSE(greeting->done);
+    }
+    scene.send(answer(line) + event("RESET"));
+    CHECK(scene.finish(greeting).version == "7.2.22");
+    scene.until([&] { return !scene.events.empty() && scene.events.back() == "RESET"; });
+    CHECK(scene.events.size() ==
+          1U + ((variant & 1) != 0 ? 1U : 0U) + ((variant & 2) != 0 ? 1U : 0U));
+  }
+}
+
+TEST_CASE("client: a missing greeting is told apart", "[qmp]") {
+  Scene scene;
+  scene.send(event("STOP"));
+  const auto greeting = scene.start(scene.client->handshake(kShort));
+  CHECK(handshake_failure(scene,
+                          greeting,
+                          "No QMP greeting within 20ms: QEMU hangs, or another client has the "
+                          "monitor") == Cause::no_greeting);
+  CHECK(scene.events == std::vector<std::string>{"STOP"});
+  CHECK(scene.closes.front().kind == Kind::local);
+}
+
+TEST_CASE("client: a main loop that does not run is told apart", "[qmp]") {
+  Scene scene;
+  scene.send(kGreeting);
+  const auto greeting = scene.start(scene.client->handshake(kShort));
+  CHECK(handshake_failure(scene,
+                          greeting,
+                          "No answer to qmp_capabilities within 20ms: QEMU's main loop does not "
+                          "run") == Cause::no_answer);
+}
+
+TEST_CASE("client: a peer that does not speak QMP is told at once", "[qmp]") {
+  Scene scene;
+  scene.send("QEMU 7.2.22 monitor - type 'help' for more information\r\n(qemu) ");
+  const auto greeting = scene.start(scene.client->handshake(kLong));
+  CHECK(handshake_failure(scene,
+                          greeting,
+                          "The peer does not speak QMP (first bytes \"QEMU 7.2.22 monitor - type "
+                          "'help' for more information\\x0d\\x0a(qemu) \")") == Cause::not_qmp);
+  CHECK(scene.closes.front().kind == Kind::protocol);
+}
+
+TEST_CASE("client: a refused negotiation is told apart", "[qmp]") {
+  Scene scene;
+  const auto greeting = scene.start(scene.client->handshake(kLong));
+  scene.send(kGreeting);
+  scene.send(refusal(scene.line(), "CommandNotFound"));
+  CHECK(
+      handshake_failure(scene, greeting, "Command qmp_capabilities failed: No (CommandNotFound)") ==
+      Cause::refused);
+}
+
+TEST_CASE("client: a close during the handshake says how far it had come", "[qmp]") {
+  Scene early;
+  early.peer.reset();
+  const auto first = early.start(early.client->handshake(kLong));
+  CHECK(handshake_failure(early,
+                          first,
+                          "The QMP handshake ended before the greeting: QEMU closed the "
+                          "connection") == Cause::closed);
+
+  Scene late;
+  const auto second = late.start(late.client->handshake(kLong));
+  late.send(kGreeting);
+  static_cast<void>(late.line());
+  late.peer.reset();
+  CHECK(handshake_failure(late,
+                          second,
+                          "The QMP handshake ended before the answer to qmp_capabilities: QEMU "
+                          "closed the connection") == Cause::closed);
+
+  Scene local;
+  const auto third = local.start(local.client->handshake(kLong));
+  local.settle();
+  local.client->close();
+  CHECK(handshake_failure(local, third, "The QMP handshake ended: closed by this side") ==
+        Cause::closed);
+}
+
+TEST_CASE("client: a handshake after the close fails", "[qmp]") {
+  Scene scene;
+  scene.client->close();
+  const auto greeting = scene.start(scene.client->handshake(kLong));
+  CHECK(handshake_failure(scene,
+                          greeting,
+                          "The QMP handshake came too late: closed by this side") == Cause::closed);
+}
+
+TEST_CASE("client: a cancelled handshake closes the connection", "[qmp]") {
+  Scene scene;
+  asio::cancellation_signal cancel;
+  const auto greeting = scene.start(scene.client->handshake(kLong), cancel.slot());
+  scene.settle();
+  cancel.emit(asio::cancellation_type::terminal);
+  CHECK_THROWS_AS(scene.finish(greeting), boost::system::system_error);
+  scene.until_closed();
+  CHECK(scene.closes == std::vector<CloseReason>{{Kind::local, "the handshake was cancelled"}});
+}
+
+TEST_CASE("client: wrong order of calls is a logic error", "[qmp]") {
+  Scene scene;
+  CHECK_THROWS_AS(scene.finish(scene.execute("query-status")), std::logic_error);
+  scene.shake_hands();
+  CHECK_THROWS_AS(scene.finish(scene.start(scene.client->handshake(kLong))), std::logic_error);
+}
+
+TEST_CASE("client: a command gives the value that QEMU returned", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  Json arguments = Json::object();
+  arguments["id"] = "net0";
+  const auto call = scene.start(scene.client->execute("device_del", arguments, kLong));
+  const std::string line = scene.line();
+  CHECK(line == "{\"execute\":\"device_del\",\"arguments\":{\"id\":\"net0\"},\"id\":" +
+                    id_of(line) + "}\n");
+  scene.send(answer(line, "{\"running\": false}"));
+  CHECK(scene.finish(call) == Json::parse("{\"running\": false}"));
+}
+
+TEST_CASE("client: a command that QEMU refuses throws its error", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  const auto call = scene.execute("nonsense");
+  scene.send(refusal(scene.line(), "CommandNotFound"));
+  CHECK_THROWS_AS(scene.finish(call), CommandError);
+  CHECK_THROWS_WITH(call->get(), "Command nonsense failed: No (CommandNotFound)");
+}
+
+TEST_CASE("client: an error without an id fails one command and not the connection", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  const auto first = scene.execute("first");
+  const auto second = scene.execute("second");
+  static_cast<void>(scene.line());
+  const std::string line = scene.line();
+  scene.send(kErrorWithoutId + answer(line, "2"));
+  CHECK(scene.finish(second) == 2);
+  CHECK_THROWS_WITH(first->get(), "Command first failed: Bad JSON (GenericError)");
+  CHECK(scene.closes.empty());
+}
+
+TEST_CASE("client: what no QEMU can read is refused and not sent", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  Json arguments = Json::object();
+  arguments["path"] = "/tmp/\xff";
+  const auto call = scene.start(scene.client->execute("blockdev-add", arguments, kLong));
+  CHECK_THROWS_AS(scene.finish(call), std::invalid_argument);
+  CHECK(scene.nothing_more().empty());
+}
+
+TEST_CASE("client: a late reply is dropped and the next command is answered", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  const auto slow = scene.execute("slow", kShort);
+  CHECK_THROWS_WITH(scene.finish(slow), "Command slow was not answered within 20ms");
+  CHECK_THROWS_AS(slow->get(), Timeout);
+
+  const auto next = scene.execute("next");
+  scene.send(answer(scene.line(), "1"));
+  scene.send(answer(scene.line(), "2"));
+  CHECK(scene.finish(next) == 2);
+  CHECK(scene.client->counters().late_replies == 1);
+}
+
+TEST_CASE("client: a deadline in the past or beyond the clock is a deadline", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  const auto past = scene.execute("past", -5ms);
+  CHECK_THROWS_AS(scene.finish(past), Timeout);
+  const auto far = scene.execute("far", std::chrono::milliseconds::max());
+  static_cast<void>(scene.line());
+  scene.send(answer(scene.line()));
+  CHECK(scene.finish(far) == Json::object());
+}
+
+TEST_CASE("client: a cancelled caller leaves its command to QEMU", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  asio::cancellation_signal cancel;
+  const auto call = scene.start(scene.client->execute("slow", nullptr, kLong), cancel.slot());
+  const std::string line = scene.line();
+  cancel.emit(asio::cancellation_type::terminal);
+  CHECK_THROWS_AS(scene.finish(call), boost::system::system_error);
+
+  scene.send(answer(line));
+  const auto next = scene.execute("next");
+  scene.send(answer(scene.line(), "2"));
+  CHECK(scene.finish(next) == 2);
+  CHECK(scene.client->counters().late_replies == 1);
+}
+
+TEST_CASE("client: a deadline never cuts a write, and an unsent command is never sent", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  Json arguments = Json::object();
+  arguments["blob"] = std::string(std::size_t{4} << 20U, 'x');
+  const auto big = scene.start(scene.client->execute("big", arguments, kShort));
+  const auto unsent = scene.execute("unsent", kShort);
+  CHECK_THROWS_WITH(scene.finish(unsent),
+                    "Command unsent could not be sent within 20ms: QEMU does not read");
+  CHECK_THROWS_AS(scene.finish(big), Timeout);
+  const auto last = scene.execute("last");
+
+  const std::string big_line = scene.line();
+  CHECK(big_line.size() > (std::size_t{4} << 20U));
+  CHECK(Json::accept(big_line));
+  const std::string last_line = scene.line();
+  CHECK(Json::parse(last_line).at("execute") == "last");
+  scene.send(answer(big_line) + answer(last_line, "3"));
+  CHECK(scene.finish(last) == 3);
+  CHECK(scene.client->counters().late_replies == 1);
+}
+
+TEST_CASE("client: the deadline counts from when the command was written", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  constexpr auto kDeadline = 300ms;
+  Json arguments = Json::object();
+  arguments["blob"] = std::string(std::size_t{1} << 20U, 'x');
+  const auto begin = Clock::now();
+  const auto call = scene.start(scene.client->execute("big", arguments, kDeadline));
+  scene.until([&] { return Clock::now() > begin + kDeadline / 2; });
+  static_cast<void>(scene.line());
+  const auto written = Clock::now();
+  CHECK_THROWS_WITH(scene.finish(call), "Command big was not answered within 300ms");
+  CHECK(Clock::now() - begin > kDeadline + kDeadline / 4);
+  CHECK(Clock::now() - written < 10s);
+}
+
+TEST_CASE("client: twenty commands at once each get their own answer", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  std::vector<std::shared_ptr<Outcome<Json>>> calls;
+  for (int i = 0; i < 20; ++i) {
+    calls.push_back(scene.execute("command-" + std::to_string(i)));
+  }
+  std::string replies;
+  for (int i = 0; i < 20; ++i) {
+    const std::string line = scene.line();
+    CHECK(Json::parse(line).at("execute") == "command-" + std::to_string(i));
+    replies += answer(line, std::to_string(i)) + event("E" + std::to_string(i));
+  }
+  scene.send(replies);
+  for (int i = 0; i < 20; ++i) {
+    CHECK(scene.finish(calls.at(static_cast<std::size_t>(i))) == i);
+  }
+  CHECK(scene.events.size() == 20);
+}
+
+TEST_CASE("client: a reply larger than any buffer arrives whole", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  const auto call = scene.execute("query-qmp-schema");
+  const std::string value = "\"" + std::string(3000000, 'y') + "\"";
+  const std::string reply = answer(scene.line(), value);
+  std::string_view rest = reply;
+  scene.until([&] {
+    const ssize_t sent = ::send(scene.peer.get(), rest.data(), rest.size(), MSG_NOSIGNAL);
+    rest.remove_prefix(sent > 0 ? static_cast<std::size_t>(sent) : 0);
+    return rest.empty();
+  });
+  CHECK(scene.finish(call).get<std::string>().size() == 3000000);
+}
+
+TEST_CASE("client: the connection may end after any byte", "[qmp]") {
+  const std::size_t whole = [] {
+    Scene scene;
+    scene.budget = 1U << 20U;
+    scene.shake_hands();
+    const auto call = scene.execute("query-status");
+    scene.send(event("STOP") + answer(scene.line()));
+    static_cast<void>(scene.finish(call));
+    return (1U << 20U) - *scene.budget;
+  }();
+
+  for (std::size_t cut = 0; cut <= whole; ++cut) {
+    INFO("cut after " << cut << " of " << whole);
+    Scene scene;
+    scene.budget = cut;
+    const auto greeting = scene.start(scene.client->handshake(kLong));
+    std::shared_ptr<Outcome<Json>> call;
+    scene.send(kGreeting);
+    if (*scene.budget > 0) {
+      scene.send(answer(scene.line()));
+    }
+    if (*scene.budget > 0) {
+      static_cast<void>(scene.finish(greeting));
+      call = scene.execute("query-status");
+      scene.send(event("STOP") + answer(scene.line()));
+    }
+    scene.peer.reset();
+    scene.until_closed();
+    scene.until([&] { return greeting->done && (!call || call->done); });
+
+    CHECK(scene.closes.size() == 1);
+    CHECK((scene.closes.front().kind == Kind::eof || scene.closes.front().kind == Kind::reset));
+    if (call && cut < whole - 2) {
+      CHECK_THROWS_AS(call->get(), Interrupted);
+    } else if (call) {
+      CHECK(call->get() == Json::object());
+    } else if (greeting->error) {
+      CHECK_THROWS_AS(greeting->get(), HandshakeError);
+    }
+  }
+}
+
+TEST_CASE("client: what came before a reset is still delivered", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  const auto call = scene.execute("quit");
+  const auto behind = scene.execute("query-status");
+  scene.settle();
+  // QEMU acts on the closing brace, so the line end and all that follows stays unread.
+  std::string line(std::string_view("{\"execute\":\"quit\",\"id\":1234567}").size(), '\0');
+  REQUIRE(::recv(scene.peer.get(), line.data(), line.size(), 0) ==
+          static_cast<ssize_t>(line.size()));
+  scene.send(event("SHUTDOWN") + answer(line));
+  scene.peer.reset();
+
+  CHECK(scene.finish(call) == Json::object());
+  CHECK(scene.events == std::vector<std::string>{"SHUTDOWN"});
+  CHECK(interruption(scene, behind).kind == Kind::reset);
+  CHECK_THROWS_WITH(behind->get(),
+                    "Command query-status was interrupted, its outcome is unknown: the connection "
+                    "broke (Connection reset by peer)");
+  scene.until_closed();
+  CHECK(scene.closes.front().kind == Kind::reset);
+}
+
+TEST_CASE("client: a failed write is a reset, behind what can still be read", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  scene.send(event("SHUTDOWN"));
+  REQUIRE(::shutdown(scene.peer.get(), SHUT_RD) == 0);
+  const auto call = scene.execute("query-status");
+  CHECK(interruption(scene, call) ==
+        CloseReason{Kind::reset, "the connection broke (Broken pipe)"});
+  CHECK(scene.events == std::vector<std::string>{"SHUTDOWN"});
+  scene.until_closed();
+  CHECK(scene.closes.size() == 1);
+}
+
+TEST_CASE("client: a command after the end is not sent", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  scene.peer.reset();
+  scene.until_closed();
+  const auto call = scene.execute("quit");
+  CHECK(interruption(scene, call).kind == Kind::eof);
+  CHECK_THROWS_WITH(call->get(), "Command quit was not sent: QEMU closed the connection");
+}
+
+TEST_CASE("client: close ends all pending commands and is idempotent", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  const auto first = scene.execute("first");
+  const auto second = scene.execute("second");
+  static_cast<void>(scene.line());
+  scene.client->close();
+  scene.client->close();
+  CHECK(scene.closes.empty());
+  CHECK(interruption(scene, first).kind == Kind::local);
+  CHECK(interruption(scene, second).kind == Kind::local);
+  scene.until_closed();
+  scene.settle();
+  CHECK(scene.closes == std::vector<CloseReason>{{Kind::local, "closed by this side"}});
+}
+
+TEST_CASE("client: a message that breaks the limits ends the connection", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  const auto call = scene.execute("query-status");
+  static_cast<void>(scene.line());
+  scene.send("{\"return\": " + std::string(2000, '['));
+  CHECK(interruption(scene, call) ==
+        CloseReason{Kind::protocol, "A QMP message is nested deeper than 1024 levels"});
+}
+
+TEST_CASE("client: an event handler may close the client or destroy it", "[qmp]") {
+  for (const bool destroy : {false, true}) {
+    INFO("destroy " << destroy);
+    Scene scene;
+    scene.client->on_event([&scene, destroy](const Event& received) {
+      scene.events.push_back(received.name);
+      if (destroy) {
+        scene.client.reset();
+      } else {
+        scene.client->close();
+      }
+    });
+    scene.shake_hands();
+    const auto call = scene.execute("query-status");
+    static_cast<void>(scene.line());
+    scene.send(event("STOP") + event("RESUME"));
+    CHECK(interruption(scene, call).kind == Kind::local);
+    scene.settle();
+    CHECK(scene.events == std::vector<std::string>{"STOP"});
+    CHECK(scene.closes.size() == (destroy ? 0U : 1U));
+  }
+}
+
+TEST_CASE("client: what a handler throws leaves the event loop", "[qmp]") {
+  Scene scene;
+  scene.client->on_event([](const Event&) { throw std::runtime_error("handler"); });
+  scene.shake_hands();
+  const auto call = scene.execute("query-status");
+  static_cast<void>(scene.line());
+  scene.send(event("STOP"));
+  CHECK_THROWS_WITH(scene.until([&] { return !scene.closes.empty(); }), "handler");
+  CHECK(interruption(scene, call).kind == Kind::local);
+  scene.until_closed();
+}
+
+TEST_CASE("client: destroyed at any step, it leaves nothing behind", "[qmp]") {
+  for (int step = 0; step < 5; ++step) {
+    for (const bool run_on : {false, true}) {
+      INFO("step " << step << ", run on " << run_on);
+      Scene scene;
+      std::shared_ptr<Outcome<Greeting>> greeting;
+      std::vector<std::shared_ptr<Outcome<Json>>> calls;
+      if (step > 0) {
+        greeting = scene.start(scene.client->handshake(kLong));
+        scene.settle();
+      }
+      if (step > 1) {
+        scene.send(kGreeting);
+        static_cast<void>(scene.send(answer(scene.line())));
+        static_cast<void>(scene.finish(greeting));
+        calls.push_back(scene.execute("sent"));
+        scene.settle();
+      }
+      if (step > 2) {
+        Json arguments = Json::object();
+        arguments["blob"] = std::string(std::size_t{1} << 20U, 'x');
+        calls.push_back(scene.start(scene.client->execute("begun", arguments, kLong)));
+        calls.push_back(scene.execute("queued"));
+        scene.settle();
+      }
+      if (step > 3) {
+        calls.push_back(scene.execute("not started"));
+      }
+      scene.client.reset();
+      if (run_on) {
+        for (const auto& call : calls) {
+          CHECK(interruption(scene, call).kind == Kind::local);
+        }
+        scene.settle();
+      }
+      CHECK(scene.closes.empty());
+    }
+  }
+}
+
+TEST_CASE("client: a take-over finds its place in the middle of a reply", "[qmp]") {
+  Scene scene(Start::take_over);
+  scene.send("\": \"half\"}], \"id\": 77}\r\n" + event("STOP") + kErrorWithoutId);
+  const auto greeting = scene.start(scene.client->handshake(kLong));
+  std::string line = scene.line();
+  CHECK(line.front() == '\xff');
+  line.erase(0, 1);
+  scene.send(kStaleReply + refusal(line, "CommandNotFound"));
+  CHECK(scene.finish(greeting).version.empty());
+  CHECK(scene.events == std::vector<std::string>{"STOP"});
+
+  const auto call = scene.execute("query-status");
+  scene.send(answer(scene.line(), "5"));
+  CHECK(scene.finish(call) == 5);
+}
+
+TEST_CASE("client: a take-over of a monitor that was never negotiated works too", "[qmp]") {
+  Scene scene(Start::take_over);
+  scene.send("MP\": {}}\r\n" + kGreeting);
+  const auto greeting = scene.start(scene.client->handshake(kLong));
+  scene.send(answer(scene.line().substr(1)));
+  CHECK(scene.finish(greeting).version == "7.2.22");
+  CHECK(scene.nothing_more().empty());
+}
+
+TEST_CASE("client: a take-over of a main loop that hangs times out", "[qmp]") {
+  Scene scene(Start::take_over);
+  const auto greeting = scene.start(scene.client->handshake(kShort));
+  CHECK(handshake_failure(scene,
+                          greeting,
+                          "No answer to qmp_capabilities within 20ms: QEMU's main loop does not "
+                          "run") == Cause::no_answer);
+}
+
+TEST_CASE("client: its socket is non-blocking and closed on exec", "[qmp]") {
+  asio::io_context context;
+  auto [ours, theirs] = base::make_socket_pair(SOCK_STREAM);
+  const int fd = ours.get();
+  REQUIRE(::fcntl(fd, F_SETFD, 0) == 0);
+  const Client client(context, std::move(ours));
+  CHECK((::fcntl(fd, F_GETFD) & FD_CLOEXEC) != 0);
+  CHECK((::fcntl(fd, F_GETFL) & O_NONBLOCK) != 0);
+}
+
+TEST_CASE("client: an idle connection has nothing to do", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  scene.settle();
+  scene.context.restart();
+  CHECK(scene.context.poll() == 0);
+}
+
+}  // namespace
+}  // namespace vmlaunch::qmp

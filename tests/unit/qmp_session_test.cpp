@@ -1,0 +1,471 @@
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "qmp/session.hpp"
+#include "tests/support/catch.hpp"
+
+namespace vmlaunch::qmp {
+namespace {
+
+using State = Session::State;
+
+constexpr Id kCapabilitiesId = 1234567890123456;
+constexpr Id kFirstId = 1000001;
+
+const std::string kGreeting =
+    R"({"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "x"}, )"
+    R"("capabilities": ["oob"]}})";
+const std::string kNegotiated = R"({"return": {}, "id": 1234567890123456})";
+const std::string kEvent =
+    R"({"timestamp": {"seconds": 17, "microseconds": 5}, "event": "RESET", "data": {"guest": true}})";
+const std::string kForeignReply = R"({"return": {"status": "running"}, "id": 1})";
+const std::string kErrorWithoutId =
+    R"({"error": {"class": "GenericError", "desc": "JSON parse error"}})";
+
+Session make_session(Start start = Start::greeting) {
+  return Session(start, {kCapabilitiesId, kFirstId});
+}
+
+Session running_session() {
+  Session session = make_session();
+  static_cast<void>(session.receive(kGreeting));
+  static_cast<void>(session.receive(kNegotiated));
+  REQUIRE(session.state() == State::running);
+  return session;
+}
+
+std::string return_of(Id id, const std::string& value = "{}") {
+  return R"({"return": )" + value + R"(, "id": )" + std::to_string(id) + "}";
+}
+
+std::string error_of(Id id, const std::string& error_class) {
+  return R"({"id": )" + std::to_string(id) + R"(, "error": {"class": ")" + error_class +
+         R"(", "desc": "No"}})";
+}
+
+bool ignored(const Message& message) {
+  return std::holds_alternative<Ignored>(message);
+}
+
+/// Succeeds for a reply with a value.
+void check_value(const Message& message, Id id, const Json& value) {
+  const auto* reply = std::get_if<Reply>(&message);
+  REQUIRE(reply != nullptr);
+  CHECK(reply->id == id);
+  REQUIRE(std::holds_alternative<Json>(reply->outcome));
+  CHECK(std::get<Json>(reply->outcome) == value);
+}
+
+/// Succeeds for a reply with an error.
+void check_error(const Message& message, Id id, const std::string& text) {
+  const auto* reply = std::get_if<Reply>(&message);
+  REQUIRE(reply != nullptr);
+  CHECK(reply->id == id);
+  REQUIRE(std::holds_alternative<CommandError>(reply->outcome));
+  CHECK(std::get<CommandError>(reply->outcome).what() == text);
+}
+
+TEST_CASE("session: greeting, negotiation and commands follow each other", "[qmp]") {
+  Session session = make_session();
+  CHECK(session.state() == State::greeting_wait);
+
+  const Message greeting = session.receive(kGreeting);
+  REQUIRE(std::holds_alternative<Greeting>(greeting));
+  CHECK(std::get<Greeting>(greeting).version == "7.2.22");
+  CHECK(std::get<Greeting>(greeting).offers_oob);
+  CHECK(session.state() == State::negotiating);
+  CHECK(session.opening() == "{\"execute\":\"qmp_capabilities\",\"id\":1234567890123456}\n");
+
+  CHECK(std::holds_alternative<Negotiated>(session.receive(kNegotiated)));
+  CHECK(session.state() == State::running);
+
+  const Session::Command command = session.encode("query-status", nullptr);
+  CHECK(command.id == kFirstId);
+  CHECK(command.bytes == "{\"execute\":\"query-status\",\"id\":1000001}\n");
+  check_value(session.receive(return_of(command.id, R"({"running": true})")),
+              command.id,
+              Json::parse(R"({"running": true})"));
+}
+
+TEST_CASE("session: a greeting without the usual members is one nevertheless", "[qmp]") {
+  for (const char* text : {R"({"QMP": {}})",
+                           R"({"QMP": 5})",
+                           R"({"QMP": {"capabilities": [1]}})",
+                           R"({"QMP": {"version": {"qemu": {"major": "7"}}}})"}) {
+    INFO(text);
+    Session session = make_session();
+    const Message message = session.receive(text);
+    REQUIRE(std::holds_alternative<Greeting>(message));
+    CHECK(std::get<Greeting>(message).version.empty());
+    CHECK_FALSE(std::get<Greeting>(message).offers_oob);
+  }
+}
+
+TEST_CASE("session: only the first greeting counts", "[qmp]") {
+  Session session = make_session();
+  static_cast<void>(session.receive(kGreeting));
+  CHECK(ignored(session.receive(kGreeting)));
+  static_cast<void>(session.receive(kNegotiated));
+  CHECK(ignored(session.receive(kGreeting)));
+  CHECK(session.state() == State::running);
+}
+
+TEST_CASE("session: events are delivered in every state before the close", "[qmp]") {
+  Session session = make_session();
+  for (const std::string& next : {kGreeting, kNegotiated, std::string("{}")}) {
+    const Message message = session.receive(kEvent);
+    REQUIRE(std::holds_alternative<Event>(message));
+    const auto& event = std::get<Event>(message);
+    CHECK(event.name == "RESET");
+    CHECK(event.data == Json::parse(R"({"guest": true})"));
+    CHECK(event.seconds == 17);
+    CHECK(event.microseconds == 5);
+    static_cast<void>(session.receive(next));
+  }
+  session.close({CloseReason::Kind::eof, "gone"});
+  CHECK(ignored(session.receive(kEvent)));
+}
+
+TEST_CASE("session: an event may lack data and a time", "[qmp]") {
+  Session session = running_session();
+  for (
+      const char* text :
+      {R"({"event": "STOP"})",
+       R"({"event": "STOP", "data": null, "timestamp": {}})",
+       R"({"event": "STOP", "timestamp": {"seconds": -1, "microseconds": -1}})",
+       R"({"event": "STOP", "timestamp": {"seconds": 1e3, "microseconds": 18446744073709551615}})"}) {
+    INFO(text);
+    const Message message = session.receive(text);
+    REQUIRE(std::holds_alternative<Event>(message));
+    CHECK(std::get<Event>(message).data == Json::object());
+    CHECK(std::get<Event>(message).seconds == -1);
+    CHECK(std::get<Event>(message).microseconds == -1);
+  }
+}
+
+TEST_CASE("session: a previous client's replies do not end the negotiation", "[qmp]") {
+  Session session = make_session();
+  CHECK(ignored(session.receive(kForeignReply)));
+  CHECK(session.state() == State::greeting_wait);
+  static_cast<void>(session.receive(kGreeting));
+  CHECK(ignored(session.receive(kForeignReply)));
+  CHECK(ignored(session.receive(kErrorWithoutId)));
+  CHECK(ignored(session.receive(R"({"return": {}})")));
+  CHECK(session.state() == State::negotiating);
+  CHECK(session.counters().unknown_ids == 4);
+  CHECK(std::holds_alternative<Negotiated>(session.receive(kNegotiated)));
+}
+
+TEST_CASE("session: the answer to the negotiation cannot come before the greeting", "[qmp]") {
+  Session session = make_session();
+  CHECK(ignored(session.receive(kNegotiated)));
+  CHECK(session.state() == State::greeting_wait);
+}
+
+TEST_CASE("session: a refused negotiation is a reply with its error", "[qmp]") {
+  Session session = make_session();
+  static_cast<void>(session.receive(kGreeting));
+  check_error(session.receive(error_of(kCapabilitiesId, "CommandNotFound")),
+              kCapabilitiesId,
+              "Command qmp_capabilities failed: No (CommandNotFound)");
+  CHECK(session.state() == State::negotiating);
+}
+
+TEST_CASE("session: after a take-over the parser is reset and no greeting is needed", "[qmp]") {
+  Session session = make_session(Start::take_over);
+  CHECK(session.state() == State::negotiating);
+  CHECK(session.opening() == "\xff{\"execute\":\"qmp_capabilities\",\"id\":1234567890123456}\n");
+  CHECK(ignored(session.receive(kErrorWithoutId)));
+  CHECK(ignored(session.receive(kForeignReply)));
+  CHECK(std::holds_alternative<Negotiated>(session.receive(kNegotiated)));
+}
+
+TEST_CASE("session: after a take-over \"already complete\" counts as negotiated", "[qmp]") {
+  Session session = make_session(Start::take_over);
+  CHECK(std::holds_alternative<Negotiated>(
+      session.receive(error_of(kCapabilitiesId, "CommandNotFound"))));
+  CHECK(session.state() == State::running);
+}
+
+TEST_CASE("session: after a take-over any other refusal is an error", "[qmp]") {
+  Session session = make_session(Start::take_over);
+  check_error(session.receive(error_of(kCapabilitiesId, "GenericError")),
+              kCapabilitiesId,
+              "Command qmp_capabilities failed: No (GenericError)");
+}
+
+TEST_CASE("session: after a take-over the greeting of a fresh monitor is accepted", "[qmp]") {
+  Session session = make_session(Start::take_over);
+  CHECK(std::holds_alternative<Greeting>(session.receive(kGreeting)));
+  CHECK(std::holds_alternative<Negotiated>(session.receive(kNegotiated)));
+}
+
+TEST_CASE("session: ids are short, random and not shared with the negotiation", "[qmp]") {
+  for (int i = 0; i < 100; ++i) {
+    const Session::Ids ids = Session::random_ids();
+    CHECK(std::to_string(ids.first).size() == 7);
+    CHECK(std::to_string(ids.first + 1000000).size() == 7);
+    CHECK(std::to_string(ids.capabilities).size() == 16);
+    CHECK(ids.capabilities <= Id{1} << 53U);
+  }
+  CHECK(Session::random_ids().capabilities != Session::random_ids().capabilities);
+}
+
+TEST_CASE("session: no id is used twice", "[qmp]") {
+  Session session = running_session();
+  const Id first = session.encode("a", nullptr).id;
+  static_cast<void>(session.receive(return_of(first)));
+  const Id second = session.encode("a", nullptr).id;
+  session.withdraw(second);
+  const Id third = session.encode("a", nullptr).id;
+  session.abandon(third);
+  const Id fourth = session.encode("a", nullptr).id;
+  CHECK(std::vector<Id>{first, second, third, fourth} ==
+        std::vector<Id>{kFirstId, kFirstId + 1, kFirstId + 2, kFirstId + 3});
+}
+
+TEST_CASE("session: a command is compact and leaves out empty arguments", "[qmp]") {
+  Session session = running_session();
+  CHECK(session.encode("quit", Json::object()).bytes == "{\"execute\":\"quit\",\"id\":1000001}\n");
+  const Json arguments = Json::parse(R"({"id": "é\"", "n": [1, 2.5, true, null, {"k": ""}]})");
+  CHECK(session.encode("device_add", arguments).bytes ==
+        "{\"execute\":\"device_add\",\"arguments\":"
+        "{\"id\":\"é\\\"\",\"n\":[1,2.5,true,null,{\"k\":\"\"}]},\"id\":1000002}\n");
+}
+
+TEST_CASE("session: what QEMU's parser would refuse is never sent", "[qmp]") {
+  const std::vector<std::string> bad_texts = {"\xff",
+                                              "a\x80",
+                                              "\xc0\x80",
+                                              "\xc1\xbf",
+                                              "\xe0\x80\x80",
+                                              "\xed\xa0\x80",
+                                              "\xe2\x82",
+                                              "\xf4\x90\x80\x80",
+                                              "\xf0\x8f\xbf\xbf",
+                                              "\xef\xbf\xbe",
+                                              "\xef\xbf\xbf",
+                                              "\xef\xb7\x90",
+                                              "\xef\xb7\xaf",
+                                              "\xf0\x9f\xbf\xbe",
+                                              "\xf4\x8f\xbf\xbf"};
+  Session session = running_session();
+  for (const std::string& text : bad_texts) {
+    INFO(Catch::StringMaker<std::string>::convert(text));
+    Json value = Json::object();
+    value["path"]["list"].push_back("ok");
+    value["path"]["list"].push_back("/dev/" + text);
+    CHECK_THROWS_AS(session.encode("blockdev-add", value), std::invalid_argument);
+    Json key = Json::object();
+    key["path"][text] = 1;
+    CHECK_THROWS_AS(session.encode("blockdev-add", key), std::invalid_argument);
+    CHECK_THROWS_AS(session.encode(text, nullptr), std::invalid_argument);
+  }
+  CHECK(session.encode("a", nullptr).id == kFirstId);
+}
+
+TEST_CASE("session: the neighbours of what QEMU refuses are sent", "[qmp]") {
+  Session session = running_session();
+  for (const char* text : {"\xef\xbf\xbd",
+                           "\xef\xb7\x8f",
+                           "\xef\xb7\xb0",
+                           "\xf0\x9f\xbf\xbd",
+                           "\x7f",
+                           "\xf4\x8f\xbf\xbd",
+                           "\xc2\x80",
+                           "\xed\x9f\xbf",
+                           "\xee\x80\x80",
+                           "\t"}) {
+    INFO(text);
+    Json arguments = Json::object();
+    arguments["path"] = text;
+    CHECK_NOTHROW(session.encode("a", arguments));
+  }
+}
+
+TEST_CASE("session: arguments that are no JSON object are refused", "[qmp]") {
+  Session session = running_session();
+  CHECK_THROWS_WITH(session.encode("a\n", Json::array()),
+                    "Cannot send command a\\x0a: its arguments are not an object");
+  Json infinite = Json::object();
+  infinite["x"] = std::numeric_limits<double>::infinity();
+  CHECK_THROWS_AS(session.encode("a", infinite), std::invalid_argument);
+  Json binary = Json::object();
+  binary["x"] = Json::binary({1, 2});
+  CHECK_THROWS_AS(session.encode("a", binary), std::invalid_argument);
+  Json deep = Json::object();
+  for (int i = 0; i < 1001; ++i) {
+    Json outer = Json::object();
+    outer["x"] = std::move(deep);
+    deep = std::move(outer);
+  }
+  CHECK_THROWS_AS(session.encode("a", deep), std::invalid_argument);
+}
+
+TEST_CASE("session: commands are refused in every state but running", "[qmp]") {
+  Session session = make_session();
+  CHECK_THROWS_AS(session.encode("a", nullptr), std::logic_error);
+  static_cast<void>(session.receive(kGreeting));
+  CHECK_THROWS_AS(session.encode("a", nullptr), std::logic_error);
+  static_cast<void>(session.receive(kNegotiated));
+  session.close({});
+  CHECK_THROWS_AS(session.encode("a", nullptr), std::logic_error);
+}
+
+TEST_CASE("session: an error reply names command, class and cause", "[qmp]") {
+  Session session = running_session();
+  const Id id = session.encode("device_del", nullptr).id;
+  const Message message = session.receive(error_of(id, "DeviceNotFound"));
+  check_error(message, id, "Command device_del failed: No (DeviceNotFound)");
+  const auto& error = std::get<CommandError>(std::get<Reply>(message).outcome);
+  CHECK(error.command() == "device_del");
+  CHECK(error.error_class() == "DeviceNotFound");
+  CHECK(error.description() == "No");
+}
+
+TEST_CASE("session: a malformed error is an error nevertheless", "[qmp]") {
+  Session session = running_session();
+  const Id id = session.encode("a", nullptr).id;
+  check_error(
+      session.receive(R"({"error": 5, "id": 1000001})"), id, "Command a failed:  (GenericError)");
+}
+
+TEST_CASE("session: an error without an id is the oldest command's", "[qmp]") {
+  Session session = running_session();
+  const Id first = session.encode("first", nullptr).id;
+  const Id second = session.encode("second", nullptr).id;
+  check_error(session.receive(kErrorWithoutId),
+              first,
+              "Command first failed: JSON parse error (GenericError)");
+  check_value(session.receive(return_of(second)), second, Json::object());
+  CHECK(ignored(session.receive(kErrorWithoutId)));
+  CHECK(session.counters().unknown_ids == 1);
+  CHECK(session.state() == State::running);
+}
+
+TEST_CASE("session: an error without an id goes with the abandoned command that it answers",
+          "[qmp]") {
+  Session session = running_session();
+  const Id first = session.encode("first", nullptr).id;
+  const Id second = session.encode("second", nullptr).id;
+  session.abandon(first);
+  CHECK(ignored(session.receive(kErrorWithoutId)));
+  CHECK(session.counters().late_replies == 1);
+  check_error(session.receive(kErrorWithoutId),
+              second,
+              "Command second failed: JSON parse error (GenericError)");
+}
+
+TEST_CASE("session: a value without an id is nobody's", "[qmp]") {
+  Session session = running_session();
+  const Id id = session.encode("a", nullptr).id;
+  CHECK(ignored(session.receive(R"({"return": {}})")));
+  check_value(session.receive(return_of(id)), id, Json::object());
+}
+
+TEST_CASE("session: an error with somebody else's id is charged to nobody", "[qmp]") {
+  Session session = running_session();
+  const Id id = session.encode("a", nullptr).id;
+  for (const char* text : {R"({"error": {}, "id": 1})",
+                           R"({"error": {}, "id": "1000001"})",
+                           R"({"error": {}, "id": null})",
+                           R"({"error": {}, "id": -1})",
+                           R"({"error": {}, "id": 1000001.0})",
+                           R"({"error": {}, "id": 18446744073709551616})"}) {
+    INFO(text);
+    CHECK(ignored(session.receive(text)));
+  }
+  CHECK(session.counters().unknown_ids == 6);
+  check_value(session.receive(return_of(id)), id, Json::object());
+}
+
+TEST_CASE("session: an abandoned command's late reply is dropped and counted", "[qmp]") {
+  Session session = running_session();
+  const Id id = session.encode("a", nullptr).id;
+  session.abandon(id);
+  CHECK(ignored(session.receive(return_of(id))));
+  CHECK(session.counters().late_replies == 1);
+  CHECK(ignored(session.receive(return_of(id))));
+  CHECK(session.counters().unknown_ids == 1);
+}
+
+TEST_CASE("session: a withdrawn command takes no place in the order", "[qmp]") {
+  Session session = running_session();
+  session.withdraw(session.encode("first", nullptr).id);
+  const Id second = session.encode("second", nullptr).id;
+  check_error(session.receive(kErrorWithoutId),
+              second,
+              "Command second failed: JSON parse error (GenericError)");
+}
+
+TEST_CASE("session: a command whose reply was lost is not charged with later errors", "[qmp]") {
+  Session session = running_session();
+  const Id lost = session.encode("lost", nullptr).id;
+  const Id abandoned = session.encode("abandoned", nullptr).id;
+  const Id answered = session.encode("answered", nullptr).id;
+  const Id last = session.encode("last", nullptr).id;
+  session.abandon(abandoned);
+  CHECK(ignored(session.receive(R"({"return": inf, "id": 1000001})")));
+  check_value(session.receive(return_of(answered)), answered, Json::object());
+  check_error(session.receive(kErrorWithoutId),
+              last,
+              "Command last failed: JSON parse error (GenericError)");
+  // Still somebody waits for it, so it is among those that the close ends.
+  CHECK(session.close({}) == std::vector<Id>{lost});
+}
+
+TEST_CASE("session: replies out of order still find their commands", "[qmp]") {
+  Session session = running_session();
+  const Id first = session.encode("a", nullptr).id;
+  const Id second = session.encode("b", nullptr).id;
+  check_value(session.receive(return_of(second, "2")), second, 2);
+  check_value(session.receive(return_of(first, "1")), first, 1);
+}
+
+TEST_CASE("session: what is not a message is skipped and counted", "[qmp]") {
+  Session session = running_session();
+  const std::vector<std::string> texts = {"",
+                                          "{",
+                                          "{]}",
+                                          "[]",
+                                          "5",
+                                          R"({"return": nan})",
+                                          R"({"other": 1})",
+                                          R"({"event": 5})",
+                                          "{\"return\": \"\xff\"}"};
+  for (const std::string& text : texts) {
+    INFO(Catch::StringMaker<std::string>::convert(text));
+    CHECK(ignored(session.receive(text)));
+  }
+  CHECK(session.counters().invalid == texts.size());
+  CHECK(session.state() == State::running);
+}
+
+TEST_CASE("session: unknown members are ignored", "[qmp]") {
+  Session session = running_session();
+  const Id id = session.encode("a", nullptr).id;
+  check_value(
+      session.receive(R"({"__x": {}, "id": 1000001, "x-y": 1, "return": []})"), id, Json::array());
+}
+
+TEST_CASE("session: a close gives the waiting commands once and keeps the first cause", "[qmp]") {
+  Session session = running_session();
+  const Id first = session.encode("a", nullptr).id;
+  const Id second = session.encode("b", nullptr).id;
+  const Id third = session.encode("c", nullptr).id;
+  session.abandon(second);
+  const CloseReason cause{CloseReason::Kind::reset, "first"};
+  CHECK_FALSE(session.close_reason());
+
+  CHECK(session.close(cause) == std::vector<Id>{first, third});
+  CHECK(session.close({CloseReason::Kind::local, "second"}).empty());
+  CHECK(session.close_reason() == cause);
+  CHECK(session.state() == State::closed);
+  CHECK(ignored(session.receive(return_of(first))));
+}
+
+}  // namespace
+}  // namespace vmlaunch::qmp
