@@ -198,7 +198,7 @@ class Builder {
     add_json("-blockdev", format);
     Json front = device("virtio-blk-pci", id + "-device", kFirstDiskSlot + index);
     front["drive"] = id;
-    front["bootindex"] = index;
+    front["bootindex"] = index + 1;  // 0 is the loader's that -kernel brings along
     add_json("-device", front);
   }
 

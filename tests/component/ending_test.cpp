@@ -1,4 +1,8 @@
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <csignal>
+#include <fstream>
 
 #include "tests/component/vm.hpp"
 #include "tests/support/catch.hpp"
@@ -105,4 +109,58 @@ TEST_CASE("ending: a guest whose QEMU floods standard error is cut off and ends 
   CHECK(program.exit_code() == 0);
   CHECK(program.output().find("no more are shown") != std::string::npos);
   CHECK(program.output().find("flood 4999") == std::string::npos);
+}
+
+namespace {
+
+/// A frozen group of the first cgroup version: what is in it does not even end when it is killed,
+/// as if it were stuck in the kernel.
+class Freezer {
+ public:
+  Freezer() { ::mkdir(folder_.c_str(), 0755); }
+  Freezer(const Freezer&) = delete;
+  Freezer& operator=(const Freezer&) = delete;
+  ~Freezer() {
+    thaw();
+    eventually([&] { return ::rmdir(folder_.c_str()) == 0; });
+  }
+
+  [[nodiscard]] bool usable() const {
+    return ::access((folder_ + "/freezer.state").c_str(), W_OK) == 0;
+  }
+  void freeze(pid_t pid) {
+    std::ofstream(folder_ + "/cgroup.procs") << pid;
+    std::ofstream(folder_ + "/freezer.state") << "FROZEN";
+  }
+  void thaw() { std::ofstream(folder_ + "/freezer.state") << "THAWED"; }
+
+ private:
+  std::string folder_ = "/sys/fs/cgroup/freezer/vmlaunch-test-" + std::to_string(::getpid());
+};
+
+}  // namespace
+
+TEST_CASE("ending: a QEMU that does not end when killed is told as stuck, and the run ends") {
+  Freezer freezer;
+  if (!freezer.usable()) {
+    WARN("needs root and the freezer of cgroup v1: skipped");
+    return;
+  }
+  const Folder folder;
+  Program program(run_of(folder, probe_config({"ignore-powerdown"})));
+  REQUIRE(program.says("] running"));
+  const pid_t qemu = qemu_pid(program);
+  freezer.freeze(qemu);
+  for (int request = 0; request < 3; ++request) {
+    program.signal(SIGINT);
+    REQUIRE(program.says(std::vector<std::string>{
+        "power button", "told to quit", "is killed"}[static_cast<std::size_t>(request)]));
+  }
+  CHECK(program.exit_code(Seconds(60)) == 22);
+  INFO(program.output());
+  CHECK(program.output().find("stuck in the kernel") != std::string::npos);
+  CHECK(program.output().find("not put back: QEMU (pid " + std::to_string(qemu)) !=
+        std::string::npos);
+  freezer.thaw();
+  CHECK(eventually([&] { return !lives(qemu); }));
 }

@@ -25,15 +25,25 @@ Texts frame(std::string_view bytes, Framer::Start start = Framer::Start::at_mess
   return texts;
 }
 
-const std::string kGreeting =
+constexpr const char* kGreeting =
     R"({"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": ""}, )"
     R"("capabilities": ["oob"]}})";
-const std::string kEvent = R"({"timestamp": {"seconds": 1, "microseconds": 2}, "event": "STOP"})";
-const std::string kNasty = R"({"return": "}{\"\\", "id": 7, "u": "\u00e9\\\"}"})";
+constexpr const char* kEvent =
+    R"({"timestamp": {"seconds": 1, "microseconds": 2}, "event": "STOP"})";
+constexpr const char* kNasty = R"({"return": "}{\"\\", "id": 7, "u": "\u00e9\\\"}"})";
+
+std::string lines(const Texts& texts) {
+  std::string bytes;
+  for (const std::string& text : texts) {
+    bytes += text;
+    bytes += "\r\n";
+  }
+  return bytes;
+}
 
 TEST_CASE("framer: every split of a transcript gives the same messages", "[qmp]") {
-  const std::string transcript = kGreeting + "\r\n" + kEvent + "\r\n" + kNasty + "\r\n";
   const Texts expected = {kGreeting, kEvent, kNasty};
+  const std::string transcript = lines(expected);
 
   for (std::size_t first = 0; first <= transcript.size(); ++first) {
     INFO("cut at " << first);
@@ -51,7 +61,7 @@ TEST_CASE("framer: every split of a transcript gives the same messages", "[qmp]"
 TEST_CASE("framer: single bytes give the same messages", "[qmp]") {
   Framer framer;
   Texts texts;
-  for (const char c : kGreeting + "\r\n" + kNasty + "\r\n") {
+  for (const char c : lines({kGreeting, kNasty})) {
     framer.feed(std::string_view(&c, 1));
     drain(framer, texts);
   }
@@ -59,7 +69,7 @@ TEST_CASE("framer: single bytes give the same messages", "[qmp]") {
 }
 
 TEST_CASE("framer: messages need no line ends between them", "[qmp]") {
-  CHECK(frame(kEvent + kNasty + kEvent) == Texts{kEvent, kNasty, kEvent});
+  CHECK(frame(std::string(kEvent) + kNasty + kEvent) == Texts{kEvent, kNasty, kEvent});
 }
 
 TEST_CASE("framer: a pretty-printed message is one message", "[qmp]") {
@@ -83,7 +93,7 @@ TEST_CASE("framer: what is outside objects is skipped to the end of its line and
           "[qmp]") {
   Framer framer;
   Texts texts;
-  framer.feed("QEMU 7.2 {monitor}\r\n(qemu) \n" + kEvent + " ]x\n" + kNasty);
+  framer.feed("QEMU 7.2 {monitor}\r\n(qemu) \n" + std::string(kEvent) + " ]x\n" + kNasty);
   drain(framer, texts);
   CHECK(texts == Texts{kEvent, kNasty});
   // The line ends are not counted, the carriage return inside a skipped line is.
@@ -93,21 +103,21 @@ TEST_CASE("framer: what is outside objects is skipped to the end of its line and
 
 TEST_CASE("framer: white space between messages is not counted", "[qmp]") {
   Framer framer;
-  framer.feed(" \t\r\n\n" + kEvent + "\r\n \n");
+  framer.feed(" \t\r\n\n" + std::string(kEvent) + "\r\n \n");
   CHECK(framer.next() == kEvent);
   CHECK_FALSE(framer.next());
   CHECK(framer.skipped() == 0);
 }
 
 TEST_CASE("framer: an open bracket in an invalid message does not swallow the next one", "[qmp]") {
-  CHECK(frame("{\"a\": [}\r\n" + kEvent) == Texts{"{\"a\": [}", kEvent});
+  CHECK(frame("{\"a\": [}\r\n" + std::string(kEvent)) == Texts{"{\"a\": [}", kEvent});
 }
 
 TEST_CASE("framer: a message in the middle is skipped to the newline", "[qmp]") {
   const auto start = Framer::Start::mid_stream;
-  CHECK(frame("name\": {\"a\": 1}}\r\n" + kEvent, start) == Texts{kEvent});
-  CHECK(frame("\n" + kEvent, start) == Texts{kEvent});
-  CHECK(frame(kEvent + "\r\n" + kNasty, start) == Texts{kNasty});
+  CHECK(frame("name\": {\"a\": 1}}\r\n" + std::string(kEvent), start) == Texts{kEvent});
+  CHECK(frame("\n" + std::string(kEvent), start) == Texts{kEvent});
+  CHECK(frame(lines({kEvent, kNasty}), start) == Texts{kNasty});
   CHECK(frame(kEvent, start).empty());
 }
 
@@ -136,12 +146,12 @@ TEST_CASE("framer: a message over the limit is refused, however it arrives", "[q
 }
 
 TEST_CASE("framer: skipped bytes do not count towards the limit", "[qmp]") {
-  Framer framer(Framer::Start::at_message, kEvent.size());
+  Framer framer(Framer::Start::at_message, std::string_view(kEvent).size());
   for (int i = 0; i < 100; ++i) {
     framer.feed("no message, and longer than one by the time it ends ");
     CHECK_FALSE(framer.next());
   }
-  framer.feed("\n" + kEvent);
+  framer.feed("\n" + std::string(kEvent));
   CHECK(framer.next() == kEvent);
 }
 

@@ -15,14 +15,14 @@ using State = Session::State;
 constexpr Id kCapabilitiesId = 1234567890123456;
 constexpr Id kFirstId = 1000001;
 
-const std::string kGreeting =
+constexpr const char* kGreeting =
     R"({"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "x"}, )"
     R"("capabilities": ["oob"]}})";
-const std::string kNegotiated = R"({"return": {}, "id": 1234567890123456})";
-const std::string kEvent =
+constexpr const char* kNegotiated = R"({"return": {}, "id": 1234567890123456})";
+constexpr const char* kEvent =
     R"({"timestamp": {"seconds": 17, "microseconds": 5}, "event": "RESET", "data": {"guest": true}})";
-const std::string kForeignReply = R"({"return": {"status": "running"}, "id": 1})";
-const std::string kErrorWithoutId =
+constexpr const char* kForeignReply = R"({"return": {"status": "running"}, "id": 1})";
+constexpr const char* kErrorWithoutId =
     R"({"error": {"class": "GenericError", "desc": "JSON parse error"}})";
 
 Session make_session(Start start = Start::greeting) {
@@ -115,7 +115,7 @@ TEST_CASE("session: only the first greeting counts", "[qmp]") {
 
 TEST_CASE("session: events are delivered in every state before the close", "[qmp]") {
   Session session = make_session();
-  for (const std::string& next : {kGreeting, kNegotiated, std::string("{}")}) {
+  for (const char* next : {kGreeting, kNegotiated, "{}"}) {
     const Message message = session.receive(kEvent);
     REQUIRE(std::holds_alternative<Event>(message));
     const auto& event = std::get<Event>(message);
