@@ -1,0 +1,139 @@
+#include "tests/support/golden.hpp"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "launcher/plan/plan.hpp"
+#include "tests/support/catch.hpp"
+
+namespace vmlaunch::launcher {
+namespace {
+
+constexpr gid_t kKvmGroup = 104;
+
+/// Where the examples stand here, so that no text depends on where they really are.
+const std::string kExamples = "/@ROOT@/configs/";
+
+survey::Survey host(bool has_kvm) {
+  survey::Survey survey;
+  survey.kvm.node = has_kvm;
+  survey.kvm.gid = kKvmGroup;
+  survey.kvm.mode = 0660;
+  survey.kvm.usable_by_caller = has_kvm;
+  survey.kvm.vendor_module = has_kvm;
+  survey.uefi = {"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"};
+  return survey;
+}
+
+Identity alice() {
+  return {false, {"alice", {1000, 1000, {1000, kKvmGroup}}}, true};
+}
+
+/// Root without a person behind it: QEMU has a uid of its own.
+Identity root() {
+  return {true, {"uid 1880000042", {1880000042, 1880000042, {}}}, false};
+}
+
+config::VmSpec read(const std::string& path, const std::string& place) {
+  return config::load(config::Document(place, tests::read_source(path)), place);
+}
+
+std::vector<std::string> examples() {
+  std::vector<std::string> names;
+  for (const std::string& file : tests::sources_in("configs", ".json")) {
+    if (!file.ends_with(".schema.json")) {
+      names.push_back(file.substr(0, file.size() - 5));
+    }
+  }
+  return names;
+}
+
+void check_plan(const std::string& name, const plan::Plan& plan) {
+  tests::check_golden("golden/" + name + ".txt", plan::to_text(plan));
+  tests::check_golden("golden/" + name + ".json", plan::to_json(plan).dump(2) + "\n");
+}
+
+TEST_CASE("plan: every example has the plan that is on record", "[plan]") {
+  REQUIRE_FALSE(examples().empty());
+  for (const std::string& name : examples()) {
+    INFO(name);
+    const config::VmSpec spec = read("configs/" + name + ".json", kExamples + name + ".json");
+    check_plan(name, plan::make_plan(spec, host(true), alice(), Authority::user));
+    tests::check_golden("golden/" + name + ".effective.json",
+                        config::effective(spec).dump(2) + "\n");
+  }
+}
+
+TEST_CASE("plan: as root without KVM, QEMU has a uid of its own and runs in software", "[plan]") {
+  const config::VmSpec spec = read("configs/demo.json", kExamples + "demo.json");
+  check_plan("demo.root-tcg", plan::make_plan(spec, host(false), root(), Authority::root));
+}
+
+TEST_CASE("plan: every plan on record belongs to an example", "[plan]") {
+  const std::vector<std::string> names = examples();
+  for (const std::string& file : tests::sources_in("tests/data/golden", "")) {
+    INFO(file);
+    CHECK(std::find(names.begin(), names.end(), file.substr(0, file.find('.'))) != names.end());
+  }
+}
+
+TEST_CASE("config: a config with every key is accepted", "[config]") {
+  const config::VmSpec spec = read("tests/data/full.json", "/vm/full.json");
+  CHECK(spec.name == "full");
+  CHECK(spec.cpu.count() == 8);
+  CHECK(spec.linux_boot->initrd == "/vm/initrd.gz");
+  CHECK(spec.uefi->vars == "/vm/full_VARS.fd");
+  CHECK(spec.disks.size() == 2);
+  CHECK(spec.network.size() == 2);
+  CHECK(spec.run_as == "alice");
+}
+
+TEST_CASE("config: every form that a key may have is accepted", "[config]") {
+  const auto accepts = [](const std::string& text) {
+    INFO(text);
+    CHECK_NOTHROW(config::load(config::Document("form", text), "/vm/form.json"));
+  };
+  accepts("{}");
+  accepts("\xEF\xBB\xBF{ /* comments */ } // of both kinds");
+  for (const char* value : {R"("none")", "[]", R"([{ "user": {} }])"}) {
+    accepts(std::string(R"({ "network": )") + value + "}");
+  }
+  for (const char* value : {R"("none")", R"({ "vnc": "127.255.255.255:65535" })"}) {
+    accepts(std::string(R"({ "display": )") + value + "}");
+  }
+  for (const char* value : {R"("none")", R"("stdio")", R"({ "file": "a" })"}) {
+    accepts(std::string(R"({ "serial": )") + value + "}");
+  }
+  for (const char* value : {R"("alice")", R"("1000")", "1000", "4294967294"}) {
+    accepts(std::string(R"({ "run_as": )") + value + "}");
+  }
+  for (const char* value : {"16M", "16777216", "16384K", "16MiB", "0016M", "1T", "8388607T"}) {
+    accepts(std::string(R"({ "memory": { "size": ")") + value + R"(" } })");
+  }
+  for (const char* value : {"0s", "0ms", "007m", "1000h", "3600000000ms"}) {
+    accepts(std::string(R"({ "stop": { "timeout": ")") + value + R"(" } })");
+  }
+  for (const char* value :
+       {R"({ "cores": 255 })", R"({ "sockets": 5, "cores": 17, "threads": 3 })"}) {
+    accepts(std::string(R"({ "cpu": )") + value + "}");
+  }
+  accepts(R"({ "name": "_aB3.-", "firmware": { "uefi": false } })");
+  accepts(R"({ "name": ")" + std::string(64, 'a') + R"(" })");
+}
+
+TEST_CASE("config: with every default written out it means the same", "[config]") {
+  std::vector<std::string> files = {"tests/data/full.json"};
+  for (const std::string& name : examples()) {
+    files.push_back("configs/" + name + ".json");
+  }
+  for (const std::string& file : files) {
+    INFO(file);
+    const config::Json effective = config::effective(read(file, kExamples + "vm.json"));
+    const config::Document again("effective", effective.dump());
+    CHECK(config::effective(config::load(again, "/elsewhere/vm.json")) == effective);
+  }
+}
+
+}  // namespace
+}  // namespace vmlaunch::launcher

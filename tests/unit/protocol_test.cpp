@@ -1,0 +1,477 @@
+#include "launcher/guardian/protocol.hpp"
+
+#include <chrono>
+#include <csignal>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "tests/support/catch.hpp"
+
+namespace vmlaunch::launcher::guardian {
+namespace {
+
+using namespace std::chrono_literals;
+using plan::FileUse;
+
+Seal rich_seal() {
+  Seal seal;
+  seal.config_name = "win 10, \"the\" one\n.json";
+  seal.plan.name = "win10";
+  seal.plan.files = {
+      {"kernel", "/a, b/\"k\"\n", FileUse::Access::read, FileUse::Create::never, "", 10, true},
+      {"UEFI variables",
+       "/v",
+       FileUse::Access::read_write,
+       FileUse::Create::from_template,
+       "/t é",
+       11,
+       false},
+      {"serial log", "/s", FileUse::Access::append, FileUse::Create::empty, "", 255, false}};
+  seal.plan.qemu.binary = "/usr/bin/qemu";
+  seal.plan.qemu.arguments = {"-S", "", "-append", "a \\ b\t\x7f"};
+  seal.plan.qemu.environment = {"PATH=/usr/bin", "LANG=C.UTF-8"};
+  seal.plan.qemu.user.credentials = sandbox::Credentials{1000, 0, {}};
+  seal.plan.qemu.user.device_groups = {106, 4294967294U};
+  seal.plan.qemu.serial_stdio = true;
+  seal.plan.deadlines = {30s, 10s, 0ms, 1ms, 2s, 3s, 1000h};
+  seal.program_opened = true;
+  seal.opened = {0, 2};
+  return seal;
+}
+
+Json seal_json() {
+  return Json::parse(encode(Request(rich_seal())));
+}
+
+/// The protocol's complaint about a request, or "nothing".
+std::string complaint(const std::string& bytes) {
+  try {
+    static_cast<void>(decode_request(bytes));
+  } catch (const ProtocolError& error) {
+    return error.what();
+  }
+  return "nothing";
+}
+
+std::string complaint(const Json& json) {
+  return complaint(json.dump());
+}
+
+std::string complaint_of_reply(const std::string& bytes) {
+  try {
+    static_cast<void>(decode_reply(bytes));
+  } catch (const ProtocolError& error) {
+    return error.what();
+  }
+  return "nothing";
+}
+
+/// rich_seal with the value at `pointer` replaced.
+Json seal_with(const char* pointer, const Json& value) {
+  Json json = seal_json();
+  json[Json::json_pointer(pointer)] = value;
+  return json;
+}
+
+TEST_CASE("protocol: the plan arrives as it was sent", "[guardian]") {
+  const Seal sent = rich_seal();
+  const Request request = decode_request(encode(Request(sent)));
+  REQUIRE(std::holds_alternative<Seal>(request));
+  const Seal& got = std::get<Seal>(request);
+  CHECK(got.config_name == sent.config_name);
+  CHECK(got.program_opened);
+  CHECK(got.opened == sent.opened);
+  plan::Plan expected = sent.plan;
+  expected.deadlines.handshake = plan::Deadlines{}.handshake;
+  expected.deadlines.reply = plan::Deadlines{}.reply;
+  CHECK(got.plan == expected);
+}
+
+TEST_CASE("protocol: of QEMU's user only the uid travels", "[guardian]") {
+  Seal sent = rich_seal();
+  sent.plan.qemu.user.name = "anna";
+  sent.plan.qemu.user.credentials = sandbox::Credentials{1000, 1001, {27, 0}};
+  const Request request = decode_request(encode(Request(sent)));
+  const plan::QemuUser& user = std::get<Seal>(request).plan.qemu.user;
+  CHECK(user == plan::QemuUser{"", sandbox::Credentials{1000, 0, {}}, {106, 4294967294U}});
+}
+
+TEST_CASE("protocol: every request is the same after a round trip", "[guardian]") {
+  Seal bare;
+  bare.plan.qemu.user.credentials.reset();
+  for (const Request& request : {Request(rich_seal()),
+                                 Request(bare),
+                                 Request(Spawn{}),
+                                 Request(Signal{SIGTERM}),
+                                 Request(Signal{SIGKILL}),
+                                 Request(Status{}),
+                                 Request(Undo{true}),
+                                 Request(Undo{false})}) {
+    const std::string bytes = encode(request);
+    INFO(bytes);
+    const Request decoded = decode_request(bytes);
+    CHECK(decoded.index() == request.index());
+    CHECK(encode(decoded) == bytes);
+  }
+}
+
+TEST_CASE("protocol: every reply is the same after a round trip", "[guardian]") {
+  std::string all_bytes;
+  for (int byte = 0; byte < 256; ++byte) {
+    all_bytes += static_cast<char>(byte);
+  }
+  for (const Reply& reply : {Reply(Sealed{}),
+                             Reply(Sealed{{{0, ""}, {63, "QFI\xfb\0\n"}, {2, all_bytes}}}),
+                             Reply(Spawned{1}),
+                             Reply(Spawned{4194304}),
+                             Reply(Done{}),
+                             Reply(Done{{"QEMU \"x\"\n", ""}}),
+                             Reply(StatusReply{"idle", 0}),
+                             Reply(StatusReply{"running", 17}),
+                             Reply(Refused{ExitCode::preflight, "Cannot: é\n"}),
+                             Reply(Refused{ExitCode::stuck, ""}),
+                             Reply(Exited{{0, 0}}),
+                             Reply(Exited{{255, 0}}),
+                             Reply(Exited{{0, SIGKILL}})}) {
+    const std::string bytes = encode(reply);
+    INFO(bytes);
+    const Reply decoded = decode_reply(bytes);
+    CHECK(decoded.index() == reply.index());
+    CHECK(encode(decoded) == bytes);
+  }
+}
+
+TEST_CASE("protocol: an image's header arrives byte by byte", "[guardian]") {
+  const std::string head("QFI\xfb\0\0\0\3\n\xff\x80", 11);
+  const Reply reply = decode_reply(encode(Reply(Sealed{{{3, head}}})));
+  REQUIRE(std::holds_alternative<Sealed>(reply));
+  const Sealed& sealed = std::get<Sealed>(reply);
+  REQUIRE(sealed.files.size() == 1);
+  CHECK(sealed.files[0].index == 3);
+  CHECK(sealed.files[0].head == head);
+}
+
+TEST_CASE("protocol: a refusal gets through whatever bytes are in it", "[guardian]") {
+  const Reply reply = decode_reply(encode(Reply(Refused{ExitCode::preflight, "a\xff" "b"})));
+  REQUIRE(std::holds_alternative<Refused>(reply));
+  CHECK(std::get<Refused>(reply).code == ExitCode::preflight);
+  CHECK(std::get<Refused>(reply).message == "a\xEF\xBF\xBD" "b");
+}
+
+TEST_CASE("protocol: a path is any bytes but NUL", "[guardian]") {
+  Seal sent = rich_seal();
+  sent.config_name = "f\xfcr.json";
+  sent.plan.files[1].path = "/\xff\x80";
+  sent.plan.files[1].template_path = "/\xc3";
+  sent.plan.qemu.binary = "/opt/\xe9/qemu";
+  const Request request = decode_request(encode(Request(sent)));
+  const Seal& got = std::get<Seal>(request);
+  CHECK(got.config_name == sent.config_name);
+  CHECK(got.plan.files == sent.plan.files);
+  CHECK(got.plan.qemu.binary == sent.plan.qemu.binary);
+}
+
+TEST_CASE("protocol: what is not an object is refused", "[guardian]") {
+  for (const std::string& bytes : {std::string(),
+                                   std::string("{"),
+                                   std::string("}"),
+                                   std::string("null"),
+                                   std::string("7"),
+                                   std::string("[]"),
+                                   std::string("[{\"do\":\"status\"}]"),
+                                   std::string("\"status\""),
+                                   std::string("{\"do\":\"status\"} {}"),
+                                   std::string("{\"do\":\"status\",}"),
+                                   std::string("{'do':'status'}"),
+                                   std::string("{\"do\":\"status\"} // no"),
+                                   std::string("{\"do\":\"status\"}\0", 16),
+                                   std::string("\xff\xfe"),
+                                   std::string("{\"do\":\"st\xff\"}")}) {
+    INFO(bytes);
+    CHECK(complaint(bytes) == "a packet is not a JSON object");
+    CHECK(complaint_of_reply(bytes) == "a packet is not a JSON object");
+  }
+}
+
+TEST_CASE("protocol: an unknown message is refused", "[guardian]") {
+  CHECK(complaint(Json{{"do", "exec"}}) == "an unknown request");
+  CHECK(complaint(Json{{"do", ""}}) == "an unknown request");
+  CHECK(complaint(Json{{"do", "Spawn"}}) == "an unknown request");
+  CHECK(complaint(Json{{"is", "spawned"}, {"pid", 1}}) == "\"do\" is missing");
+  CHECK(complaint(Json{{"do", 7}}) == "\"do\" has the wrong type or range");
+  CHECK(complaint(Json::object()) == "\"do\" is missing");
+  CHECK(complaint_of_reply("{\"is\":\"happy\"}") == "an unknown reply");
+  CHECK(complaint_of_reply("{\"do\":\"status\"}") == "\"is\" is missing");
+  CHECK(complaint_of_reply("{\"is\":null}") == "\"is\" has the wrong type or range");
+}
+
+TEST_CASE("protocol: only SIGTERM and SIGKILL may be asked for", "[guardian]") {
+  for (int signal = 1; signal <= 64; ++signal) {
+    INFO(signal);
+    CHECK(complaint(Json{{"do", "signal"}, {"signal", signal}}) ==
+          (signal == SIGTERM || signal == SIGKILL ? "nothing"
+                                                  : "only SIGTERM and SIGKILL may be sent"));
+  }
+  for (const Json& signal : {Json(0), Json(-9), Json(65), Json(9.0), Json("9"), Json(true)}) {
+    INFO(signal);
+    CHECK(complaint(Json{{"do", "signal"}, {"signal", signal}}) ==
+          "\"signal\" has the wrong type or range");
+  }
+}
+
+/// Calls `visit` with the pointer of every field of every object in `json`.
+void for_each_field(const Json& json,
+                    const std::string& pointer,
+                    const std::function<void(const std::string&, const std::string&)>& visit) {
+  if (json.is_object()) {
+    for (const auto& [key, value] : json.items()) {
+      visit(pointer, key);
+      for_each_field(value, pointer + "/" + key, visit);
+    }
+  } else if (json.is_array()) {
+    for (std::size_t i = 0; i < json.size(); ++i) {
+      for_each_field(json[i], pointer + "/" + std::to_string(i), visit);
+    }
+  }
+}
+
+TEST_CASE("protocol: a plan that lacks any field is refused", "[guardian]") {
+  const Json whole = seal_json();
+  std::size_t fields = 0;
+  for_each_field(whole, "", [&](const std::string& object, const std::string& key) {
+    INFO(object << "/" << key);
+    Json json = whole;
+    json[Json::json_pointer(object)].erase(key);
+    CHECK(complaint(json) == "\"" + key + "\" is missing");
+    ++fields;
+  });
+  CHECK(fields == 8 + 3 * 7 + 6 + 5);
+}
+
+TEST_CASE("protocol: a plan with a field too many anywhere is refused", "[guardian]") {
+  for (const char* object :
+       {"", "/files/0", "/files/2", "/qemu", "/deadlines"}) {
+    INFO(object);
+    Json json = seal_json();
+    json[Json::json_pointer(object)]["extra"] = 1;
+    CHECK(complaint(json) == "a field too many");
+  }
+}
+
+TEST_CASE("protocol: a small request with a field too many or too few is refused", "[guardian]") {
+  for (const char* what : {"spawn", "status"}) {
+    INFO(what);
+    CHECK(complaint(Json{{"do", what}, {"pid", 1}}) == "a field too many");
+  }
+  CHECK(complaint(Json{{"do", "undo"}}) == "\"keep_files\" is missing");
+  CHECK(complaint(Json{{"do", "undo"}, {"keep_files", true}, {"now", true}}) ==
+        "a field too many");
+  CHECK(complaint(Json{{"do", "signal"}}) == "\"signal\" is missing");
+  CHECK(complaint(Json{{"do", "signal"}, {"signal", 9}, {"pid", 1}}) == "a field too many");
+}
+
+TEST_CASE("protocol: a plan's field of another type is refused", "[guardian]") {
+  const Json whole = seal_json();
+  const std::vector<Json> others = {
+      nullptr, true, 7, -7, 7.5, "text", Json::array(), Json::object(), Json::array({nullptr})};
+  for_each_field(whole, "", [&](const std::string& object, const std::string& key) {
+    const std::string pointer = object + "/" + key;
+    const Json& right = whole[Json::json_pointer(pointer)];
+    for (const Json& other : others) {
+      const bool same = other.type() == right.type() ||
+                        (right.is_number() && other.is_number_integer() && other >= 0);
+      const bool list = right.is_array() && other == Json::array();
+      const bool no_uid = key == "uid" && other.is_null();
+      if ((same && !(right.is_array() || right.is_object())) || list || no_uid || key == "do") {
+        continue;
+      }
+      INFO(pointer << " = " << other);
+      CHECK(complaint(seal_with(pointer.c_str(), other)) != "nothing");
+    }
+  });
+}
+
+TEST_CASE("protocol: a number out of its range is refused", "[guardian]") {
+  struct Row {
+    const char* pointer;
+    std::vector<Json> inside;
+    std::vector<Json> outside;
+  };
+  const std::uint64_t hours = 3600000;
+  for (const Row& row : {
+           Row{"/files/0/fd", {10, 12, 254}, {0, 1, 2, 3, 4, 9, 256, 4294967306U, -10, 10.0}},
+           Row{"/files/0/access", {0, 1, 2}, {3, -1, 256, 4294967296U}},
+           Row{"/files/0/create", {0, 1, 2}, {3, -1, 256, 4294967296U}},
+           Row{"/qemu/uid", {0, 1000, 4294967294U}, {4294967295U, 4294967296U, -1}},
+           Row{"/qemu/groups/0", {0, 106, 4294967294U}, {4294967295U, 4294967296U, -1}},
+           Row{"/deadlines/powerdown", {0, 1000 * hours}, {1000 * hours + 1, -1, 1.5}},
+           Row{"/deadlines/powerdown_again", {0, 1000 * hours}, {1000 * hours + 1, -1}},
+           Row{"/deadlines/quit", {0, 1000 * hours}, {1000 * hours + 1, -1}},
+           Row{"/deadlines/terminate", {0, 1000 * hours}, {1000 * hours + 1, -1}},
+           Row{"/deadlines/kill", {0, 1000 * hours}, {1000 * hours + 1, 18446744073709551615U}},
+       }) {
+    const std::string pointer = row.pointer;
+    for (const Json& value : row.inside) {
+      INFO(pointer << " = " << value);
+      CHECK(complaint(seal_with(row.pointer, value)) == "nothing");
+    }
+    for (const Json& value : row.outside) {
+      INFO(pointer << " = " << value);
+      CHECK(complaint(seal_with(row.pointer, value)).ends_with("has the wrong type or range"));
+    }
+  }
+}
+
+TEST_CASE("protocol: two files under one number are refused", "[guardian]") {
+  CHECK(complaint(seal_with("/files/2/fd", 10)) == "a descriptor's number stands twice");
+}
+
+TEST_CASE("protocol: the list of what was opened rises and stays within the files", "[guardian]") {
+  const std::string wrong = "\"opened\" is not a rising list of the plan's files";
+  struct Row {
+    Json opened;
+    std::string complaint;
+  };
+  for (const Row& row : {Row{Json::array(), "nothing"},
+                         Row{{0, 1, 2}, "nothing"},
+                         Row{{2}, "nothing"},
+                         Row{{1, 0}, wrong},
+                         Row{{0, 0}, wrong},
+                         Row{{0, 2, 1}, wrong},
+                         Row{{3}, wrong},
+                         Row{{0, 64}, wrong},
+                         Row{{65}, "\"opened\" has the wrong type or range"},
+                         Row{{-1}, "\"opened\" has the wrong type or range"}}) {
+    INFO(row.opened);
+    CHECK(complaint(seal_with("/opened", row.opened)) == row.complaint);
+  }
+}
+
+TEST_CASE("protocol: NUL in any text is refused", "[guardian]") {
+  const Json whole = seal_json();
+  const std::string nul("a\0b", 3);
+  for_each_field(whole, "", [&](const std::string& object, const std::string& key) {
+    const std::string pointer = object + "/" + key;
+    INFO(pointer);
+    const Json& right = whole[Json::json_pointer(pointer)];
+    if (right.is_string()) {
+      CHECK(complaint(seal_with(pointer.c_str(), nul)) != "nothing");
+    } else if (right.is_array() && right.at(0).is_string()) {
+      CHECK(complaint(seal_with((pointer + "/1").c_str(), nul)) ==
+            "\"" + key + "\" has the wrong type or range");
+    }
+  });
+}
+
+TEST_CASE("protocol: more elements than a plan can have are refused", "[guardian]") {
+  const auto many = [](std::size_t count, const Json& element) {
+    return Json(std::vector<Json>(count, element));
+  };
+  CHECK(complaint(seal_with("/qemu/arguments", many(4096, "x"))) == "nothing");
+  for (const char* field : {"/qemu/arguments", "/qemu/environment"}) {
+    INFO(field);
+    CHECK(complaint(seal_with(field, many(4097, "x"))).ends_with("has the wrong type or range"));
+  }
+  CHECK(complaint(seal_with("/qemu/groups", many(4097, 1))) ==
+        "\"groups\" has the wrong type or range");
+  CHECK(complaint(seal_with("/opened", many(100000, 0))) ==
+        "\"opened\" has the wrong type or range");
+  Json files = Json::array();
+  for (int fd = 10; fd < 75; ++fd) {
+    Json file = seal_json().at("files").at(0);
+    file["fd"] = fd;
+    files.push_back(file);
+  }
+  CHECK(complaint(seal_with("/files", files)) == "\"files\" has the wrong type or range");
+  files.erase(0);
+  CHECK(complaint(seal_with("/files", files)) == "nothing");
+}
+
+TEST_CASE("protocol: deep nesting is refused without harm", "[guardian]") {
+  const std::string deep(100000, '[');
+  CHECK(complaint(deep) == "a packet is not a JSON object");
+  CHECK(complaint("{\"do\":" + deep + std::string(100000, ']') + "}") ==
+        "\"do\" has the wrong type or range");
+}
+
+TEST_CASE("protocol: a plan with any byte dropped is refused or still a request", "[guardian]") {
+  const std::string whole = encode(Request(rich_seal()));
+  std::size_t refused = 0;
+  for (std::size_t i = 0; i < whole.size(); ++i) {
+    INFO(i);
+    std::string bytes = whole;
+    bytes.erase(i, 1);
+    try {
+      const Request request = decode_request(bytes);
+      CHECK(encode(decode_request(encode(request))) == encode(request));
+    } catch (const ProtocolError&) {
+      ++refused;
+    }
+  }
+  CHECK(refused > whole.size() / 2);
+}
+
+TEST_CASE("protocol: a plan cut at any byte is refused", "[guardian]") {
+  const std::string whole = encode(Request(rich_seal()));
+  for (std::size_t length = 0; length < whole.size(); ++length) {
+    INFO(length);
+    CHECK(complaint(whole.substr(0, length)) == "a packet is not a JSON object");
+  }
+}
+
+TEST_CASE("protocol: a plan with any byte replaced is refused or still a request", "[guardian]") {
+  const std::string whole = encode(Request(rich_seal()));
+  for (const char other : {'\0', '"', '\\', '{', ']', '-', '9', 'a', '\x7f', '\xff'}) {
+    for (std::size_t i = 0; i < whole.size(); ++i) {
+      INFO(i << " is " << static_cast<int>(other));
+      std::string bytes = whole;
+      bytes[i] = other;
+      try {
+        const Request request = decode_request(bytes);
+        const std::string again = encode(request);
+        CHECK(encode(decode_request(again)) == again);
+      } catch (const ProtocolError&) {
+        // As it should be.
+      }
+    }
+  }
+}
+
+TEST_CASE("protocol: a reply that is not of the protocol is refused", "[guardian]") {
+  for (const char* bytes : {R"({"is":"spawned"})",
+                            R"({"is":"spawned","pid":0})",
+                            R"({"is":"spawned","pid":-1})",
+                            R"({"is":"spawned","pid":2147483648})",
+                            R"({"is":"spawned","pid":1,"more":1})",
+                            R"({"is":"done"})",
+                            R"({"is":"done","leftovers":"x"})",
+                            R"({"is":"done","leftovers":[1]})",
+                            R"({"is":"done","leftovers":["a\u0000b"]})",
+                            R"({"is":"status","state":"idle"})",
+                            R"({"is":"status","state":1,"pid":0})",
+                            R"({"is":"refused","code":0,"message":""})",
+                            R"({"is":"refused","code":256,"message":""})",
+                            R"({"is":"refused","code":10})",
+                            R"({"is":"exited","code":256,"signal":0})",
+                            R"({"is":"exited","code":0,"signal":129})",
+                            R"({"is":"exited","code":0})",
+                            R"({"is":"sealed"})",
+                            R"({"is":"sealed","files":{}})",
+                            R"({"is":"sealed","files":[1]})",
+                            R"({"is":"sealed","files":[{"index":0}]})",
+                            R"({"is":"sealed","files":[{"index":65,"head":""}]})",
+                            R"({"is":"sealed","files":[{"index":0,"head":"zz"}]})",
+                            R"({"is":"sealed","files":[{"index":0,"head":"0"}]})",
+                            R"({"is":"sealed","files":[{"index":0,"head":"000"}]})",
+                            R"({"is":"sealed","files":[{"index":0,"head":"","more":1}]})"}) {
+    INFO(bytes);
+    CHECK(complaint_of_reply(bytes) != "nothing");
+  }
+}
+
+}  // namespace
+}  // namespace vmlaunch::launcher::guardian
