@@ -10,6 +10,9 @@
 namespace vmlaunch::base {
 
 void send_packet(int socket, std::string_view bytes, const std::vector<int>& fds) {
+  if (bytes.empty()) {
+    throw_errno(EINVAL, "send an empty packet: it would mean the end");
+  }
   if (bytes.size() > kPacketLimit || fds.size() > kPacketFdLimit) {
     throw_errno(EMSGSIZE, "send a packet");
   }

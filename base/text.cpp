@@ -1,7 +1,6 @@
 #include "base/text.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <numeric>
 
@@ -22,23 +21,48 @@ std::vector<std::string> split(std::string_view text, char separator) {
 std::string join(const std::vector<std::string>& pieces, std::string_view separator) {
   std::string text;
   for (const std::string& piece : pieces) {
-    text += text.empty() ? "" : separator;
+    text += &piece == &pieces.front() ? "" : separator;
     text += piece;
   }
   return text;
 }
 
-std::string printable(std::string_view text) {
-  static constexpr std::array kHex = {
-      '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'};
-  std::string shown;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) {
-      shown += {'\\', 'x', kHex.at(byte >> 4U), kHex.at(byte & 0xfU)};
-    } else {
-      shown += c;
+namespace {
+
+/// How many bytes from `text`'s start on are one character of UTF-8 that a terminal shows; 0 for a
+/// control character (C0, DEL and C1) and for bytes that are no UTF-8.
+std::size_t shown_length(std::string_view text) {
+  const auto byte = [&](std::size_t i) {
+    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U;
+  };
+  const unsigned first = byte(0);
+  if (first < 0x80) {
+    return first >= 0x20 && first != 0x7f ? 1 : 0;
+  }
+  const std::size_t length = first >= 0xf0 ? 4 : (first >= 0xe0 ? 3 : 2);
+  for (std::size_t i = 1; i < length; ++i) {
+    if ((byte(i) & 0xc0U) != 0x80) {
+      return 0;
     }
+  }
+  const bool c1 = first == 0xc2 && byte(1) < 0xa0;
+  return first < 0xc2 || first > 0xf4 || c1 ? 0 : length;
+}
+
+}  // namespace
+
+std::string printable(std::string_view text) {
+  static constexpr std::string_view kHex = "0123456789abcdef";
+  std::string shown;
+  while (!text.empty()) {
+    const std::size_t length = shown_length(text);
+    if (length == 0) {
+      const auto byte = static_cast<unsigned char>(text.front());
+      shown += {'\\', 'x', kHex[byte >> 4U], kHex[byte & 0xfU]};
+    } else {
+      shown += text.substr(0, length);
+    }
+    text.remove_prefix(std::max<std::size_t>(length, 1));
   }
   return shown;
 }
@@ -81,7 +105,7 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
 
 std::optional<std::string> nearest(std::string_view word,
                                    const std::vector<std::string>& candidates) {
-  const std::size_t far = std::max<std::size_t>(2, word.size() / 2);
+  const std::size_t far = word.size() < 3 ? 1 : std::max<std::size_t>(2, word.size() / 2);
   std::optional<std::string> best;
   std::size_t best_distance = far + 1;
   for (const std::string& candidate : candidates) {

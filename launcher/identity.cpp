@@ -106,7 +106,8 @@ bool all_folders_safe(int folder, uid_t trusted) {
 
 User find_user(const std::string& name_or_uid) {
   const std::optional<User> user = look_up(name_or_uid);
-  if (!user) {
+  // System calls take the highest number for "no change".
+  if (!user || user->credentials.uid == static_cast<uid_t>(-1)) {
     throw Failure(
         ExitCode::preflight,
         "Cannot find the user \"" + base::printable(name_or_uid) + "\"; see: getent passwd");
@@ -156,7 +157,8 @@ Authority derive_authority(int config, int folder, const std::string& name, uid_
   const struct stat file = stat_of(config);
   struct stat named {};
   const std::string shown = "\"" + base::printable(name) + "\"";
-  if (::fstatat(folder, name.c_str(), &named, AT_SYMLINK_NOFOLLOW) != 0 ||
+  if (name.find('/') != std::string::npos ||
+      ::fstatat(folder, name.c_str(), &named, AT_SYMLINK_NOFOLLOW) != 0 ||
       named.st_dev != file.st_dev || named.st_ino != file.st_ino) {
     throw Failure(ExitCode::preflight,
                   "Cannot trust the config " + shown + ": it was replaced meanwhile; try again");

@@ -63,7 +63,7 @@ int park(int fd) {
 /// descriptor is still needed.
 void place_descriptors(Making& making) {
   std::vector<PassedFd> wanted = making.spec.fds;
-  const base::UniqueFd null = base::open_file("/dev/null", O_RDWR);
+  base::UniqueFd null = base::open_file("/dev/null", O_RDWR);
   for (const int standard : {0, 1, 2}) {
     if (std::none_of(wanted.begin(), wanted.end(), [&](const PassedFd& fd) {
           return fd.theirs == standard;
@@ -74,6 +74,7 @@ void place_descriptors(Making& making) {
   for (PassedFd& fd : wanted) {
     fd.ours = park(fd.ours);
   }
+  null.reset();  // its number may be one that is wanted
   making.status_fd = park(making.status_fd);
   making.program_fd = park(making.program_fd);
   check(::syscall(SYS_close_range, 0U, static_cast<unsigned>(kParkedFds - 1), 0U),

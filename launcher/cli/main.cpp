@@ -15,7 +15,7 @@ namespace {
 constexpr auto kVerbs = {add_run, add_plan, add_check};
 
 void print_error(const std::string& text) {
-  std::fprintf(stderr, "vmlaunch: %s\n", text.c_str());
+  static_cast<void>(std::fprintf(stderr, "vmlaunch: %s\n", text.c_str()));
 }
 
 /// `vmlaunch FILE` is `vmlaunch run FILE`.
@@ -67,6 +67,10 @@ int main(int argc, char** argv) {
   static_cast<void>(std::signal(SIGPIPE, SIG_IGN));
   try {
     return cli::main_impl({argv + 1, argv + argc});
+  } catch (const vmlaunch::launcher::config::ConfigError& error) {
+    // As compilers write it, so that an editor finds the places.
+    static_cast<void>(std::fprintf(stderr, "%s\n", error.what()));
+    return static_cast<int>(error.code());
   } catch (const vmlaunch::launcher::Failure& failure) {
     cli::print_error(failure.what());
     return static_cast<int>(failure.code());

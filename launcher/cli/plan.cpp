@@ -18,9 +18,13 @@ struct PlanOptions {
 ExitCode print_plan(const PlanOptions& options, const std::optional<std::string>& as) {
   const run::Prepared prepared = look_at(options.file, as);
   if (options.effective) {
-    std::cout << config::effective(prepared.spec).dump(2) << "\n";
+    std::cout << config::effective(prepared.spec)
+                     .dump(2, ' ', false, config::Json::error_handler_t::replace)
+              << "\n";
   } else if (options.json) {
-    std::cout << plan::to_json(prepared.plan).dump(2) << "\n";
+    std::cout
+        << plan::to_json(prepared.plan).dump(2, ' ', false, config::Json::error_handler_t::replace)
+        << "\n";
   } else {
     std::cout << plan::to_text(prepared.plan);
   }

@@ -64,18 +64,17 @@ Config::Disk read_disk(ObjectReader& reader) {
   return disk;
 }
 
-std::vector<PortForward> read_forwards(ObjectReader& reader) {
-  std::vector<PortForward> forwards;
-  const std::vector<std::string> texts = reader.texts("forwards");
+std::vector<std::optional<PortForward>> read_forwards(ObjectReader& reader) {
+  std::vector<std::optional<PortForward>> forwards;
+  const std::vector<std::optional<std::string>> texts = reader.texts("forwards");
   for (std::size_t i = 0; i < texts.size(); ++i) {
-    if (const auto forward = parse_port_forward(texts[i])) {
-      forwards.push_back(*forward);
-    } else {
+    forwards.push_back(texts[i] ? parse_port_forward(*texts[i]) : std::nullopt);
+    if (texts[i] && !forwards.back()) {
       reader.issues().push_back(
           {child(child(reader.pointer(), "forwards"), i),
            "expected a forward such as \"tcp:127.0.0.1:2222:22\" (host port, then the guest's), "
            "found \"" +
-               texts[i] + "\""});
+               *texts[i] + "\""});
     }
   }
   return forwards;
@@ -91,6 +90,12 @@ Config::Nic read_nic(ObjectReader& reader) {
   nic.mac =
       reader.value("mac", parse_mac_address, "a unicast MAC address such as \"52:54:00:00:00:01\"");
   return nic;
+}
+
+void require(ObjectReader& reader, const char* key, const std::string& what) {
+  if (reader.raw(key) == nullptr) {
+    reader.report(key, "missing: " + what);
+  }
 }
 
 /// "none", or an object.
@@ -110,6 +115,7 @@ std::optional<Display> read_display(ObjectReader& reader) {
   Display display;
   reader.object("display", [&](ObjectReader& object) {
     display.vnc = object.value("vnc", parse_endpoint, "an address such as \"127.0.0.1:5900\"");
+    require(object, "vnc", "the address, such as \"127.0.0.1:5900\"");
   });
   return display;
 }
@@ -132,14 +138,20 @@ std::optional<Serial> read_serial(ObjectReader& reader) {
     return std::nullopt;
   }
   Serial serial{Serial::Kind::file, {}};
-  reader.object("serial",
-                [&](ObjectReader& object) { serial.file = object.text("file").value_or(""); });
+  reader.object("serial", [&](ObjectReader& object) {
+    serial.file = object.text("file").value_or("");
+    require(object, "file", "the file that the guest's output is added to");
+  });
   return serial;
 }
 
 void read_network(ObjectReader& reader, Config& config) {
   const Json* value = reader.raw("network");
-  if (value != nullptr && *value == "none") {
+  if (value == nullptr || *value == "none") {
+    return;
+  }
+  if (!value->is_array()) {
+    reader.report("network", "expected \"none\" or an array of objects, found " + type_of(*value));
     return;
   }
   reader.objects("network", [&](ObjectReader& nic) { config.network.push_back(read_nic(nic)); });
@@ -148,10 +160,14 @@ void read_network(ObjectReader& reader, Config& config) {
 /// A user's name, or a uid as a number.
 std::optional<std::string> read_run_as(ObjectReader& reader) {
   const Json* value = reader.raw("run_as");
-  if (value != nullptr && value->is_number_unsigned()) {
-    return value->dump();
+  if (value == nullptr || value->is_string()) {
+    return reader.text("run_as");
   }
-  return reader.text("run_as");
+  if (!value->is_number_unsigned()) {
+    reader.report("run_as", "expected a user's name or uid, found " + type_of(*value));
+    return std::nullopt;
+  }
+  return value->dump();
 }
 
 }  // namespace
@@ -192,7 +208,9 @@ Config parse(const Document& document, std::vector<Issue>& issues) {
   config.serial = read_serial(reader);
   reader.object("qemu", [&](ObjectReader& qemu) {
     config.qemu.binary = qemu.text("binary");
-    config.qemu.extra_args = qemu.texts("extra_args");
+    for (const auto& argument : qemu.texts("extra_args")) {
+      config.qemu.extra_args.push_back(argument.value_or(""));
+    }
   });
   config.run_as = read_run_as(reader);
   reader.object("stop", [&](ObjectReader& stop) {

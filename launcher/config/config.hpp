@@ -55,7 +55,7 @@ struct Config {
   };
   struct Nic {
     bool user = false;
-    std::vector<PortForward> forwards;
+    std::vector<std::optional<PortForward>> forwards;  ///< nothing for what could not be read
     std::optional<NicModel> model;
     std::optional<MacAddress> mac;
   };

@@ -14,6 +14,14 @@ namespace {
 
 constexpr std::size_t kDepthLimit = 32;
 
+/// More lines than this help nobody, and each costs a look at the whole text before its place.
+constexpr std::size_t kMostLines = 100;
+
+/// The longest pointer and the longest message of a line, in bytes.
+constexpr std::size_t kLongestPart = 500;
+
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+
 /// Lets the JSON library's lexer read while we see how far it has come: it reads one character at a
 /// time and reports each token before it looks for the next.
 class TrackingIterator {
@@ -46,7 +54,7 @@ std::size_t skip_to_token(std::string_view text, std::size_t at) {
     if (std::string_view(" \t\r\n,:").find(text[at]) != std::string_view::npos) {
       ++at;
     } else if (text.substr(at, 2) == "//") {
-      at = std::min(text.find('\n', at), text.size());
+      at = std::min(text.find_first_of("\r\n", at), text.size());
     } else if (text.substr(at, 2) == "/*") {
       const std::size_t end = text.find("*/", at + 2);
       at = end == std::string_view::npos ? text.size() : end + 2;
@@ -57,10 +65,39 @@ std::size_t skip_to_token(std::string_view text, std::size_t at) {
   return at;
 }
 
-std::string without_library_prefix(std::string_view what) {
-  const std::size_t column = what.find("column ");
-  const std::size_t colon = what.find(": ", column == std::string_view::npos ? 0 : column);
-  return colon == std::string_view::npos ? std::string(what) : std::string(what.substr(colon + 2));
+void replace_end(std::string& text, std::string_view end, std::string_view better) {
+  if (text.ends_with(end)) {
+    text.replace(text.size() - end.size(), end.size(), better);
+  }
+}
+
+/// "[json.exception.NAME.ID] parse error at line L, column C: MESSAGE; last read: 'TOKEN'; …"
+/// without what we tell better, and without the token, which may be as long as the file.
+std::string message_of(const Json::exception& error, const std::string& token) {
+  std::string text = error.what();
+  text.erase(0, text.find("] ") + 2);
+  if (text.starts_with("parse error at ")) {
+    text.erase(0, text.find(": ") + 2);
+  }
+  const std::string last_read = "; last read: '" + token + "'";
+  if (const std::size_t at = text.find(last_read); at != std::string::npos) {
+    text.erase(at, last_read.size());
+  }
+  replace_end(text, "expected string literal", "expected a key in quotes");
+  replace_end(text, "expected '}'", "expected ',' or '}'");
+  replace_end(text, "expected ']'", "expected ',' or ']'");
+  return text;
+}
+
+/// At most `longest` bytes of printable text, cut between characters.
+std::string shorten(std::string text, std::size_t longest) {
+  if (text.size() <= longest) {
+    return text;
+  }
+  while ((static_cast<unsigned char>(text[longest]) & 0xC0U) == 0x80U) {
+    --longest;
+  }
+  return text.substr(0, longest) + "…";
 }
 
 }  // namespace
@@ -90,14 +127,14 @@ ConfigError::ConfigError(const std::vector<std::string>& lines)
 class Document::Builder : public nlohmann::json_sax<Json> {
  public:
   explicit Builder(Document& document) : document_(document), furthest_(document.text_.data()) {
-    if (document.text_.starts_with("\xEF\xBB\xBF")) {
-      last_end_ = 3;
+    if (document.text_.starts_with(kByteOrderMark)) {
+      last_end_ = kByteOrderMark.size();
     }
   }
 
   const char** furthest() { return &furthest_; }
-  [[nodiscard]] const std::vector<Issue>& issues() const { return issues_; }
-  [[nodiscard]] std::optional<std::size_t> syntax_error_offset() const { return syntax_error_; }
+  [[nodiscard]] const std::vector<PlacedIssue>& duplicates() const { return duplicates_; }
+  [[nodiscard]] const std::optional<PlacedIssue>& syntax_error() const { return syntax_error_; }
 
   bool null() override { return value(nullptr); }
   bool boolean(bool v) override { return value(v); }
@@ -115,7 +152,7 @@ class Document::Builder : public nlohmann::json_sax<Json> {
   bool key(string_t& name) override {
     const std::string pointer = child(levels_.back().pointer, name);
     if (levels_.back().value->contains(name)) {
-      issues_.push_back({pointer, "this key stands here a second time", true});
+      duplicates_.push_back({token_start(), {pointer, "this key stands here a second time", true}});
     }
     document_.places_[pointer].key = token_start();
     levels_.back().next_key = name;
@@ -124,10 +161,16 @@ class Document::Builder : public nlohmann::json_sax<Json> {
   }
 
   bool parse_error(std::size_t position,
-                   const std::string& /*token*/,
+                   const std::string& token,
                    const Json::exception& error) override {
-    syntax_error_ = std::min(position == 0 ? 0 : position - 1, document_.text_.size());
-    issues_.push_back({"", without_library_prefix(error.what())});
+    std::size_t where = std::min(position == 0 ? 0 : position - 1, document_.text_.size());
+    const std::string message = message_of(error, token);
+    // The library tells a token's end; that is where one is ill-formed, but not where it is
+    // unwanted.
+    if (message.find(" - invalid ") == std::string::npos) {
+      where = std::min(where, token_start());
+    }
+    syntax_error_ = {where, {"", message}};
     return false;
   }
 
@@ -175,8 +218,8 @@ class Document::Builder : public nlohmann::json_sax<Json> {
 
   bool open(Json v) {
     if (levels_.size() == kDepthLimit) {
-      syntax_error_ = token_start();
-      issues_.push_back({"", "nested deeper than " + std::to_string(kDepthLimit) + " levels"});
+      syntax_error_ = {token_start(),
+                       {"", "nested deeper than " + std::to_string(kDepthLimit) + " levels"}};
       return false;
     }
     std::string pointer;
@@ -201,22 +244,26 @@ class Document::Builder : public nlohmann::json_sax<Json> {
   const char* furthest_;
   std::size_t last_end_ = 0;
   std::vector<Level> levels_;
-  std::vector<Issue> issues_;
-  std::optional<std::size_t> syntax_error_;
+  std::vector<PlacedIssue> duplicates_;
+  std::optional<PlacedIssue> syntax_error_;
 };
 
 Document::Document(std::string file, std::string text)
     : file_(std::move(file)), text_(std::move(text)) {
+  // The library takes a NUL for the end of the text.
+  if (const std::size_t nul = text_.find('\0'); nul != std::string::npos) {
+    throw error_at({{nul, {"", "a NUL byte; a config is UTF-8 text"}}});
+  }
   Builder builder(*this);
   const char* begin = text_.data();
   const TrackingIterator first(begin, builder.furthest());
   const TrackingIterator last(begin + text_.size(), builder.furthest());
   Json::sax_parse(first, last, &builder, Json::input_format_t::json, true, true);
-  if (const auto where = builder.syntax_error_offset()) {
-    throw ConfigError({line(*where, builder.issues().back())});
+  if (const auto& syntax_error = builder.syntax_error()) {
+    throw error_at({*syntax_error});
   }
-  if (!builder.issues().empty()) {
-    throw error(builder.issues());
+  if (!builder.duplicates().empty()) {
+    throw error_at(builder.duplicates());
   }
 }
 
@@ -234,8 +281,12 @@ std::size_t Document::offset(const Issue& issue) const {
   }
 }
 
-std::string Document::line(std::size_t offset, const Issue& issue) const {
-  const std::string_view before = std::string_view(text_).substr(0, offset);
+std::string Document::line(const PlacedIssue& placed) const {
+  const auto& [offset, issue] = placed;
+  std::string_view before = std::string_view(text_).substr(0, offset);
+  if (before.starts_with(kByteOrderMark)) {
+    before.remove_prefix(kByteOrderMark.size());
+  }
   const auto line = 1 + std::count(before.begin(), before.end(), '\n');
   const std::size_t line_start = before.rfind('\n') + 1;  // npos + 1 is 0
   const auto column =
@@ -245,24 +296,30 @@ std::string Document::line(std::size_t offset, const Issue& issue) const {
   std::string text =
       base::printable(file_) + ":" + std::to_string(line) + ":" + std::to_string(column) + ": ";
   if (!issue.pointer.empty()) {
-    text += base::printable(issue.pointer) + ": ";
+    text += shorten(base::printable(issue.pointer), kLongestPart) + ": ";
   }
-  return text + base::printable(issue.message);
+  return text + shorten(base::printable(issue.message), kLongestPart);
 }
 
 ConfigError Document::error(const std::vector<Issue>& issues) const {
-  std::vector<std::pair<std::size_t, std::string>> placed;
+  std::vector<PlacedIssue> placed;
   placed.reserve(issues.size());
   for (const Issue& issue : issues) {
-    const std::size_t where = offset(issue);
-    placed.emplace_back(where, line(where, issue));
+    placed.emplace_back(offset(issue), issue);
   }
+  return error_at(std::move(placed));
+}
+
+ConfigError Document::error_at(std::vector<PlacedIssue> issues) const {
   std::stable_sort(
-      placed.begin(), placed.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+      issues.begin(), issues.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
   std::vector<std::string> lines;
-  lines.reserve(placed.size());
-  for (auto& [where, text] : placed) {
-    lines.push_back(std::move(text));
+  for (const PlacedIssue& issue : issues) {
+    if (lines.size() == kMostLines) {
+      lines.push_back("and " + std::to_string(issues.size() - kMostLines) + " more");
+      break;
+    }
+    lines.push_back(line(issue));
   }
   return ConfigError(lines);
 }

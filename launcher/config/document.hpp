@@ -4,6 +4,7 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -48,8 +49,11 @@ class Document {
   };
   class Builder;
 
+  using PlacedIssue = std::pair<std::size_t, Issue>;
+
   [[nodiscard]] std::size_t offset(const Issue& issue) const;
-  [[nodiscard]] std::string line(std::size_t offset, const Issue& issue) const;
+  [[nodiscard]] std::string line(const PlacedIssue& placed) const;
+  [[nodiscard]] ConfigError error_at(std::vector<PlacedIssue> issues) const;
 
   std::string file_;
   std::string text_;

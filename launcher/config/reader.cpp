@@ -15,7 +15,7 @@ std::string type_of(const Json& value) {
     case Json::value_t::array:
       return "an array";
     case Json::value_t::string:
-      return "a text";
+      return "\"" + value.get<std::string>() + "\"";
     case Json::value_t::boolean:
       return value.get<bool>() ? "true" : "false";
     default:
@@ -31,7 +31,9 @@ ObjectReader::ObjectReader(const Json& value, std::string pointer, std::vector<I
 }
 
 const Json* ObjectReader::raw(const char* key) {
-  known_.emplace_back(key);
+  if (std::find(known_.begin(), known_.end(), key) == known_.end()) {
+    known_.emplace_back(key);
+  }
   if (!value_.is_object()) {
     return nullptr;
   }
@@ -45,17 +47,18 @@ void ObjectReader::report(const char* key, const std::string& message) {
 
 std::optional<std::string> ObjectReader::text(const char* key) {
   const Json* value = raw(key);
-  if (value == nullptr) {
+  return value == nullptr ? std::nullopt : read_text(*value, child(pointer_, key));
+}
+
+std::optional<std::string> ObjectReader::read_text(const Json& value, const std::string& pointer) {
+  if (!value.is_string()) {
+    issues_.push_back({pointer, "expected a text, found " + type_of(value)});
     return std::nullopt;
   }
-  if (!value->is_string()) {
-    report(key, "expected a text, found " + type_of(*value));
-    return std::nullopt;
-  }
-  auto written = value->get<std::string>();
+  auto written = value.get<std::string>();
   // A NUL would end the text early in every system call that it is given to.
   if (written.find('\0') != std::string::npos) {
-    report(key, "a NUL character is not allowed");
+    issues_.push_back({pointer, "a NUL character is not allowed"});
     return std::nullopt;
   }
   return written;
@@ -112,8 +115,8 @@ void ObjectReader::objects(const char* key, const std::function<void(ObjectReade
   }
 }
 
-std::vector<std::string> ObjectReader::texts(const char* key) {
-  std::vector<std::string> texts;
+std::vector<std::optional<std::string>> ObjectReader::texts(const char* key) {
+  std::vector<std::optional<std::string>> texts;
   const Json* value = raw(key);
   if (value == nullptr) {
     return texts;
@@ -123,13 +126,7 @@ std::vector<std::string> ObjectReader::texts(const char* key) {
     return texts;
   }
   for (std::size_t i = 0; i < value->size(); ++i) {
-    const Json& element = (*value)[i];
-    if (!element.is_string() ||
-        element.get_ref<const std::string&>().find('\0') != std::string::npos) {
-      issues_.push_back({child(child(pointer_, key), i),
-                         "expected a text without NUL, found " + type_of(element)});
-    }
-    texts.push_back(element.is_string() ? element.get<std::string>() : std::string());
+    texts.push_back(read_text((*value)[i], child(child(pointer_, key), i)));
   }
   return texts;
 }

@@ -63,8 +63,8 @@ class ObjectReader {
   /// Calls `read` for each object of the array under `key`, if there is one.
   void objects(const char* key, const std::function<void(ObjectReader&)>& read);
 
-  /// The texts of an array; `pointer` tells where each stood.
-  [[nodiscard]] std::vector<std::string> texts(const char* key);
+  /// The texts of an array; nothing in the place of what was reported.
+  [[nodiscard]] std::vector<std::optional<std::string>> texts(const char* key);
 
   /// The value under `key` as it stands, for keys that take several types.
   [[nodiscard]] const Json* raw(const char* key);
@@ -77,6 +77,7 @@ class ObjectReader {
   void finish();
 
  private:
+  std::optional<std::string> read_text(const Json& value, const std::string& pointer);
   void report_choice(const char* key,
                      const std::string& written,
                      const std::vector<std::string>& known);
@@ -87,7 +88,7 @@ class ObjectReader {
   std::vector<std::string> known_;
 };
 
-/// "a text", "a number", … : what a value is, for messages.
+/// What a value is, for messages: "an object", a number or text as it stands.
 [[nodiscard]] std::string type_of(const Json& value);
 
 }  // namespace vmlaunch::launcher::config

@@ -86,7 +86,8 @@ std::optional<MacAddress> parse_mac_address(std::string_view text) {
   for (const char c : text) {
     mac.text += static_cast<char>(c >= 'A' && c <= 'F' ? c - 'A' + 'a' : c);
   }
-  return mac;
+  // QEMU takes zeros for no address and makes one up.
+  return mac.text == "00:00:00:00:00:00" ? std::nullopt : std::optional(mac);
 }
 
 }  // namespace vmlaunch::launcher::config

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
 #include <filesystem>
 #include <set>
 #include <utility>
@@ -13,11 +14,11 @@ namespace vmlaunch::launcher::config {
 namespace {
 
 /// What vmlaunch itself says to QEMU, or what would undo how QEMU is held.
-constexpr std::array<std::string_view, 24> kOwnOptions = {
-    "accel",      "action",     "add-fd",     "chroot", "cpu",     "daemonize",
-    "enable-kvm", "incoming",   "kernel",     "loadvm", "m",       "machine",
-    "M",          "mon",        "monitor",    "name",   "pidfile", "preconfig",
-    "qmp",        "qmp-pretty", "readconfig", "runas",  "S",       "sandbox"};
+constexpr std::array<std::string_view, 27> kOwnOptions = {
+    "accel",      "action",     "add-fd",   "async-teardown", "chroot",  "cpu",       "daemonize",
+    "enable-kvm", "incoming",   "kernel",   "loadvm",         "m",       "machine",   "M",
+    "mon",        "monitor",    "name",     "no-shutdown",    "pidfile", "preconfig", "qmp",
+    "qmp-pretty", "readconfig", "run-with", "runas",          "S",       "sandbox"};
 
 bool is_own_option(std::string_view argument) {
   if (!argument.starts_with('-')) {
@@ -26,6 +27,18 @@ bool is_own_option(std::string_view argument) {
   argument.remove_prefix(argument.starts_with("--") ? 2 : 1);
   argument = argument.substr(0, argument.find('='));
   return std::find(kOwnOptions.begin(), kOwnOptions.end(), argument) != kOwnOptions.end();
+}
+
+/// Root, by name or number, and the number that system calls take for "no change".
+bool may_not_run_qemu(const std::string& user) {
+  const auto uid = base::parse_number<std::uint32_t>(user);
+  return user.empty() || user == "root" || uid == std::uint32_t{0} || uid == UINT32_MAX;
+}
+
+/// Whether `upper` is `pointer` or one of its parents.
+bool holds(const std::string& upper, const std::string& pointer) {
+  return pointer.starts_with(upper) &&
+         (pointer.size() == upper.size() || pointer[upper.size()] == '/');
 }
 
 bool is_vm_name(std::string_view name) {
@@ -37,10 +50,12 @@ bool is_vm_name(std::string_view name) {
          std::all_of(name.begin(), name.end(), allowed);
 }
 
-/// Checks one part after the other; each adds what it found wrong to `issues`.
+/// Checks one part after the other; each adds what it found wrong to `issues`, which holds what
+/// could not be read.
 class Validator {
  public:
-  Validator(const std::string& path, std::vector<Issue>& issues) : file_(path), issues_(issues) {}
+  Validator(const std::string& path, std::vector<Issue>& issues)
+      : file_(path), unread_(issues), issues_(issues) {}
 
   VmSpec validate(const Config& config) {
     VmSpec spec;
@@ -61,8 +76,24 @@ class Validator {
   }
 
  private:
+  /// A value that could not be read is not wrong, or missing, as well.
+  [[nodiscard]] bool unread(const std::string& pointer) const {
+    return std::any_of(unread_.begin(), unread_.end(), [&](const Issue& issue) {
+      return !issue.at_key && holds(issue.pointer, pointer);
+    });
+  }
+
   void report(std::string pointer, std::string message) {
-    issues_.push_back({std::move(pointer), std::move(message)});
+    if (!unread(pointer)) {
+      issues_.push_back({std::move(pointer), std::move(message)});
+    }
+  }
+
+  /// For a key that has a meaning only with another one.
+  void report_without(const char* needed, const char* key, const std::string& message) {
+    if (!unread(needed)) {
+      report(key, message);
+    }
   }
 
   /// Paths are relative to the config's folder, wherever vmlaunch was started.
@@ -115,7 +146,7 @@ class Validator {
       for (const auto& [key, given] : {std::pair("/initrd", config.initrd.has_value()),
                                        std::pair("/append", config.append.has_value())}) {
         if (given) {
-          report(key, "given without \"kernel\"");
+          report_without("/kernel", key, "given without \"kernel\"");
         }
       }
       return;
@@ -136,7 +167,7 @@ class Validator {
             std::pair("/firmware/code", firmware.code.has_value()),
             std::pair("/firmware/template", firmware.vars_template.has_value())}) {
         if (given) {
-          report(key, "given without \"uefi\": true");
+          report_without("/firmware/uefi", key, "given without \"uefi\": true");
         }
       }
       return;
@@ -178,7 +209,7 @@ class Validator {
                "missing: \"raw\" or \"qcow2\" (it is never guessed: a guest could write a header)");
       }
       disk.readonly = given.readonly.value_or(false);
-      if (given.path && !seen.insert(disk.path).second) {
+      if (given.path && !given.path->empty() && !seen.insert(disk.path).second) {
         report(pointer + "/path", "this disk is listed twice");
       }
       spec.disks.push_back(disk);
@@ -196,14 +227,19 @@ class Validator {
       if (!given.user) {
         report(pointer + "/user", "missing: {} for user networking");
       }
+      VmSpec::Nic nic{{}, given.model.value_or(NicModel::virtio), given.mac};
       for (std::size_t k = 0; k < given.forwards.size(); ++k) {
-        const PortForward& forward = given.forwards[k];
-        if (!ports.insert({forward.protocol, forward.host_port}).second) {
-          report(child(pointer + "/user/forwards", k),
-                 "host port " + std::to_string(forward.host_port) + " is forwarded twice");
+        const std::optional<PortForward>& forward = given.forwards[k];
+        if (!forward) {
+          continue;
         }
+        if (!ports.insert({forward->protocol, forward->host_port}).second) {
+          report(child(pointer + "/user/forwards", k),
+                 "host port " + std::to_string(forward->host_port) + " is forwarded twice");
+        }
+        nic.forwards.push_back(*forward);
       }
-      spec.network.push_back({given.forwards, given.model.value_or(NicModel::virtio), given.mac});
+      spec.network.push_back(std::move(nic));
     }
   }
 
@@ -240,12 +276,13 @@ class Validator {
 
   void run_as(const Config& config, VmSpec& spec) {
     spec.run_as = config.run_as;
-    if (spec.run_as == "root" || spec.run_as == "0" || spec.run_as == "") {
+    if (spec.run_as && may_not_run_qemu(*spec.run_as)) {
       report("/run_as", "expected a user other than root, found \"" + *spec.run_as + "\"");
     }
   }
 
   std::filesystem::path file_;
+  std::vector<Issue> unread_;
   std::vector<Issue>& issues_;
 };
 
@@ -305,18 +342,7 @@ Json effective_serial(const Serial& serial) {
 VmSpec load(const Document& document, const std::string& path) {
   std::vector<Issue> issues;
   const Config config = parse(document, issues);
-  std::vector<Issue> further;
-  VmSpec spec = Validator(path, further).validate(config);
-  // A value that could not be read is not missing as well.
-  for (const Issue& issue : further) {
-    const bool known = std::any_of(issues.begin(), issues.end(), [&](const Issue& earlier) {
-      return earlier.pointer.starts_with(issue.pointer) ||
-             issue.pointer.starts_with(earlier.pointer);
-    });
-    if (!known) {
-      issues.push_back(issue);
-    }
-  }
+  VmSpec spec = Validator(path, issues).validate(config);
   if (!issues.empty()) {
     throw document.error(issues);
   }

@@ -39,9 +39,6 @@ using base::check;
 /// A supervisor that takes nothing for so long is as good as gone.
 constexpr timeval kSendDeadline{5, 0};
 
-/// How much of a file the supervisor may hear about: enough to tell an image's header.
-constexpr std::size_t kHeadLength = 32;
-
 /// A word on the terminal while the supervisor cannot give it. Never waits for a stopped terminal.
 void say(const std::string& text) {
   pollfd standard_error{STDERR_FILENO, POLLOUT, 0};
@@ -199,10 +196,7 @@ class Guardian {
         file.template_path = require_roots_own_path(file.template_path);
       }
       files_[i] = open_plan_file(file);
-      std::array<char, kHeadLength> head{};
-      const ssize_t got = ::pread(files_[i].fd.get(), head.data(), head.size(), 0);
-      sealed.files.push_back(
-          {i, std::string(head.data(), got > 0 ? static_cast<std::size_t>(got) : 0)});
+      sealed.files.push_back({i, head_of(files_[i].fd.get())});
     }
     return sealed;
   }

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstdlib>
 #include <deque>
@@ -137,6 +138,12 @@ void check_plan_file(const FileUse& file) {
   if (::faccessat(AT_FDCWD, folder.c_str(), W_OK | X_OK, AT_EACCESS) != 0) {
     fail(file.purpose, file.path, errno);
   }
+}
+
+std::string head_of(int fd) {
+  std::array<char, 104> head{};
+  const ssize_t got = ::pread(fd, head.data(), head.size(), 0);
+  return {head.data(), got > 0 ? static_cast<std::size_t>(got) : 0};
 }
 
 void remove_made_files(const plan::Plan& plan, const std::vector<OpenFile>& files) {

@@ -28,6 +28,10 @@ class NoRight : public Failure {
 /// Looks whether open_plan_file would succeed, and makes nothing.
 void check_plan_file(const plan::FileUse& file);
 
+/// A file's first bytes: enough to tell an image by its header, and all that the supervisor hears
+/// of a file that only root could open.
+[[nodiscard]] std::string head_of(int fd);
+
 /// Takes back what open_plan_file made, for a run whose guest never ran. `files` as in the plan.
 void remove_made_files(const plan::Plan& plan, const std::vector<OpenFile>& files);
 

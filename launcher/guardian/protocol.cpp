@@ -24,11 +24,11 @@ template <class... Handlers>
 Overloaded(Handlers...) -> Overloaded<Handlers...>;
 
 Json encode_file(const FileUse& file) {
-  return {{"purpose", file.purpose},
-          {"path", file.path},
+  return {{"purpose", wire_text(file.purpose)},
+          {"path", wire_text(file.path)},
           {"access", static_cast<int>(file.access)},
           {"create", static_cast<int>(file.create)},
-          {"template", file.template_path},
+          {"template", wire_text(file.template_path)},
           {"fd", file.fd},
           {"reopened", file.reopened}};
 }
@@ -48,9 +48,9 @@ FileUse decode_file(const Json& json) {
 }
 
 Json encode_qemu(const plan::Qemu& qemu) {
-  Json json = {{"binary", qemu.binary},
-               {"arguments", qemu.arguments},
-               {"environment", qemu.environment},
+  Json json = {{"binary", wire_text(qemu.binary)},
+               {"arguments", wire_texts(qemu.arguments)},
+               {"environment", wire_texts(qemu.environment)},
                {"serial", qemu.serial_stdio},
                {"groups", qemu.user.device_groups}};
   json["uid"] = qemu.user.credentials ? Json(qemu.user.credentials->uid) : Json(nullptr);
@@ -105,8 +105,8 @@ Json encode_seal(const Seal& seal) {
     files.push_back(encode_file(file));
   }
   return {{"do", "seal"},
-          {"config", seal.config_name},
-          {"name", seal.plan.name},
+          {"config", wire_text(seal.config_name)},
+          {"name", wire_text(seal.plan.name)},
           {"files", files},
           {"qemu", encode_qemu(seal.plan.qemu)},
           {"deadlines", encode_deadlines(seal.plan.deadlines)},
@@ -179,8 +179,9 @@ std::string to_hex(const std::string& bytes) {
 
 std::string from_hex(const std::string& text) {
   std::string bytes;
-  for (std::size_t i = 0; i + 1 < text.size(); i += 2) {
-    const auto byte = base::parse_number<std::uint8_t>(std::string_view(text).substr(i, 2), 16);
+  for (std::size_t i = 0; i < text.size(); i += 2) {
+    const std::string_view pair = std::string_view(text).substr(i, 2);
+    const auto byte = pair.size() == 2 ? base::parse_number<std::uint8_t>(pair, 16) : std::nullopt;
     if (!byte) {
       throw ProtocolError("not hexadecimal");
     }
@@ -233,7 +234,9 @@ Reply decode_known_reply(const std::string& what, Fields& fields) {
 }
 
 Json parse_object(const std::string& bytes) {
-  Json json = Json::parse(bytes, nullptr, false);
+  // The library takes a NUL for the end.
+  const bool whole = bytes.find('\0') == std::string::npos;
+  Json json = whole ? Json::parse(bytes, nullptr, false) : Json();
   if (!json.is_object()) {
     throw ProtocolError("a packet is not a JSON object");
   }
@@ -272,16 +275,17 @@ std::string encode(const Reply& reply) {
             return Json{{"is", "spawned"}, {"pid", spawned.pid}};
           },
           [](const Done& done) {
-            return Json{{"is", "done"}, {"leftovers", done.leftovers}};
+            return Json{{"is", "done"}, {"leftovers", wire_texts(done.leftovers)}};
           },
           [](const StatusReply& status) {
-            return Json{
-                {"is", "status"}, {"state", status.state}, {"pid", std::max(status.pid, 0)}};
+            return Json{{"is", "status"},
+                        {"state", wire_text(status.state)},
+                        {"pid", std::max(status.pid, 0)}};
           },
           [](const Refused& refused) {
             return Json{{"is", "refused"},
                         {"code", static_cast<int>(refused.code)},
-                        {"message", refused.message}};
+                        {"message", wire_text(refused.message)}};
           },
           [](const Exited& exited) {
             return Json{
@@ -289,8 +293,7 @@ std::string encode(const Reply& reply) {
           },
       },
       reply);
-  // A path in a message may be any bytes; a message must get through all the same.
-  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+  return json.dump();
 }
 
 Request decode_request(const std::string& bytes) {

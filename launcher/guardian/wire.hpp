@@ -13,6 +13,29 @@
 
 namespace vmlaunch::launcher::guardian {
 
+/// A path may be any bytes, a JSON text only UTF-8: each byte travels as the character of its
+/// number.
+[[nodiscard]] inline std::string wire_text(const std::string& bytes) {
+  std::string text;
+  for (const char c : bytes) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x80) {
+      text += c;
+    } else {
+      text += {static_cast<char>(0xc0U | (byte >> 6U)), static_cast<char>(0x80U | (byte & 0x3fU))};
+    }
+  }
+  return text;
+}
+
+[[nodiscard]] inline Json wire_texts(const std::vector<std::string>& all) {
+  Json texts = Json::array();
+  for (const std::string& bytes : all) {
+    texts.push_back(wire_text(bytes));
+  }
+  return texts;
+}
+
 /// Takes a JSON object apart, strictly: every field must be there, of its type and in its range,
 /// and no other. Throws ProtocolError.
 class Fields {
@@ -81,12 +104,22 @@ class Fields {
     }
   }
 
-  /// NUL would end a path or an argument early.
+  /// The bytes that wire_text was given. NUL would end a path or an argument early.
   static std::string as_text(const Json& value, const char* key) {
     require(value.is_string(), key);
-    auto text = value.get<std::string>();
-    require(text.find('\0') == std::string::npos, key);
-    return text;
+    const auto& text = value.get_ref<const std::string&>();
+    std::string bytes;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+      const auto byte = static_cast<unsigned char>(text[i]);
+      require(byte != 0 && byte < 0xc4 && (byte < 0x80 || i + 1 < text.size()), key);
+      if (byte < 0x80) {
+        bytes += text[i];
+      } else {
+        const auto low = static_cast<unsigned char>(text[++i]);
+        bytes += static_cast<char>(((byte & 3U) << 6U) | (low & 0x3fU));
+      }
+    }
+    return bytes;
   }
 
   static std::uint64_t as_number(const Json& value,

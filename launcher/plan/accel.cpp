@@ -12,11 +12,15 @@ struct Obstacle {
   std::string next;
 };
 
+constexpr const char* kLoadModule =
+    "modprobe kvm_intel (or kvm_amd), with virtualisation enabled in the firmware";
+
 bool opens_for(const survey::Kvm& kvm, bool privileged, std::optional<uid_t> qemu_uid) {
   if (!privileged) {
     return kvm.usable_by_caller;
   }
-  return (kvm.mode & 06U) == 06U || (kvm.mode & 060U) == 060U ||
+  const bool group_may = (kvm.mode & 060U) == 060U && kvm.gid != 0;  // root's own is never given
+  return (kvm.mode & 06U) == 06U || group_may ||
          (qemu_uid == kvm.uid && (kvm.mode & 0600U) == 0600U);
 }
 
@@ -24,8 +28,10 @@ std::optional<Obstacle> find_obstacle(const survey::Kvm& kvm,
                                       bool privileged,
                                       std::optional<uid_t> qemu_uid) {
   if (!kvm.node) {
-    return Obstacle{"there is no /dev/kvm",
-                    "modprobe kvm_intel (or kvm_amd), with virtualisation enabled in the firmware"};
+    return Obstacle{"there is no /dev/kvm", kLoadModule};
+  }
+  if (!kvm.vendor_module && !kvm.pvm_module) {
+    return Obstacle{"neither kvm_intel nor kvm_amd is loaded", kLoadModule};
   }
   if (!opens_for(kvm, privileged, qemu_uid)) {
     return Obstacle{"QEMU's user may not open /dev/kvm",

@@ -21,7 +21,6 @@ namespace {
 using plan::FileUse;
 
 constexpr std::size_t kConfigLimit = std::size_t{1} << 20U;
-constexpr std::size_t kHeadLength = 32;
 
 [[noreturn]] void refuse_config(ExitCode code, const std::string& path, const std::string& why) {
   throw Failure(code, "Cannot read the config " + base::printable(path) + ": " + why);
@@ -58,12 +57,6 @@ void require_small_file(int fd, const std::string& path) {
   }
 }
 
-std::string head_of(int fd) {
-  std::array<char, kHeadLength> head{};
-  const ssize_t got = ::pread(fd, head.data(), head.size(), 0);
-  return {head.data(), got > 0 ? static_cast<std::size_t>(got) : 0};
-}
-
 /// Runs `open` and notes what it refused; true when somebody with more rights should try.
 template <typename Open>
 bool note_failure(std::vector<std::string>& problems, Authority authority, Open open) {
@@ -76,6 +69,8 @@ bool note_failure(std::vector<std::string>& problems, Authority authority, Open 
     problems.emplace_back(failure.what());
   } catch (const Failure& failure) {
     problems.emplace_back(failure.what());
+  } catch (const std::system_error& error) {
+    problems.emplace_back(error.what());
   }
   return false;
 }
@@ -88,7 +83,7 @@ void throw_if_any(const std::vector<std::string>& problems) {
 
 void check_head(const FileUse& file, int fd) {
   if (file.is_qcow2) {
-    refuse_backing_file(file, head_of(fd));
+    refuse_backing_file(file, guardian::head_of(fd));
   }
 }
 
@@ -161,20 +156,26 @@ void check_files(const plan::Plan& plan) {
 }
 
 void refuse_backing_file(const FileUse& file, const std::string& head) {
-  // qcow2, docs/interop/qcow2.txt of QEMU: magic at 0, the backing file name's offset at 8.
-  const bool is_qcow2 = head.substr(0, 4) == "QFI\xfb";
-  if (!is_qcow2) {
+  // docs/interop/qcow2.txt of QEMU: the magic, the version at 4, the offset of the backing file's
+  // name at 8, and from version 3 on the incompatible features at 72, of which bit 2 says that the
+  // data is in a file of its own. All numbers are big-endian.
+  constexpr std::size_t kNeeded = 80;
+  const std::string of_file =
+      "Cannot use the " + file.purpose + " " + base::printable(file.path) + ": ";
+  const std::string quoted = base::shell_quote(file.path);
+  if (head.size() < kNeeded || head.substr(0, 4) != "QFI\xfb") {
     throw Failure(ExitCode::preflight,
-                  "Cannot use the " + file.purpose + " " + base::printable(file.path) +
-                      ": it is not a qcow2 image; type: qemu-img info " +
-                      base::shell_quote(file.path));
+                  of_file + "it is not a qcow2 image; type: qemu-img info " + quoted);
   }
-  if (head.size() < 16 || head.substr(8, 8) != std::string(8, '\0')) {
-    throw Failure(ExitCode::preflight,
-                  "Cannot use the " + file.purpose + " " + base::printable(file.path) +
-                      ": it is an overlay over another image, which is not supported; make it one "
-                      "image: qemu-img convert -O qcow2 " +
-                      base::shell_quote(file.path) + " NEW.qcow2");
+  const std::string convert =
+      ", which is not supported; make it one image: qemu-img convert -O qcow2 " + quoted +
+      " NEW.qcow2";
+  if (head.substr(8, 8) != std::string(8, '\0')) {
+    throw Failure(ExitCode::preflight, of_file + "it is an overlay over another image" + convert);
+  }
+  const bool has_features = static_cast<unsigned char>(head[7]) >= 3;
+  if (has_features && (static_cast<unsigned char>(head[79]) & 4U) != 0) {
+    throw Failure(ExitCode::preflight, of_file + "its data is in another file" + convert);
   }
 }
 

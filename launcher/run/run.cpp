@@ -41,12 +41,15 @@ class Run {
       : input_(std::move(input)),
         terminal_(terminal),
         console_(console),
-        signals_(io_, SIGINT, SIGTERM, SIGHUP),
+        signals_(io_, SIGINT, SIGTERM),
         changed_(io_),
         guardian_(io_, input_.guardian.take_control(), [this] { changed_.cancel(); }),
         ladder_(plan().deadlines) {}
 
   ExitCode run() {
+    if (!hang_up_ignored()) {
+      signals_.add(SIGHUP);
+    }
     watch_signals();
     ExitCode code = ExitCode::failed;
     asio::co_spawn(io_, live(), [&](const std::exception_ptr& error, ExitCode result) {
@@ -244,6 +247,12 @@ class Run {
       asio::co_spawn(
           io_, client_->execute(name, qmp::Json::object(), plan().deadlines.reply), asio::detached);
     }
+  }
+
+  /// Who was started by nohup is to live on without its terminal.
+  static bool hang_up_ignored() {
+    struct sigaction now {};
+    return ::sigaction(SIGHUP, nullptr, &now) == 0 && now.sa_handler == SIG_IGN;
   }
 
   void watch_signals() {

@@ -59,7 +59,7 @@ void check_golden(const std::string& name, const std::string& text) {
     SUCCEED();
     return;
   }
-  const fs::path kept = fs::path(OUTPUT_DIR) / name;
+  const fs::path kept = fs::path(BINARY_DIR) / "tests/data" / name;
   write(kept, text);
   FAIL_CHECK("tests/data/" << name << " "
                            << (exists ? "differs in " + first_difference(expected, text)

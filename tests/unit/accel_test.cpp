@@ -47,8 +47,8 @@ std::string choose(Accel wanted,
                    bool privileged,
                    std::optional<uid_t> qemu_uid) {
   AccelChoice choice;
-  const std::string refused = tests::refusal(
-      [&] { choice = choose_accel(wanted, kvm, privileged, qemu_uid); });
+  const std::string refused =
+      tests::refusal([&] { choice = choose_accel(wanted, kvm, privileged, qemu_uid); });
   if (refused != "nothing") {
     return refused;
   }
@@ -151,7 +151,12 @@ TEST_CASE("accelerator: root's own group is never given", "[plan]") {
 TEST_CASE("accelerator: KVM for PVM guests only is not taken unasked", "[plan]") {
   const std::string by_pvm = "tcg; " + kPvmOnly + kSlow;
   for (const Row& row : {
-           Row{"user", node(0666, 0, true, Modules::pvm), false, kQemu, by_pvm, "kvm; " + kPvmHangs},
+           Row{"user",
+               node(0666, 0, true, Modules::pvm),
+               false,
+               kQemu,
+               by_pvm,
+               "kvm; " + kPvmHangs},
            Row{"root",
                node(0660, kKvmGroup, true, Modules::pvm),
                true,
@@ -170,7 +175,12 @@ TEST_CASE("accelerator: KVM for PVM guests only is not taken unasked", "[plan]")
                kQemu,
                by_pvm,
                kInsist + kNoNode + "; type: " + kLoad},
-           Row{"beside the vendor's", node(0666, 0, true, Modules::both), false, kQemu, "kvm", "kvm"},
+           Row{"beside the vendor's",
+               node(0666, 0, true, Modules::both),
+               false,
+               kQemu,
+               "kvm",
+               "kvm"},
        }) {
     check_row(row);
   }

@@ -9,12 +9,12 @@
 namespace vmlaunch::launcher::config {
 namespace {
 
-const std::string kFolder = "tests/data/broken";
+constexpr const char* kFolder = "tests/data/broken";
 
 /// What a person would read; nothing if the config is taken.
 std::string refusal(const std::string& file) {
   try {
-    const Document document("@FILE@", tests::read_source(kFolder + "/" + file));
+    const Document document("@FILE@", tests::read_source(std::string(kFolder) + "/" + file));
     static_cast<void>(load(document, "/configs/" + file));
   } catch (const ConfigError& error) {
     CHECK(error.code() == ExitCode::usage);

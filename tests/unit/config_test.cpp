@@ -100,7 +100,7 @@ TEST_CASE("config: the effective config is a config that means the same anywhere
            std::string(R"({"kernel": "k", "initrd": "../i", "append": ""})"),
            std::string(R"({"firmware": {"uefi": false}, "display": "none", "network": "none"})"),
            std::string(R"({"firmware": {"uefi": true, "vars": "v.fd"}, "serial": "stdio"})"),
-           std::string(R"({"display": {}, "serial": "none", "run_as": 1000})"),
+           std::string(R"({"display": "none", "serial": "none", "run_as": 1000})"),
            std::string(R"({"memory": {"size": "16M"}, "stop": {"timeout": "0s"}})"),
            std::string(R"({"memory": {"size": "1025M"}, "stop": {"timeout": "1500ms"}})"),
            std::string(R"({"disks": [{"path": "d\n\t'\",", "format": "raw"}]})"),
@@ -129,8 +129,7 @@ TEST_CASE("config: a path starts at the config's folder and is made plain", "[co
                          Row{"/a/b/c.json", "~/d.raw", "/a/b/~/d.raw"},
                          Row{"/a/b/c.json", "$HOME", "/a/b/$HOME"}}) {
     INFO(row.written);
-    const VmSpec spec =
-        load_text(std::string(R"({"kernel": ")") + row.written + "\"}", row.config);
+    const VmSpec spec = load_text(std::string(R"({"kernel": ")") + row.written + "\"}", row.config);
     REQUIRE(spec.linux_boot);
     CHECK(spec.linux_boot->kernel == row.path);
   }
@@ -158,8 +157,7 @@ TEST_CASE("config: a file's name that cannot be a VM's is told apart from a give
   CHECK(problems("{}", "/vms/my vm.json") ==
         "/vms/my vm.json:1:1: /name: no name is given, and the file's does not serve: " + expected +
             "\"my vm\"");
-  CHECK(problems("{\"name\": \"my vm\"}") ==
-        kPath + ":1:10: /name: " + expected + "\"my vm\"");
+  CHECK(problems("{\"name\": \"my vm\"}") == kPath + ":1:10: /name: " + expected + "\"my vm\"");
 }
 
 TEST_CASE("config: a name is kept to what is safe in every option and path", "[config]") {

@@ -1,8 +1,7 @@
-#include "launcher/config/values.hpp"
-
 #include <optional>
 #include <string>
 
+#include "launcher/config/values.hpp"
 #include "tests/support/catch.hpp"
 
 namespace vmlaunch::launcher::config {

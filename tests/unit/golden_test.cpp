@@ -13,7 +13,7 @@ namespace {
 constexpr gid_t kKvmGroup = 104;
 
 /// Where the examples stand here, so that no text depends on where they really are.
-const std::string kExamples = "/@ROOT@/configs/";
+constexpr const char* kExamples = "/@ROOT@/configs/";
 
 survey::Survey host(bool has_kvm) {
   survey::Survey survey;
@@ -58,7 +58,8 @@ TEST_CASE("plan: every example has the plan that is on record", "[plan]") {
   REQUIRE_FALSE(examples().empty());
   for (const std::string& name : examples()) {
     INFO(name);
-    const config::VmSpec spec = read("configs/" + name + ".json", kExamples + name + ".json");
+    const config::VmSpec spec =
+        read("configs/" + name + ".json", std::string(kExamples) + name + ".json");
     check_plan(name, plan::make_plan(spec, host(true), alice(), Authority::user));
     tests::check_golden("golden/" + name + ".effective.json",
                         config::effective(spec).dump(2) + "\n");
@@ -66,7 +67,7 @@ TEST_CASE("plan: every example has the plan that is on record", "[plan]") {
 }
 
 TEST_CASE("plan: as root without KVM, QEMU has a uid of its own and runs in software", "[plan]") {
-  const config::VmSpec spec = read("configs/demo.json", kExamples + "demo.json");
+  const config::VmSpec spec = read("configs/demo.json", std::string(kExamples) + "demo.json");
   check_plan("demo.root-tcg", plan::make_plan(spec, host(false), root(), Authority::root));
 }
 
@@ -129,7 +130,8 @@ TEST_CASE("config: with every default written out it means the same", "[config]"
   }
   for (const std::string& file : files) {
     INFO(file);
-    const config::Json effective = config::effective(read(file, kExamples + "vm.json"));
+    const config::Json effective =
+        config::effective(read(file, std::string(kExamples) + "vm.json"));
     const config::Document again("effective", effective.dump());
     CHECK(config::effective(config::load(again, "/elsewhere/vm.json")) == effective);
   }

@@ -151,8 +151,7 @@ TEST_CASE("authority: a file's other modes do not matter", "[identity]") {
   }
 }
 
-TEST_CASE("authority: another user's file is refused with the command that runs it",
-          "[identity]") {
+TEST_CASE("authority: another user's file is refused with the command that runs it", "[identity]") {
   if (tests::lacks_root()) {
     return;
   }
@@ -216,8 +215,7 @@ TEST_CASE("authority: a name leads no further than its folder", "[identity]") {
   }
 }
 
-TEST_CASE("authority: an odd name is shown so that it cannot write to the terminal",
-          "[identity]") {
+TEST_CASE("authority: an odd name is shown so that it cannot write to the terminal", "[identity]") {
   if (tests::lacks_root()) {
     return;
   }
@@ -269,8 +267,7 @@ TEST_CASE("user: one is found by name and by number", "[identity]") {
   CHECK(text_of(find_user(find_user("65534").name)) == text_of(find_user("65534")));
 }
 
-TEST_CASE("user: a number without a name is a user with a group of the same number",
-          "[identity]") {
+TEST_CASE("user: a number without a name is a user with a group of the same number", "[identity]") {
   CHECK(user_text("12345") == "uid 12345 12345:12345, 0 groups");
   CHECK(user_text("4294967294") == "uid 4294967294 4294967294:4294967294, 0 groups");
 }
@@ -278,8 +275,8 @@ TEST_CASE("user: a number without a name is a user with a group of the same numb
 TEST_CASE("user: who does not exist is named, and so is where to look", "[identity]") {
   for (const char* name : {"no-such-user", "", "-1", "+0", " 0", "0x0", "12345678901234567890"}) {
     INFO("\"" << name << "\"");
-    CHECK(user_text(name) == std::string("10: Cannot find the user \"") + name +
-                                 "\"; see: getent passwd");
+    CHECK(user_text(name) ==
+          std::string("10: Cannot find the user \"") + name + "\"; see: getent passwd");
   }
   CHECK(user_text("a\nb") == "10: Cannot find the user \"a\\x0ab\"; see: getent passwd");
 }
@@ -299,8 +296,7 @@ TEST_CASE("identity: a plain start is for who starts it", "[identity]") {
     });
   };
   CHECK(plain(std::nullopt) == "plain, for uid 12345 12345:12345, 0 groups");
-  CHECK(plain("root") ==
-        "2: Cannot become root: --as needs root; type: sudo vmlaunch --as root …");
+  CHECK(plain("root") == "2: Cannot become root: --as needs root; type: sudo vmlaunch --as root …");
   CHECK(plain("12345") ==
         "2: Cannot become 12345: --as needs root; type: sudo vmlaunch --as 12345 …");
   CHECK(plain("a b\n") ==
@@ -321,8 +317,7 @@ TEST_CASE("identity: a plain start keeps the groups that the process has", "[ide
         }) == "same");
 }
 
-TEST_CASE("identity: root's run is for --as, else for sudo's user, else for nobody",
-          "[identity]") {
+TEST_CASE("identity: root's run is for --as, else for sudo's user, else for nobody", "[identity]") {
   if (tests::lacks_root()) {
     return;
   }
@@ -345,10 +340,7 @@ TEST_CASE("identity: root's run is for --as, else for sudo's user, else for nobo
                nullptr,
                "no-such-user",
                "10: Cannot find the user \"no-such-user\"; see: getent passwd"},
-           Row{"--as nothing",
-               "12345",
-               "",
-               "10: Cannot find the user \"\"; see: getent passwd"},
+           Row{"--as nothing", "12345", "", "10: Cannot find the user \"\"; see: getent passwd"},
            Row{"--as root",
                "12345",
                "root",
@@ -382,9 +374,9 @@ TEST_CASE("identity: without a person root's run has a uid that nobody has", "[i
   for (const char* sudo_uid : {static_cast<const char*>(nullptr), "0"}) {
     INFO((sudo_uid == nullptr ? "no SUDO_UID" : sudo_uid));
     CHECK(in_child([&] {
-            base::check(sudo_uid != nullptr ? ::setenv("SUDO_UID", sudo_uid, 1)
-                                            : ::unsetenv("SUDO_UID"),
-                        "set SUDO_UID");
+            base::check(
+                sudo_uid != nullptr ? ::setenv("SUDO_UID", sudo_uid, 1) : ::unsetenv("SUDO_UID"),
+                "set SUDO_UID");
             const auto pid = static_cast<uid_t>(::getpid());
             const std::string own = std::to_string(1880000000 + pid);
             const std::string expected =

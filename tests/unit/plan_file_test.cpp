@@ -85,9 +85,8 @@ std::string make_socket(const std::string& path) {
   address.sun_family = AF_UNIX;
   path.copy(address.sun_path, sizeof address.sun_path - 1);
   const base::UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  base::check(
-      ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address),
-      "make a socket");
+  base::check(::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address),
+              "make a socket");
   return path;
 }
 
@@ -139,7 +138,8 @@ TEST_CASE("plan file: what cannot be a disk is refused, and nothing waits for it
            Row{disk(name, Access::read), not_regular(name)},
            Row{disk(fifo), not_regular(fifo)},
            Row{disk(fifo, Access::read), not_regular(fifo)},
-           Row{disk(socket), cannot_open(socket, "No such device or address; type: ls -ld " + socket)},
+           Row{disk(socket),
+               cannot_open(socket, "No such device or address; type: ls -ld " + socket)},
            Row{disk("/dev/null"), not_regular("/dev/null")},
            Row{disk("/dev/null", Access::read), not_regular("/dev/null")},
            Row{disk(missing), cannot_open(missing, "No such file or directory" + correct)},
@@ -169,8 +169,7 @@ TEST_CASE("plan file: a file that QEMU opens again is never a device", "[guardia
         "10: Cannot use the kernel /dev/null: it is not a regular file; type: ls -ld /dev/null");
 }
 
-TEST_CASE("plan file: want of rights is told apart, with the look that explains it",
-          "[guardian]") {
+TEST_CASE("plan file: want of rights is told apart, with the look that explains it", "[guardian]") {
   if (tests::lacks_root()) {
     return;
   }
@@ -221,9 +220,8 @@ TEST_CASE("plan file: one that is missing is made, for its owner alone", "[guard
     CHECK(base::read_file(log).empty());
     CHECK(mode_of(log) == (S_IFREG | 0600));
     CHECK(mode_of(vars) == (S_IFREG | 0600));
-    CHECK(folder.names() == std::vector<std::string>{std::string("log ") + odd,
-                                                     "template",
-                                                     std::string("vars ") + odd});
+    CHECK(folder.names() == std::vector<std::string>{
+                                std::string("log ") + odd, "template", std::string("vars ") + odd});
   }
 }
 
@@ -383,8 +381,7 @@ TEST_CASE("program: what cannot be run is refused", "[guardian]") {
 std::string roots_path(const tests::Folder& folder, const std::string& name) {
   const std::string base = std::filesystem::canonical(folder.path());
   std::string real;
-  const std::string refused =
-      refusal([&] { real = require_roots_own_path(folder.file(name)); });
+  const std::string refused = refusal([&] { real = require_roots_own_path(folder.file(name)); });
   if (refused != "nothing") {
     const std::string start =
         "10: Cannot open " + folder.file(name) + " as root: others than root can change " + base;

@@ -96,8 +96,8 @@ std::string qemu_user(const survey::Survey& survey, const Identity& identity, Au
   const QemuUser& user = plan.qemu.user;
   std::string text = user.name;
   if (user.credentials) {
-    text += " " + std::to_string(user.credentials->uid) + ":" +
-            std::to_string(user.credentials->gid);
+    text +=
+        " " + std::to_string(user.credentials->uid) + ":" + std::to_string(user.credentials->gid);
     for (const gid_t group : user.credentials->groups) {
       text += "," + std::to_string(group);
     }
@@ -210,8 +210,8 @@ TEST_CASE("plan: extra arguments need rights that are the caller's own or root's
     std::string last;
     const std::string refused = tests::refusal([&] {
       const Plan plan = make_plan(load(config), host(), identity, authority);
-      last = plan.qemu.arguments.at(plan.qemu.arguments.size() - 2) + " " +
-             plan.qemu.arguments.back();
+      last =
+          plan.qemu.arguments.at(plan.qemu.arguments.size() - 2) + " " + plan.qemu.arguments.back();
     });
     return refused == "nothing" ? last : refused;
   };
@@ -243,7 +243,10 @@ TEST_CASE("plan: the CPU model follows the accelerator, and \"host\" becomes \"m
   for (const Row& row : {
            Row{"", "host", "max", false},
            Row{"host", "host", "max", true},
-           Row{"host,-vmx,migratable=off", "host,-vmx,migratable=off", "max,-vmx,migratable=off", true},
+           Row{"host,-vmx,migratable=off",
+               "host,-vmx,migratable=off",
+               "max,-vmx,migratable=off",
+               true},
            Row{"hostile", "hostile", "hostile", false},
            Row{"max", "max", "max", false},
            Row{"qemu64,+host", "qemu64,+host", "qemu64,+host", false},
@@ -433,15 +436,15 @@ TEST_CASE("plan: every file has its number, its access and its way to be made", 
   for (const FileUse& file : plan_of(kAll).files) {
     lines.push_back(line(file));
   }
-  CHECK(lines == std::vector<std::string>{
-                     "10 kernel /vms/k (read only, made: never) reopened",
-                     "11 initrd /vms/i (read only, made: never) reopened",
-                     "12 UEFI code /usr/share/code.fd (read only, made: never)",
-                     "13 UEFI variables /vms/v (read and write, made: from template "
-                     "/usr/share/vars.fd)",
-                     "14 disk 0 /vms/d0 (read and write, made: never) qcow2",
-                     "15 disk 1 /vms/d1 (read only, made: never)",
-                     "16 serial log /vms/s (append, made: empty)"});
+  CHECK(lines ==
+        std::vector<std::string>{"10 kernel /vms/k (read only, made: never) reopened",
+                                 "11 initrd /vms/i (read only, made: never) reopened",
+                                 "12 UEFI code /usr/share/code.fd (read only, made: never)",
+                                 "13 UEFI variables /vms/v (read and write, made: from template "
+                                 "/usr/share/vars.fd)",
+                                 "14 disk 0 /vms/d0 (read and write, made: never) qcow2",
+                                 "15 disk 1 /vms/d1 (read only, made: never)",
+                                 "16 serial log /vms/s (append, made: empty)"});
 }
 
 TEST_CASE("plan: the whole command of a VM that has everything", "[plan]") {

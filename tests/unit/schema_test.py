@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""configs/vmlaunch.schema.json against the example configs, the broken ones, and the reference of all keys."""
+"""The schema of configs against the examples, the broken configs, and what is written about the keys."""
 
 import json
 import re
@@ -137,6 +137,14 @@ class SchemaTest(unittest.TestCase):
         text = (CONFIGS / "README.md").read_text(encoding="utf-8")
         self.assertEqual([path.name for path in examples()],
                          sorted(re.findall(r"^\| \[([^]]+)\]", text, re.MULTILINE)))
+
+    def test_the_manual_page_has_every_key_and_no_other(self):
+        text = (ROOT / "packaging" / "man" / "vmlaunch.json.5").read_text(encoding="utf-8")
+        heads = " ".join(re.findall(r"^\.BR (.*)$", text, re.MULTILINE))
+        named = set(re.findall(r"(?<![\w.$\[\]])[$a-z][a-z_.\[\]$]*(?= |$)", re.sub(r'"[^"]*"', "", heads)))
+        expected = {key for key, schema, _ in schema_keys(SCHEMA)
+                    if schema.get("type") != "object" or key == "network[].user"}
+        self.assertEqual(expected, named - {"vmlaunch", "vmlaunch.json"})
 
     def test_the_schema_refuses_the_options_that_the_reference_lists(self):
         text = (CONFIGS / "README.md").read_text(encoding="utf-8")

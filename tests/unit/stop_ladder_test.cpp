@@ -94,8 +94,8 @@ class Simulation {
 
   void take_all(Milliseconds now) {
     while (const std::optional<Action> action = ladder_.due(at(now))) {
-      actions_ += (actions_.empty() ? "" : ", ") + std::to_string(now.count()) + " " +
-                  name_of(*action);
+      actions_ +=
+          (actions_.empty() ? "" : ", ") + std::to_string(now.count()) + " " + name_of(*action);
       REQUIRE(actions_.size() < 100000);
     }
   }
@@ -106,8 +106,7 @@ class Simulation {
       next = asks_[asked_].at;
     }
     if (const auto time = ladder_.next()) {
-      const auto ladders =
-          std::max(now, std::chrono::ceil<Milliseconds>(time->time_since_epoch()));
+      const auto ladders = std::max(now, std::chrono::ceil<Milliseconds>(time->time_since_epoch()));
       next = std::min(next.value_or(ladders), ladders);
     }
     return next;
@@ -251,14 +250,12 @@ TEST_CASE("stop ladder: a patience of nothing turns to quit right after the powe
         Climb{"7 power button, 7 quit, 5007 SIGTERM, 10007 SIGKILL, 20007 give up", true, false});
 }
 
-TEST_CASE("stop ladder: a patience shorter than the pause between presses has one press",
-          "[run]") {
+TEST_CASE("stop ladder: a patience shorter than the pause between presses has one press", "[run]") {
   plan::Deadlines deadlines;
   deadlines.powerdown = 9999ms;
-  CHECK(climb({{0ms}}, deadlines) ==
-        Climb{"0 power button, 9999 quit, 14999 SIGTERM, 19999 SIGKILL, 29999 give up",
-              true,
-              false});
+  CHECK(
+      climb({{0ms}}, deadlines) ==
+      Climb{"0 power button, 9999 quit, 14999 SIGTERM, 19999 SIGKILL, 29999 give up", true, false});
 }
 
 TEST_CASE("stop ladder: a supervisor that slept goes up one step at a time", "[run]") {
