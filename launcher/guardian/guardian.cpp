@@ -1,12 +1,9 @@
 #include "launcher/guardian/guardian.hpp"
 
-#include <fcntl.h>
 #include <linux/capability.h>
 #include <poll.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -25,9 +22,9 @@
 #include "base/packet.hpp"
 #include "base/process.hpp"
 #include "base/text.hpp"
+#include "launcher/guardian/detach.hpp"
 #include "launcher/guardian/plan_file.hpp"
 #include "launcher/guardian/protocol.hpp"
-#include "launcher/run/rescuer.hpp"
 #include "sandbox/spawn.hpp"
 
 namespace vmlaunch::launcher::guardian {
@@ -50,8 +47,8 @@ void say(const std::string& text) {
 
 class Guardian {
  public:
-  Guardian(base::UniqueFd control, Identity identity)
-      : control_(std::move(control)), identity_(std::move(identity)) {}
+  Guardian(base::UniqueFd control, Identity identity, Rescuer rescuer)
+      : control_(std::move(control)), identity_(std::move(identity)), rescuer_(rescuer) {}
 
   int run() {
     while (!finished_) {
@@ -333,7 +330,7 @@ class Guardian {
     const pid_t parent = ::getpid();
     const base::Child rescuer = base::fork_child("the rescuer");
     if (rescuer.pid == 0) {
-      run::run_rescuer(std::move(qmp_), plan_.deadlines, identity_.user.credentials, parent);
+      rescuer_(std::move(qmp_), plan_.deadlines, identity_.user.credentials, parent);
     }
     const auto deadline = std::chrono::steady_clock::now() + limit + std::chrono::seconds(1);
     // The rescuer ends when QEMU does, or when it is at its wits' end.
@@ -345,6 +342,7 @@ class Guardian {
 
   base::UniqueFd control_;
   Identity identity_;
+  Rescuer rescuer_;
   Authority authority_ = Authority::user;
   plan::Plan plan_;
   sandbox::Credentials credentials_;
@@ -357,48 +355,14 @@ class Guardian {
   bool finished_ = false;
 };
 
-void replace_standard_streams() {
-  const base::UniqueFd null = base::open_file("/dev/null", O_RDWR);
-  check(::dup2(null.get(), STDIN_FILENO), "detach from standard input");
-  check(::dup2(null.get(), STDOUT_FILENO), "detach from standard output");
-}
-
-/// Leaves nothing of what was inherited but standard error and the control socket.
-base::UniqueFd close_all_but(base::UniqueFd control) {
-  constexpr int kControl = STDERR_FILENO + 1;
-  base::UniqueFd placed = std::move(control);
-  if (placed.get() != kControl) {
-    const int moved = check(::dup3(placed.get(), kControl, O_CLOEXEC), "keep the control socket");
-    placed.reset(moved);
-  }
-  check(::syscall(SYS_close_range, kControl + 1U, ~0U, 0U), "close inherited descriptors");
-  return placed;
-}
-
-/// Away from the terminal and its signals: it ends when the supervisor says so or is gone.
-void detach() {
-  check(::setsid(), "start a session of the guardian's own");
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE}) {
-    static_cast<void>(std::signal(signal, SIG_IGN));
-  }
-  sigset_t none;
-  ::sigemptyset(&none);
-  check(::sigprocmask(SIG_SETMASK, &none, nullptr), "clear the signal mask");
-  replace_standard_streams();
-  check(::chdir("/"), "leave the folder");
-  check(::prctl(PR_SET_NAME, "vmlaunch-guard", 0, 0, 0), "take a name");
-  sandbox::forbid_tracing();
-}
-
 }  // namespace
 
-int run(base::UniqueFd control, const Identity& identity) {
+int run(base::UniqueFd control, const Identity& identity, Rescuer rescuer) {
   try {
-    detach();
-    base::UniqueFd own = close_all_but(std::move(control));
+    base::UniqueFd own = detach(std::move(control));
     check(::setsockopt(own.get(), SOL_SOCKET, SO_SNDTIMEO, &kSendDeadline, sizeof kSendDeadline),
           "set the control socket's deadline");
-    return Guardian(std::move(own), identity).run();
+    return Guardian(std::move(own), identity, rescuer).run();
   } catch (const std::exception& error) {
     say(error.what());
     return 1;

@@ -14,6 +14,7 @@
 
 #include "base/file.hpp"
 #include "launcher/guardian/guardian.hpp"
+#include "launcher/run/rescuer.hpp"
 
 namespace vmlaunch::launcher::run {
 
@@ -31,7 +32,7 @@ GuardianProcess::GuardianProcess(const Identity& identity) {
   child_ = base::fork_child("the guardian");
   if (child_.pid == 0) {
     ours.reset();
-    ::_exit(guardian::run(std::move(theirs), identity));
+    ::_exit(guardian::run(std::move(theirs), identity, run_rescuer));
   }
   control_ = std::move(ours);
 }
