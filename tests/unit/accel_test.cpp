@@ -126,6 +126,7 @@ TEST_CASE("accelerator: as root the node's mode decides, and its group is given 
            Row{"0600, user", node(0600, 0, true), true, kQemu, closed, refused},
            Row{"0600, owner", own, true, kQemu, "kvm", "kvm"},
            Row{"0600, not the owner", own, true, kNobody, closed, refused},
+           Row{"0400, owner", owned(node(0400, 0, true), kQemu), true, kQemu, closed, refused},
            Row{"0660, unused uid", by_group, true, kNobody, group, group},
            Row{"0660, user", by_group, true, kQemu, group, group},
            Row{"0660, owner", own_or_group, true, kQemu, "kvm", "kvm"},

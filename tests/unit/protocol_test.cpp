@@ -369,6 +369,17 @@ TEST_CASE("protocol: NUL in any text is refused", "[guardian]") {
   });
 }
 
+TEST_CASE("protocol: a character that stands for no byte is refused", "[guardian]") {
+  for (const char* text : {"\xc4\x80", "a\xe2\x80\xa6", "\xf0\x9f\x90\xa7"}) {
+    INFO(text);
+    for (const char* field : {"/config", "/name", "/files/0/path", "/qemu/binary"}) {
+      CHECK(complaint(seal_with(field, text)).ends_with("has the wrong type or range"));
+    }
+    CHECK(complaint(seal_with("/qemu/arguments/1", text)) ==
+          "\"arguments\" has the wrong type or range");
+  }
+}
+
 TEST_CASE("protocol: more elements than a plan can have are refused", "[guardian]") {
   const auto many = [](std::size_t count, const Json& element) {
     return Json(std::vector<Json>(count, element));

@@ -1,0 +1,236 @@
+#include "launcher/guardian/guardian.hpp"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <utility>
+
+#include "base/file.hpp"
+#include "base/packet.hpp"
+#include "launcher/guardian/protocol.hpp"
+#include "tests/component/vm.hpp"
+#include "tests/support/catch.hpp"
+
+using namespace vmlaunch;
+using namespace vmlaunch::tests;
+using namespace vmlaunch::launcher;
+using guardian::Reply;
+
+namespace {
+
+constexpr uid_t kPerson = 12345;
+
+[[noreturn]] void no_rescue(base::UniqueFd /*qmp*/,
+                            const plan::Deadlines& /*deadlines*/,
+                            const sandbox::Credentials& /*credentials*/,
+                            pid_t /*parent*/) {
+  ::_exit(0);
+}
+
+/// A guardian of our own to talk to, as a supervisor that may be hostile.
+class Talk {
+ public:
+  explicit Talk(const Identity& identity) {
+    auto [ours, theirs] = base::make_socket_pair(SOCK_SEQPACKET);
+    child_ = base::fork_child("a guardian");
+    if (child_.pid == 0) {
+      ours.reset();
+      ::_exit(guardian::run(std::move(theirs), identity, no_rescue));
+    }
+    socket_ = std::move(ours);
+  }
+  Talk(const Talk&) = delete;
+  Talk& operator=(const Talk&) = delete;
+  ~Talk() {
+    socket_.reset();
+    CHECK(base::reap_within(child_.pidfd.get(), std::chrono::seconds(30)));
+  }
+
+  /// The answer; nothing when the guardian ended the connection instead.
+  std::optional<Reply> ask(const std::string& bytes, const std::vector<int>& fds = {}) {
+    base::send_packet(socket_.get(), bytes, fds);
+    return next();
+  }
+  std::optional<Reply> ask(const guardian::Request& request, const std::vector<int>& fds = {}) {
+    return ask(guardian::encode(request), fds);
+  }
+  std::optional<Reply> next() {
+    if (!base::wait_readable(socket_.get(),
+                             std::chrono::steady_clock::now() + std::chrono::seconds(20))) {
+      FAIL("the guardian says nothing");
+    }
+    std::optional<base::Packet> packet = base::receive_packet(socket_.get());
+    if (!packet) {
+      return std::nullopt;
+    }
+    fds_ = std::move(packet->fds);
+    return guardian::decode_reply(packet->bytes);
+  }
+  [[nodiscard]] std::string state() {
+    const auto reply = ask(guardian::Request(guardian::Status{}));
+    return reply ? std::get<guardian::StatusReply>(*reply).state : "gone";
+  }
+
+ private:
+  base::Child child_;
+  base::UniqueFd socket_;
+  std::vector<base::UniqueFd> fds_;
+};
+
+/// A config in a folder with everything that a seal needs.
+struct Sealing {
+  Folder folder;
+  std::string path = folder.write("vm.json", "{}");
+  base::UniqueFd config = base::open_file(path, O_RDONLY);
+  base::UniqueFd place = base::open_file(folder.path(), O_PATH | O_DIRECTORY);
+  base::UniqueFd program = base::open_file(PROBE_PROGRAM, O_PATH);
+  guardian::Seal seal{"vm.json", {}, true, {}};
+
+  explicit Sealing(uid_t owner) {
+    REQUIRE(::fchown(config.get(), owner, owner) == 0);
+    seal.plan.name = "vm";
+    seal.plan.qemu.binary = PROBE_PROGRAM;
+    seal.plan.qemu.arguments = {"ignore-powerdown"};
+    seal.plan.deadlines.terminate = base::Milliseconds(1000);
+    seal.plan.deadlines.kill = base::Milliseconds(1000);
+  }
+  [[nodiscard]] std::vector<int> fds() const { return {config.get(), place.get(), program.get()}; }
+};
+
+Identity person() {
+  return {true, {"person", {kPerson, kPerson, {}}}, true};
+}
+Identity root_alone() {
+  return {true, {"nobody", {1880000001, 1880000001, {}}}, false};
+}
+
+sandbox::Credentials uid(uid_t number) {
+  return {number, number, {}};
+}
+
+}  // namespace
+
+TEST_CASE("guardian: it obeys in the order of a run and tells each state") {
+  if (!is_root()) {
+    WARN("needs root: skipped");
+    return;
+  }
+  Sealing sealing(kPerson);
+  sealing.seal.plan.qemu.user.credentials = uid(kPerson);
+  Talk talk(person());
+  CHECK(talk.state() == "idle");
+  auto reply = talk.ask(guardian::Request(sealing.seal), sealing.fds());
+  REQUIRE(reply.has_value());
+  REQUIRE(std::holds_alternative<guardian::Sealed>(*reply));
+  CHECK(talk.state() == "sealed");
+  reply = talk.ask(guardian::Request(guardian::Spawn{}));
+  REQUIRE(reply.has_value());
+  const pid_t qemu = std::get<guardian::Spawned>(*reply).pid;
+  CHECK(lives(qemu));
+  CHECK(talk.state() == "running");
+  reply = talk.ask(guardian::Request(guardian::Signal{SIGTERM}));
+  REQUIRE(reply.has_value());
+  CHECK(std::holds_alternative<guardian::StatusReply>(*reply));
+  reply = talk.next();
+  REQUIRE(reply.has_value());
+  CHECK(std::get<guardian::Exited>(*reply).status == base::ExitStatus{0, SIGTERM});
+  CHECK(talk.state() == "ended");
+  reply = talk.ask(guardian::Request(guardian::Undo{}));
+  REQUIRE(reply.has_value());
+  CHECK(std::get<guardian::Done>(*reply).leftovers.empty());
+  CHECK_FALSE(talk.next().has_value());
+}
+
+TEST_CASE("guardian: anything out of order ends the connection, and QEMU with it") {
+  if (!is_root()) {
+    WARN("needs root: skipped");
+    return;
+  }
+  const std::vector<std::string> nonsense = {"{}",
+                                             "[]",
+                                             "x",
+                                             R"({"do":"spawn"})",
+                                             R"({"do":"exec","path":"/bin/sh"})",
+                                             R"({"do":"signal","signal":11})"};
+  for (const std::string& bytes : nonsense) {
+    INFO(bytes);
+    Talk talk(person());
+    CHECK_FALSE(talk.ask(bytes).has_value());
+  }
+  for (const bool seal_again : {true, false}) {
+    Sealing sealing(kPerson);
+    sealing.seal.plan.qemu.user.credentials = uid(kPerson);
+    Talk talk(person());
+    REQUIRE(talk.ask(guardian::Request(sealing.seal), sealing.fds()).has_value());
+    const auto spawned = talk.ask(guardian::Request(guardian::Spawn{}));
+    REQUIRE(spawned.has_value());
+    const pid_t qemu = std::get<guardian::Spawned>(*spawned).pid;
+    INFO("a second " << (seal_again ? "seal" : "spawn"));
+    const auto answer = seal_again ? talk.ask(guardian::Request(sealing.seal), sealing.fds())
+                                   : talk.ask(guardian::Request(guardian::Spawn{}));
+    CHECK_FALSE(answer.has_value());
+    CHECK(eventually([&] { return !lives(qemu); }));
+  }
+}
+
+TEST_CASE("guardian: a plan that claims more than the config's owner may is not taken") {
+  if (!is_root()) {
+    WARN("needs root: skipped");
+    return;
+  }
+  const auto refused = [](const Identity& identity, uid_t owner, auto change) {
+    Sealing sealing(owner);
+    sealing.seal.plan.qemu.user.credentials = uid(kPerson);
+    std::vector<int> fds = sealing.fds();
+    change(sealing, fds);
+    Talk talk(identity);
+    const auto reply = talk.ask(guardian::Request(sealing.seal), fds);
+    return !reply || std::holds_alternative<guardian::Refused>(*reply);
+  };
+  const auto nothing = [](Sealing&, std::vector<int>&) {};
+  CHECK_FALSE(refused(person(), kPerson, nothing));
+  CHECK_FALSE(refused(root_alone(), 0, nothing));
+
+  CHECK(refused(person(), 777, nothing));          // somebody else's config
+  CHECK(refused(root_alone(), kPerson, nothing));  // a person's config without that person
+  CHECK(refused(person(), kPerson, [](Sealing& s, auto&) {
+    s.seal.plan.qemu.user.credentials = uid(4242);  // another user
+  }));
+  CHECK(refused(
+      root_alone(), 0, [](Sealing& s, auto&) { s.seal.plan.qemu.user.credentials = uid(0); }));
+  CHECK(refused(root_alone(), 0, [](Sealing& s, auto&) {
+    s.seal.plan.qemu.user.device_groups = {42};  // /etc/shadow's group, not /dev/kvm's
+  }));
+  CHECK(refused(person(), kPerson, [](Sealing& s, auto& fds) {
+    s.seal.program_opened = false;  // root is to open the program
+    fds.pop_back();
+  }));
+  CHECK(refused(person(), kPerson, [](Sealing& s, auto&) {
+    s.seal.plan.files = {{"disk 0", "/etc/shadow"}};  // root is to open a file
+    s.seal.plan.files[0].fd = plan::kFirstFileFd;
+  }));
+  CHECK(refused(person(), kPerson, [](Sealing&, auto& fds) { fds.push_back(fds[0]); }));
+  CHECK(refused(person(), kPerson, [](Sealing& s, auto&) { s.seal.config_name = "other.json"; }));
+  CHECK(refused(
+      person(), kPerson, [](Sealing& s, auto&) { REQUIRE(::fchmod(s.config.get(), 0666) == 0); }));
+}
+
+TEST_CASE("guardian: a kernel that QEMU's user may not read is refused with what to type") {
+  if (!is_root()) {
+    WARN("needs root: skipped");
+    return;
+  }
+  Sealing sealing(0);
+  sealing.seal.plan.files = {{"kernel", sealing.folder.write("vmlinuz", "x", 0600)}};
+  sealing.seal.plan.files[0].fd = plan::kFirstFileFd;
+  sealing.seal.plan.files[0].reopened = true;
+  Talk talk(root_alone());
+  const auto reply = talk.ask(guardian::Request(sealing.seal), sealing.fds());
+  REQUIRE(reply.has_value());
+  const auto& refusal = std::get<guardian::Refused>(*reply);
+  CHECK(refusal.code == ExitCode::preflight);
+  CHECK(refusal.message.find("type: chmod o+r ") != std::string::npos);
+}
