@@ -79,6 +79,7 @@ TEST_CASE(
   for (const Start& start : starts()) {
     const Folder folder;
     Json config = probe_config({});
+    config["qemu"]["binary"] = folder.copy(PROBE_PROGRAM, "probe");
     config["qemu"]["extra_args"] = Json::array();  // a person's config may have none as root
     config["disks"] = {{{"path", "disk.img"}, {"format", "raw"}}};
     config["serial"] = "stdio";

@@ -7,6 +7,7 @@
 #include <pty.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -39,6 +40,7 @@ steady_clock::time_point after(Seconds limit) {
   ::dup2(input, STDIN_FILENO);
   ::dup2(output, STDOUT_FILENO);
   ::dup2(errors, STDERR_FILENO);
+  const int program = ::open(launch.arguments[0].c_str(), O_PATH | O_CLOEXEC);
   if (launch.uid &&
       (::setgroups(0, nullptr) != 0 || ::setresgid(*launch.uid, *launch.uid, *launch.uid) != 0 ||
        ::setresuid(*launch.uid, *launch.uid, *launch.uid) != 0)) {
@@ -60,7 +62,7 @@ steady_clock::time_point after(Seconds limit) {
   }
   arguments.push_back(nullptr);
   variables.push_back(nullptr);
-  ::execve(arguments[0], arguments.data(), variables.data());
+  ::syscall(SYS_execveat, program, "", arguments.data(), variables.data(), AT_EMPTY_PATH);
   ::_exit(126);
 }
 
@@ -239,6 +241,13 @@ std::string Folder::write(const std::string& name,
   const std::string path = file(name);
   std::ofstream(path, std::ios::binary) << content;
   check(::chmod(path.c_str(), mode), "set the mode of " + path);
+  return path;
+}
+
+std::string Folder::copy(const std::string& program, const std::string& name) const {
+  const std::string path = file(name);
+  std::filesystem::copy_file(program, path);
+  check(::chmod(path.c_str(), 0755), "set the mode of " + path);
   return path;
 }
 

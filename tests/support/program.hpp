@@ -18,7 +18,8 @@ using Seconds = std::chrono::duration<double>;
 struct Launch {
   std::vector<std::string> arguments;    ///< the first is the program's path
   std::vector<std::string> environment;  ///< in addition to PATH and the sanitizers' options
-  std::optional<uid_t> uid;              ///< without groups and capabilities
+  std::optional<uid_t> uid;              ///< without groups and capabilities; the program's folder
+                                         ///< may be closed to it
   bool terminal = false;                 ///< standard input and output are a terminal of its own
   std::string folder = "/";
 };
@@ -110,6 +111,9 @@ class Folder {
   std::string write(const std::string& name,
                     const std::string& content,
                     unsigned mode = 0644) const;
+
+  /// Copies a program into it, for users to whom its own folder is closed, and returns the path.
+  std::string copy(const std::string& program, const std::string& name) const;
 
   /// Names of what is in it, sorted.
   [[nodiscard]] std::vector<std::string> names() const;
