@@ -28,7 +28,7 @@ using base::check;
 constexpr int kParkedFds = 512;
 
 /// A program on a dead network file system may never load.
-constexpr std::chrono::seconds kSetupDeadline{30};
+constexpr std::chrono::seconds kSetupDeadline{10};
 
 /// The child's view of its own making. It has one thread and a copy of the parent's memory, so
 /// ordinary C++ serves until exec; it leaves by _exit only.
@@ -62,6 +62,10 @@ int park(int fd) {
 /// First everything moves out of the way, so that no wanted number is overwritten while its
 /// descriptor is still needed.
 void place_descriptors(Making& making) {
+  rlimit files{};
+  check(::getrlimit(RLIMIT_NOFILE, &files), "read the limit of open files");
+  files.rlim_cur = files.rlim_max;
+  check(::setrlimit(RLIMIT_NOFILE, &files), "raise the limit of open files");
   std::vector<PassedFd> wanted = making.spec.fds;
   base::UniqueFd null = base::open_file("/dev/null", O_RDWR);
   for (const int standard : {0, 1, 2}) {

@@ -2,6 +2,7 @@
 #include <memory>
 
 #include "launcher/cli/verbs.hpp"
+#include "launcher/run/guardian_link.hpp"
 
 namespace vmlaunch::launcher::cli {
 
@@ -22,9 +23,13 @@ struct Result {
 Result check(const std::string& file, const std::optional<std::string>& as) {
   Result result;
   try {
-    const run::Prepared prepared = look_at(file, as);
+    const Identity identity = find_identity(as);
+    run::GuardianProcess guardian(identity);
+    const Trusted trusted = open_and_become(file, identity);
+    const run::Prepared prepared = run::prepare(trusted.config, identity, trusted.authority);
     result.warnings = prepared.plan.warnings;
-    run::check_files(prepared.plan);
+    const base::UniqueFd control = guardian.take_control();
+    run::check_with_guardian(trusted.config, prepared.plan, trusted.authority, control.get());
   } catch (const Failure& failure) {
     result.code = failure.code();
     result.problem = failure.what();

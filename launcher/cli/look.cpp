@@ -13,6 +13,16 @@ Trusted open_trusted(const std::string& file, const Identity& identity) {
   return {std::move(config), authority};
 }
 
+Trusted open_and_become(const std::string& file, const Identity& identity) {
+  if (identity.invoker) {
+    sandbox::become(identity.user.credentials);
+    return open_trusted(file, identity);
+  }
+  Trusted trusted = open_trusted(file, identity);
+  sandbox::become(identity.user.credentials);
+  return trusted;
+}
+
 run::Prepared look_at(const std::string& file, const std::optional<std::string>& as) {
   const Identity identity = find_identity(as);
   if (identity.privileged && identity.invoker) {

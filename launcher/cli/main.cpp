@@ -1,3 +1,6 @@
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <csignal>
 #include <cstdio>
 #include <exception>
@@ -64,6 +67,12 @@ int main_impl(std::vector<std::string> arguments) {
 int main(int argc, char** argv) {
   namespace cli = vmlaunch::launcher::cli;
   using vmlaunch::launcher::ExitCode;
+  // A file or socket of ours must not become a standard stream that was closed.
+  int fd = -1;
+  do {
+    fd = ::open("/dev/null", O_RDWR | O_CLOEXEC);
+  } while (fd >= 0 && fd <= STDERR_FILENO);
+  static_cast<void>(::close(fd));
   static_cast<void>(std::signal(SIGPIPE, SIG_IGN));
   try {
     return cli::main_impl({argv + 1, argv + argc});

@@ -11,18 +11,6 @@ namespace vmlaunch::launcher::cli {
 
 namespace {
 
-/// Root without a person behind it opens the config before it becomes nobody; a person's rights are
-/// taken on first, and decide what may be opened.
-Trusted open_and_become(const std::string& file, const Identity& identity) {
-  if (identity.invoker) {
-    sandbox::become(identity.user.credentials);
-    return open_trusted(file, identity);
-  }
-  Trusted trusted = open_trusted(file, identity);
-  sandbox::become(identity.user.credentials);
-  return trusted;
-}
-
 ExitCode run_file(const std::string& file, const std::optional<std::string>& as) {
   // Reading or setting the terminal from the background must fail, not stop us.
   for (const int signal : {SIGTTIN, SIGTTOU}) {
@@ -37,6 +25,7 @@ ExitCode run_file(const std::string& file, const std::optional<std::string>& as)
   for (const std::string& warning : prepared.plan.warnings) {
     console.warn(warning);
   }
+  run::hold_stop_signals();
   run::OpenFiles files = run::open_files(prepared.plan, trusted.authority);
   console.say("config and files are in order: VM " + prepared.plan.name + ", " +
               prepared.plan.accel);

@@ -32,6 +32,11 @@ struct Trusted {
 /// Throws Failure when the config cannot be trusted with the rights of this run.
 [[nodiscard]] Trusted open_trusted(const std::string& file, const Identity& identity);
 
+/// Opens the config and gives up every right but the user's. Root without a person behind it opens
+/// it before it becomes nobody; a person's rights are taken on first, and decide what may be
+/// opened.
+[[nodiscard]] Trusted open_and_become(const std::string& file, const Identity& identity);
+
 /// A config with all that follows from it, for verbs that only look: nothing is opened for writing,
 /// and root's rights are used only to see what a run as root would see.
 [[nodiscard]] run::Prepared look_at(const std::string& file, const std::optional<std::string>& as);

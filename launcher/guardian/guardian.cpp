@@ -133,8 +133,12 @@ class Guardian {
     for (const std::size_t index : request.opened) {
       files_[index].fd = std::move(*next++);
     }
-    Sealed sealed = open_own_files();
+    Sealed sealed = open_own_files(request.dry);
     require_readable_by_qemu();
+    if (request.dry) {
+      reply(sealed);
+      return;
+    }
     sandbox::keep_only({CAP_KILL, CAP_SETUID, CAP_SETGID, CAP_SETPCAP});
     sealed_ = true;
     reply(sealed);
@@ -178,7 +182,7 @@ class Guardian {
   }
 
   /// Those that the supervisor had no right to open.
-  Sealed open_own_files() {
+  Sealed open_own_files(bool dry) {
     Sealed sealed;
     for (std::size_t i = 0; i < files_.size(); ++i) {
       if (files_[i].fd) {
@@ -192,6 +196,10 @@ class Guardian {
       if (file.create == plan::FileUse::Create::from_template) {
         file.template_path = require_roots_own_path(file.template_path);
       }
+      if (dry && must_be_made(file)) {
+        check_plan_file(file);
+        continue;
+      }
       files_[i] = open_plan_file(file);
       sealed.files.push_back({i, head_of(files_[i].fd.get())});
     }
@@ -204,12 +212,15 @@ class Guardian {
       return;
     }
     for (std::size_t i = 0; i < files_.size(); ++i) {
+      if (!plan_.files[i].reopened) {
+        continue;
+      }
       struct stat info {};
       check(::fstat(files_[i].fd.get(), &info), "look at " + plan_.files[i].path);
       const bool readable = (info.st_mode & S_IROTH) != 0 ||
                             (info.st_uid == credentials_.uid && (info.st_mode & S_IRUSR) != 0) ||
                             (info.st_gid == credentials_.gid && (info.st_mode & S_IRGRP) != 0);
-      if (plan_.files[i].reopened && !readable) {
+      if (!readable) {
         throw Failure(ExitCode::preflight,
                       "Cannot let QEMU (uid " + std::to_string(credentials_.uid) + ") read the " +
                           plan_.files[i].purpose + "; type: chmod o+r " +

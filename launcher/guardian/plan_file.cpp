@@ -88,8 +88,9 @@ base::UniqueFd open_existing(const FileUse& file) {
   return fd;
 }
 
-/// All of it or nothing: written beside its place under another name, then linked there.
-void make_file(const FileUse& file) {
+/// All of it or nothing: written beside its place under another name, then linked there. False when
+/// somebody else made it meanwhile.
+bool make_file(const FileUse& file) {
   std::string content;
   if (file.create == FileUse::Create::from_template) {
     const FileUse source{file.purpose + "' template", file.template_path};
@@ -105,10 +106,31 @@ void make_file(const FileUse& file) {
       &temporary, [](const std::string* path) { static_cast<void>(::unlink(path->c_str())); });
   base::write_all(fd.get(), content, temporary);
   base::check(::fsync(fd.get()), "write " + temporary);
-  if (::link(temporary.c_str(), file.path.c_str()) != 0 && errno != EEXIST) {
+  if (::link(temporary.c_str(), file.path.c_str()) == 0) {
+    return true;
+  }
+  if (errno != EEXIST) {
     fail(file.purpose, file.path, errno);
   }
+  return false;
 }
+
+/// QEMU takes no lock on a flash image, so two VMs could share one. The lock belongs to the open
+/// file and so lives as long as QEMU does; QEMU's own locks are on other bytes
+/// (block/file-posix.c).
+void lock_variables(const FileUse& file, int fd) {
+  struct flock lock {};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  lock.l_len = 1;
+  if (::fcntl(fd, F_OFD_SETLK, &lock) != 0) {
+    throw Failure(ExitCode::preflight,
+                  "Cannot use the " + file.purpose + " " + base::printable(file.path) +
+                      ": another VM uses it; type: fuser -v " + base::shell_quote(file.path));
+  }
+}
+
+}  // namespace
 
 bool must_be_made(const FileUse& file) {
   struct stat info {};
@@ -116,14 +138,13 @@ bool must_be_made(const FileUse& file) {
          errno == ENOENT;
 }
 
-}  // namespace
-
 OpenFile open_plan_file(const FileUse& file) {
-  const bool made = must_be_made(file);
-  if (made) {
-    make_file(file);
+  const bool made = must_be_made(file) && make_file(file);
+  OpenFile open{open_existing(file), made};
+  if (file.create == FileUse::Create::from_template) {
+    lock_variables(file, open.fd.get());
   }
-  return {open_existing(file), made};
+  return open;
 }
 
 void check_plan_file(const FileUse& file) {
@@ -148,8 +169,13 @@ std::string head_of(int fd) {
 
 void remove_made_files(const plan::Plan& plan, const std::vector<OpenFile>& files) {
   for (std::size_t i = 0; i < files.size(); ++i) {
-    if (files[i].made) {
-      static_cast<void>(::unlink(plan.files[i].path.c_str()));
+    const std::string& path = plan.files[i].path;
+    struct stat ours {};
+    struct stat named {};
+    if (files[i].made && ::fstat(files[i].fd.get(), &ours) == 0 &&
+        ::lstat(path.c_str(), &named) == 0 && ours.st_dev == named.st_dev &&
+        ours.st_ino == named.st_ino) {
+      static_cast<void>(::unlink(path.c_str()));
     }
   }
 }

@@ -21,6 +21,9 @@ class NoRight : public Failure {
   explicit NoRight(const std::string& message) : Failure(ExitCode::preflight, message) {}
 };
 
+/// The plan says to make this file, and it is not there.
+[[nodiscard]] bool must_be_made(const plan::FileUse& file);
+
 /// Opens a file of the plan with the caller's rights and makes it first if the plan says so. Throws
 /// Failure (preflight) with what, why and what to do; NoRight when other rights might do.
 [[nodiscard]] OpenFile open_plan_file(const plan::FileUse& file);

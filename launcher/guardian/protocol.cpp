@@ -110,6 +110,7 @@ Json encode_seal(const Seal& seal) {
           {"files", files},
           {"qemu", encode_qemu(seal.plan.qemu)},
           {"deadlines", encode_deadlines(seal.plan.deadlines)},
+          {"dry", seal.dry},
           {"program_opened", seal.program_opened},
           {"opened", seal.opened}};
 }
@@ -127,6 +128,7 @@ Seal decode_seal(Fields& fields) {
   }
   seal.plan.qemu = decode_qemu(fields.any("qemu"));
   seal.plan.deadlines = decode_deadlines(fields.any("deadlines"));
+  seal.dry = fields.boolean("dry");
   seal.program_opened = fields.boolean("program_opened");
   std::size_t next = 0;
   for (const std::uint64_t index : fields.numbers("opened", 0, kMostFiles)) {

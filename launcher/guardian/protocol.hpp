@@ -30,6 +30,7 @@ class ProtocolError : public std::runtime_error {
 struct Seal {
   std::string config_name;  ///< the config's name in its folder
   plan::Plan plan;          ///< name, files, qemu and deadlines; nothing else travels
+  bool dry = false;         ///< only tell whether it would be taken; nothing is made or sealed
   bool program_opened = false;
   std::vector<std::size_t> opened;  ///< indices into plan.files
 };

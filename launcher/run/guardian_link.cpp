@@ -64,12 +64,12 @@ void GuardianLink::send(const guardian::Request& request, const std::vector<int>
     if (error.code().value() != EPIPE && error.code().value() != ECONNRESET) {
       throw;
     }
-    gone_ = true;
+    // It is gone, but what it said before may still be there: the reader finds both.
   }
 }
 
 void GuardianLink::tell(guardian::Request request) {
-  ++dropped_;
+  outstanding_.push_back(false);
   send(request, {});
 }
 
@@ -78,9 +78,14 @@ void GuardianLink::take(base::Packet packet) {
   if (const auto* exited = std::get_if<guardian::Exited>(&reply)) {
     qemu_exit_ = exited->status;
     on_change_();
-  } else if (dropped_ > 0) {
-    --dropped_;
-  } else {
+    return;
+  }
+  if (outstanding_.empty()) {
+    throw guardian::ProtocolError("an answer that nobody asked for");
+  }
+  const bool wanted = outstanding_.front();
+  outstanding_.pop_front();
+  if (wanted) {
     answers_.push_back({std::move(reply), std::move(packet.fds)});
     answered_.cancel();
   }
@@ -120,6 +125,7 @@ asio::awaitable<void> GuardianLink::read() {
 asio::awaitable<GuardianLink::Answer> GuardianLink::ask(guardian::Request request,
                                                         std::vector<int> fds,
                                                         std::chrono::milliseconds deadline) {
+  outstanding_.push_back(true);
   send(request, fds);
   const auto until = std::chrono::steady_clock::now() + deadline;
   boost::system::error_code error;
@@ -129,6 +135,7 @@ asio::awaitable<GuardianLink::Answer> GuardianLink::ask(guardian::Request reques
     co_await answered_.async_wait(token);
   }
   if (answers_.empty()) {
+    outstanding_.assign(outstanding_.size(), false);  // a late answer is nobody's
     throw Failure(gone_ ? ExitCode::host_not_restored : ExitCode::stuck,
                   gone_ ? "The guardian died; QEMU died with it"
                         : "The guardian does not answer: it waits for the kernel; type: ps -o "

@@ -76,7 +76,7 @@ class GuardianLink {
   boost::asio::steady_timer answered_;
   std::function<void()> on_change_;
   std::deque<Answer> answers_;
-  unsigned dropped_ = 0;  ///< answers to `tell` that are still to come
+  std::deque<bool> outstanding_;  ///< requests in order: whether somebody waits for the answer
   std::optional<base::ExitStatus> qemu_exit_;
   bool gone_ = false;
 };

@@ -6,11 +6,14 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <filesystem>
 #include <utility>
 
 #include "base/errors.hpp"
 #include "base/file.hpp"
+#include "base/packet.hpp"
+#include "base/process.hpp"
 #include "base/text.hpp"
 #include "launcher/survey/survey.hpp"
 
@@ -21,6 +24,9 @@ namespace {
 using plan::FileUse;
 
 constexpr std::size_t kConfigLimit = std::size_t{1} << 20U;
+
+/// For the guardian to look at files, on slow disks too.
+constexpr std::chrono::seconds kAnswerDeadline{30};
 
 [[noreturn]] void refuse_config(ExitCode code, const std::string& path, const std::string& why) {
   throw Failure(code, "Cannot read the config " + base::printable(path) + ": " + why);
@@ -114,18 +120,26 @@ Prepared prepare(const OpenConfig& config, const Identity& identity, Authority a
   return prepared;
 }
 
-OpenFiles open_files(const plan::Plan& plan, Authority authority) {
+OpenFiles open_files(const plan::Plan& plan, Authority authority, Making making) {
   OpenFiles opened;
   std::vector<std::string> problems;
   note_failure(
       problems, authority, [&] { opened.program = guardian::open_program(plan.qemu.binary); });
   // First everything is looked at, so that a file is made only when nothing else is in the way.
+  std::vector<bool> left_to_guardian;
   for (const FileUse& file : plan.files) {
-    note_failure(problems, authority, [&] { guardian::check_plan_file(file); });
+    left_to_guardian.push_back(
+        note_failure(problems, authority, [&] { guardian::check_plan_file(file); }));
   }
   throw_if_any(problems);
-  for (const FileUse& file : plan.files) {
+  for (std::size_t i = 0; i < plan.files.size(); ++i) {
+    const FileUse& file = plan.files[i];
     guardian::OpenFile open;
+    if (making == Making::pretended && guardian::must_be_made(file)) {
+      open.made = !left_to_guardian[i];
+      opened.files.push_back(std::move(open));
+      continue;
+    }
     note_failure(problems, authority, [&] {
       open = guardian::open_plan_file(file);
       check_head(file, open.fd.get());
@@ -139,20 +153,48 @@ OpenFiles open_files(const plan::Plan& plan, Authority authority) {
   return opened;
 }
 
-void check_files(const plan::Plan& plan) {
-  std::vector<std::string> problems;
-  note_failure(problems, Authority::user, [&] {
-    static_cast<void>(guardian::open_program(plan.qemu.binary));
-  });
-  for (const FileUse& file : plan.files) {
-    note_failure(problems, Authority::user, [&] {
-      guardian::check_plan_file(file);
-      if (file.is_qcow2) {
-        check_head(file, guardian::open_plan_file(file).fd.get());
-      }
-    });
+void check_with_guardian(const OpenConfig& config,
+                         const plan::Plan& plan,
+                         Authority authority,
+                         int control) {
+  const OpenFiles opened = open_files(plan, authority, Making::pretended);
+  guardian::Seal seal{config.name, plan, true, static_cast<bool>(opened.program), {}};
+  seal.plan.files.clear();
+  std::vector<int> fds = {config.file.get(), config.folder.get()};
+  if (opened.program) {
+    fds.push_back(opened.program.get());
   }
-  throw_if_any(problems);
+  for (std::size_t i = 0; i < plan.files.size(); ++i) {
+    if (opened.files[i].fd) {
+      seal.opened.push_back(seal.plan.files.size());
+      fds.push_back(opened.files[i].fd.get());
+    }
+    if (!opened.files[i].made) {
+      seal.plan.files.push_back(plan.files[i]);
+    }
+  }
+  base::send_packet(control, guardian::encode(guardian::Request(seal)), fds);
+  if (!base::wait_readable(control, std::chrono::steady_clock::now() + kAnswerDeadline)) {
+    throw Failure(ExitCode::stuck, "The guardian does not answer: it waits for the kernel");
+  }
+  const std::optional<base::Packet> packet = base::receive_packet(control);
+  if (!packet) {
+    throw Failure(ExitCode::failed, "The guardian ended without an answer");
+  }
+  const guardian::Reply reply = guardian::decode_reply(packet->bytes);
+  if (const auto* refused = std::get_if<guardian::Refused>(&reply)) {
+    throw Failure(refused->code, refused->message);
+  }
+  check_facts(seal.plan, std::get<guardian::Sealed>(reply));
+}
+
+void check_facts(const plan::Plan& plan, const guardian::Sealed& sealed) {
+  for (const guardian::FileFacts& facts : sealed.files) {
+    const FileUse& file = plan.files.at(facts.index);
+    if (file.is_qcow2) {
+      refuse_backing_file(file, facts.head);
+    }
+  }
 }
 
 void refuse_backing_file(const FileUse& file, const std::string& head) {

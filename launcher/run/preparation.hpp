@@ -7,6 +7,7 @@
 #include "base/unique_fd.hpp"
 #include "launcher/config/vm_spec.hpp"
 #include "launcher/guardian/plan_file.hpp"
+#include "launcher/guardian/protocol.hpp"
 #include "launcher/plan/plan.hpp"
 
 namespace vmlaunch::launcher::run {
@@ -39,12 +40,25 @@ struct OpenFiles {
   std::vector<guardian::OpenFile> files;  ///< as in the plan; an empty one likewise
 };
 
+/// Whether files that the plan says to make are made, or only looked at whether they could be: then
+/// they count as made, without a descriptor.
+enum class Making { done, pretended };
+
 /// Opens everything before anything is made. With root's authority what this process has no right
 /// to is left to the guardian; else it is an error. All problems are in one Failure.
-[[nodiscard]] OpenFiles open_files(const plan::Plan& plan, Authority authority);
+[[nodiscard]] OpenFiles open_files(const plan::Plan& plan,
+                                   Authority authority,
+                                   Making making = Making::done);
 
-/// Looks whether open_files would succeed, and makes nothing; for plan and check.
-void check_files(const plan::Plan& plan);
+/// Asks the guardian at the other end of `control` whether a run would be taken, and makes nothing.
+/// Throws the Failure that the run would.
+void check_with_guardian(const OpenConfig& config,
+                         const plan::Plan& plan,
+                         Authority authority,
+                         int control);
+
+/// Refuses, by what the guardian found in the files that only it could open.
+void check_facts(const plan::Plan& plan, const guardian::Sealed& sealed);
 
 /// Refuses an image whose header names another file: QEMU is told to open none, so the guest would
 /// see zeros in its place. `head` is the file's first bytes.

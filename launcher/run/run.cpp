@@ -35,6 +35,20 @@ constexpr std::chrono::seconds kDrain{2};
 /// For the guardian to open files and to undo: more than any single wait of its own.
 constexpr std::chrono::seconds kGuardianMargin{30};
 
+sigset_t stop_signals() {
+  sigset_t signals;
+  ::sigemptyset(&signals);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    ::sigaddset(&signals, signal);
+  }
+  return signals;
+}
+
+void release_stop_signals() {
+  const sigset_t signals = stop_signals();
+  static_cast<void>(::sigprocmask(SIG_UNBLOCK, &signals, nullptr));
+}
+
 class Run {
  public:
   Run(RunInput input, Terminal& terminal, Console& console)
@@ -43,7 +57,8 @@ class Run {
         console_(console),
         signals_(io_, SIGINT, SIGTERM),
         changed_(io_),
-        guardian_(io_, input_.guardian.take_control(), [this] { changed_.cancel(); }),
+        next_rung_(io_),
+        guardian_(io_, input_.guardian.take_control(), [this] { wake(); }),
         ladder_(plan().deadlines) {}
 
   ExitCode run() {
@@ -51,6 +66,7 @@ class Run {
       signals_.add(SIGHUP);
     }
     watch_signals();
+    release_stop_signals();
     ExitCode code = ExitCode::failed;
     asio::co_spawn(io_, live(), [&](const std::exception_ptr& error, ExitCode result) {
       code = error ? report(error) : result;
@@ -96,7 +112,7 @@ class Run {
   }
 
   asio::awaitable<void> seal() {
-    guardian::Seal request{input_.config.name, plan(), false, {}};
+    guardian::Seal request{input_.config.name, plan(), false, false, {}};
     std::vector<int> fds = {input_.config.file.get(), input_.config.folder.get()};
     if (input_.files.program) {
       request.program_opened = true;
@@ -110,12 +126,7 @@ class Run {
     }
     GuardianLink::Answer answer = co_await guardian_.ask(request, fds, kGuardianMargin);
     const auto sealed = expect<guardian::Sealed>(answer);
-    for (const guardian::FileFacts& facts : sealed.files) {
-      const plan::FileUse& file = plan().files.at(facts.index);
-      if (file.is_qcow2) {
-        refuse_backing_file(file, facts.head);
-      }
-    }
+    check_facts(plan(), sealed);
     console_.say("plan sealed");
   }
 
@@ -133,7 +144,6 @@ class Run {
     }
     client_.emplace(io_, std::move(answer.fds[0]), qmp::Start::greeting);
     client_->on_event([this](const qmp::Event& event) { note(event); });
-    client_->on_close([this](const qmp::CloseReason&) { changed_.cancel(); });
     errors_.emplace(io_, std::move(answer.fds[1]), console_);
     if (plan().qemu.serial_stdio) {
       serial_.emplace(
@@ -141,6 +151,7 @@ class Run {
       terminal_.give_keyboard();
     }
     console_.say("QEMU started, paused: pid " + std::to_string(spawned.pid));
+    asio::co_spawn(io_, climb(), asio::detached);  // ends with QEMU, at the latest at the undo
   }
 
   /// False when QEMU ended, or was ended, before it answered.
@@ -148,6 +159,7 @@ class Run {
     std::exception_ptr failure;
     try {
       const qmp::Greeting greeting = co_await client_->handshake(plan().deadlines.handshake);
+      answers_ = true;
       console_.say("QEMU " + greeting.version + " answers");
       co_return true;
     } catch (const qmp::Error&) {
@@ -156,6 +168,7 @@ class Run {
     startup_failure_ = text_of(failure);
     guardian_.tell(guardian::Signal{SIGTERM});
     kill_after_ = steady_clock::now() + plan().deadlines.terminate;
+    next_rung_.cancel();
     co_return false;
   }
 
@@ -176,27 +189,41 @@ class Run {
     }
   }
 
-  /// Waits for QEMU's end and climbs the ladder when somebody asks for it.
   asio::awaitable<ExitCode> wait_for_end() {
     boost::system::error_code error;
     auto token = asio::redirect_error(asio::use_awaitable, error);
-    while (!guardian_.qemu_exit()) {
-      if (guardian_.gone()) {
-        console_.fail("the guardian died, and QEMU with it; nothing else had been changed");
-        co_return ExitCode::host_not_restored;
-      }
-      const auto now = steady_clock::now();
-      if (const auto action = next_action(now)) {
-        perform(*action);
-        if (*action == StopLadder::Action::give_up) {
-          co_return ExitCode::stuck;
-        }
-        continue;
-      }
-      changed_.expires_at(next_time());
+    while (!guardian_.qemu_exit() && !guardian_.gone() && !stuck_) {
+      changed_.expires_at(steady_clock::time_point::max());
       co_await changed_.async_wait(token);
     }
-    co_return ExitCode::ended;
+    if (guardian_.qemu_exit()) {
+      co_return ExitCode::ended;
+    }
+    if (stuck_) {
+      co_return ExitCode::stuck;
+    }
+    console_.fail("the guardian died, and QEMU with it; nothing else had been changed");
+    co_return ExitCode::host_not_restored;
+  }
+
+  /// Beside everything else, from QEMU's start to its end: ends it when somebody asks for that.
+  asio::awaitable<void> climb() {
+    boost::system::error_code error;
+    auto token = asio::redirect_error(asio::use_awaitable, error);
+    while (!guardian_.qemu_exit() && !guardian_.gone() && !stuck_ && !undoing_) {
+      if (const auto action = next_action(steady_clock::now())) {
+        perform(*action);
+        continue;
+      }
+      next_rung_.expires_at(next_time());
+      co_await next_rung_.async_wait(token);
+    }
+  }
+
+  /// Something happened that one of the two must see.
+  void wake() {
+    changed_.cancel();
+    next_rung_.cancel();
   }
 
   std::optional<StopLadder::Action> next_action(steady_clock::time_point now) {
@@ -222,7 +249,7 @@ class Run {
         break;
       case StopLadder::Action::quit:
         console_.say("QEMU is told to quit");
-        command("quit");
+        answers_ ? command("quit") : guardian_.tell(guardian::Signal{SIGTERM});
         break;
       case StopLadder::Action::terminate:
         console_.warn("QEMU does not quit: SIGTERM");
@@ -237,6 +264,9 @@ class Run {
             "QEMU does not end even when killed: it is stuck in the kernel; type: ps -o "
             "pid,stat,wchan,args -C " +
             plan().name);
+        stuck_ = true;
+        client_->close();  // a handshake that still waits ends
+        wake();
         break;
     }
   }
@@ -260,17 +290,20 @@ class Run {
       if (!error) {
         console_.say(base::signal_name(signal) + ": stopping");
         ladder_.request(steady_clock::now(), running_);
-        changed_.cancel();
-        if (client_ && !running_) {
-          guardian_.tell(guardian::Signal{SIGTERM});  // the handshake sees the end and returns
-        }
+        next_rung_.cancel();
         watch_signals();
       }
     });
   }
 
   void note(const qmp::Event& event) {
-    if (event.name == "SHUTDOWN" && !ending_.shutdown) {
+    const std::string device = base::printable(event.data.value("device", ""));
+    if (event.name == "BLOCK_IO_ERROR") {
+      console_.warn("the guest's " + (device.empty() ? "disk" : device) + " fails (" +
+                    event.data.value("reason", "I/O error") + ")");
+    } else if (event.name == "STOP" && !ending_.shutdown) {
+      console_.warn("QEMU has paused the guest; what can be done now is to stop it");
+    } else if (event.name == "SHUTDOWN" && !ending_.shutdown) {
       ending_.shutdown = Shutdown{event.data.value("guest", false), event.data.value("reason", "")};
     } else if (event.name == "GUEST_PANICKED") {
       ending_.panicked = true;
@@ -292,9 +325,10 @@ class Run {
     ending_.had_to_kill = ladder_.had_to_kill();
     ending_.hurried = ladder_.hurried();
     if (!answered && !ladder_.requested()) {
+      const std::string words = errors_->tail().empty() ? startup_failure_ : errors_->tail();
       throw Failure(ExitCode::qemu_did_not_start,
-                    "QEMU did not start (" + base::to_string(ending_.status) +
-                        "): " + (errors_->tail().empty() ? startup_failure_ : errors_->tail()));
+                    "QEMU did not start (" + base::to_string(ending_.status) + "): " + words +
+                        name_descriptors(words));
     }
     const Verdict verdict =
         running_ ? judge(ending_) : Verdict{ExitCode::ended, "stopped before the guest ran"};
@@ -306,13 +340,28 @@ class Run {
     return verdict.code;
   }
 
+  /// QEMU knows files by descriptor; a person by name.
+  [[nodiscard]] std::string name_descriptors(const std::string& words) const {
+    std::string names;
+    for (const plan::FileUse& file : plan().files) {
+      for (const char* folder : {"/dev/fdset/", "/proc/self/fd/"}) {
+        const std::string shown = folder + std::to_string(file.fd);
+        if (words.find(shown) != std::string::npos) {
+          names += "\n" + shown + " is the " + file.purpose + ", " + file.path;
+        }
+      }
+    }
+    return names;
+  }
+
   /// The reverse of everything, whatever happened before.
   asio::awaitable<ExitCode> undo() {
-    if (guardian_.gone()) {
-      co_return ExitCode::host_not_restored;
-    }
+    undoing_ = true;
     if (!running_) {
       guardian::remove_made_files(plan(), input_.files.files);
+    }
+    if (guardian_.gone()) {
+      co_return ExitCode::host_not_restored;
     }
     const plan::Deadlines& deadlines = plan().deadlines;
     const guardian::Undo request{running_};
@@ -383,7 +432,8 @@ class Run {
   Terminal& terminal_;
   Console& console_;
   asio::signal_set signals_;
-  asio::steady_timer changed_;  ///< cancelled when something happened that wait_for_end must see
+  asio::steady_timer changed_;    ///< what wait_for_end waits on
+  asio::steady_timer next_rung_;  ///< what climb waits on
   GuardianLink guardian_;
   StopLadder ladder_;
   std::optional<qmp::Client> client_;
@@ -392,10 +442,18 @@ class Run {
   Ending ending_;
   std::string startup_failure_;
   std::optional<steady_clock::time_point> kill_after_;
+  bool answers_ = false;
   bool running_ = false;
+  bool stuck_ = false;
+  bool undoing_ = false;
 };
 
 }  // namespace
+
+void hold_stop_signals() {
+  const sigset_t signals = stop_signals();
+  static_cast<void>(::sigprocmask(SIG_BLOCK, &signals, nullptr));
+}
 
 ExitCode run_vm(RunInput input, Terminal& terminal, Console& console) {
   return Run(std::move(input), terminal, console).run();

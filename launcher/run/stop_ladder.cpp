@@ -48,11 +48,14 @@ std::optional<StopLadder::Action> StopLadder::due(Time now) {
     return std::nullopt;
   }
   if (!pending_ && now >= deadline_ && *rung_ != Action::give_up) {
-    had_to_kill_ = had_to_kill_ || !hurried();
+    // Who gives the guest no time does not expect it to be used.
+    const bool asked = hurried() || (*rung_ == Action::power_button && patience().count() == 0);
+    had_to_kill_ = had_to_kill_ || !asked;
     move_to(above(*rung_), now);
   }
   if (pending_) {
     pending_ = false;
+    deadline_ = now + patience();  // counts from the deed, not from the wish
     return *rung_;
   }
   if (*rung_ == Action::power_button && now >= next_press_) {

@@ -14,14 +14,19 @@ Verdict judge_shutdown(const Shutdown& shutdown) {
   if (shutdown.reason == "host-signal") {
     return {ExitCode::ended, "QEMU was ended by a signal from outside"};
   }
+  if (shutdown.reason == "host-error") {
+    return {ExitCode::qemu_crashed, "QEMU ended because of an error of its own"};
+  }
   return {ExitCode::ended, "QEMU ended (" + shutdown.reason + ")"};
 }
 
 }  // namespace
 
 Verdict judge(const Ending& ending) {
-  if (ending.had_to_kill) {
-    return {ExitCode::had_to_kill, "the guest did not shut down in time and was killed"};
+  const bool by_itself = ending.shutdown && ending.shutdown->reason == "guest-shutdown" &&
+                         ending.status == base::ExitStatus{};
+  if (ending.had_to_kill && !by_itself) {
+    return {ExitCode::had_to_kill, "the guest did not shut down in time and was ended"};
   }
   if (ending.panicked) {
     return {ExitCode::guest_panicked, "the guest panicked"};

@@ -89,18 +89,13 @@ TEST_CASE("ending: a real QEMU that will not start is quoted") {
   CHECK(program.output().find("unable to find CPU model 'nonsense'") != std::string::npos);
 }
 
-TEST_CASE("ending: a QEMU that never answers is given up after the deadline and ended") {
-  for (const std::string word : {"no-greeting", "no-answer"}) {
-    const Folder folder;
-    Program program(run_of(folder, probe_config({word})));
-    INFO(word);
-    REQUIRE(program.says("paused: pid"));
-    // The deadline is 30 s and more: its text is enough here, the ladder is hurried by hand.
-    program.signal(SIGTERM);
-    CHECK(program.exit_code(Seconds(20)) == 0);
-    CHECK(program.output().find("stopped before the guest ran") != std::string::npos);
-    CHECK_FALSE(lives(qemu_pid(program)));
-  }
+TEST_CASE("ending: a QEMU that never answers is given up at the deadline and ended") {
+  const Folder folder;
+  Program program(run_of(folder, probe_config({"no-answer"})));
+  CHECK(program.exit_code(Seconds(45)) == 15);  // the plan gives 31 s for 1 GiB of memory
+  INFO(program.output());
+  CHECK(program.output().find("main loop") != std::string::npos);
+  CHECK_FALSE(lives(qemu_pid(program)));
 }
 
 TEST_CASE("ending: a guest whose QEMU floods standard error is cut off and ends in order") {

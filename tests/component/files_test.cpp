@@ -140,3 +140,79 @@ TEST_CASE("files: an overlay over another image is refused") {
     CHECK(program.output().find("qemu-img convert") != std::string::npos);
   }
 }
+
+TEST_CASE("files: a second VM is refused the first one's UEFI variables, and takes nothing away") {
+  const Folder folder;
+  Program first(run_of(folder, uefi_config()));
+  REQUIRE(first.says("] running"));
+  Program second(run_of(folder, uefi_config()));
+  CHECK(second.exit_code() == 10);
+  INFO(second.output());
+  CHECK(second.output().find("another VM uses it") != std::string::npos);
+  CHECK(folder.names() == std::vector<std::string>{"VARS.fd", "vm.json"});
+  first.signal(SIGINT);
+  REQUIRE(first.says("power button pressed"));
+  first.signal(SIGINT);
+  CHECK(first.exit_code() == 0);
+}
+
+TEST_CASE("files: a disk in use is told by its name") {
+  const Folder folder;
+  static_cast<void>(brief_config(folder));
+  Json config = idle_config();
+  config["kernel"] = GUEST_DIR "/vmlinux";  // which does not touch the disk
+  config["disks"] = {{{"path", "boot.img"}, {"format", "raw"}}};
+  Program first(run_of(folder, config));
+  REQUIRE(first.says("] running"));
+  Program second(run_of(folder, config));
+  CHECK(second.exit_code() == 15);
+  INFO(second.output());
+  CHECK(second.output().find("is the disk 0, " + folder.file("boot.img")) != std::string::npos);
+  first.signal(SIGINT);
+  CHECK(first.exit_code() == 18);
+}
+
+TEST_CASE("files: check gives the code that the run gives") {
+  if (!is_root()) {
+    WARN("needs root: skipped");
+    return;
+  }
+  struct Parity {
+    std::string name;
+    uid_t folder_owner;
+    unsigned mode;
+    bool kernel;
+    std::vector<std::string> environment;
+    int code;
+  };
+  const std::vector<Parity> rows = {
+      {"a disk in a person's folder", 12345, 0600, false, {}, 10},
+      {"a kernel that only root may read", 0, 0600, true, {}, 10},
+      {"root's disk for a config of root's with sudo", 0, 0600, false, {"SUDO_UID=12345"}, 0},
+      {"a disk for all", 0, 0644, false, {}, 0},
+  };
+  for (const Parity& row : rows) {
+    const Folder folder;
+    const Folder other;
+    const std::string path = other.write("file", std::string(1024, 'x'), row.mode);
+    REQUIRE(::chown(other.path().c_str(), row.folder_owner, row.folder_owner) == 0);
+    Json config = probe_config();
+    config["qemu"]["binary"] = folder.copy(PROBE_PROGRAM, "probe");
+    config["qemu"]["extra_args"] = {"shutdown"};
+    if (row.kernel) {
+      config["kernel"] = path;
+    } else {
+      config["disks"] = {{{"path", path}, {"format", "raw"}}};
+    }
+    const Launch launch = run_of(folder, config);
+    for (const std::string verb : {"check", "run"}) {
+      Launch verbs = command_of({verb, launch.arguments[1]});
+      verbs.environment = row.environment;
+      Program program(verbs);
+      INFO(row.name << ", " << verb);
+      const int code = program.exit_code();
+      INFO(program.output());
+      CHECK(code == row.code);
+    }
+  }
+}

@@ -87,7 +87,7 @@ struct Sealing {
   base::UniqueFd config = base::open_file(path, O_RDONLY);
   base::UniqueFd place = base::open_file(folder.path(), O_PATH | O_DIRECTORY);
   base::UniqueFd program = base::open_file(PROBE_PROGRAM, O_PATH);
-  guardian::Seal seal{"vm.json", {}, true, {}};
+  guardian::Seal seal{"vm.json", {}, false, true, {}};
 
   explicit Sealing(uid_t owner) {
     REQUIRE(::fchown(config.get(), owner, owner) == 0);

@@ -84,6 +84,30 @@ TEST_CASE("stop: a request during the start ends QEMU before the guest runs") {
   CHECK(program.output().find("stopped before the guest ran") != std::string::npos);
 }
 
+TEST_CASE("stop: during the start, too, the second request kills at once") {
+  const Folder folder;
+  Program program(run_of(folder, probe_config({"no-answer", "ignore-term", "ignore-quit"})));
+  REQUIRE(program.says("paused: pid"));
+  const pid_t qemu = qemu_pid(program);
+  program.signal(SIGINT);
+  REQUIRE(program.says("told to quit"));
+  program.signal(SIGINT);
+  CHECK(program.exit_code(Seconds(5)) == 0);
+  INFO(program.output());
+  CHECK(program.output().find("stuck") == std::string::npos);
+  CHECK_FALSE(lives(qemu));
+}
+
+TEST_CASE("stop: a timeout of nothing quits at once, and is no kill") {
+  const Folder folder;
+  Json config = idle_config();
+  config["stop"]["timeout"] = "0s";
+  Program program(run_of(folder, config));
+  REQUIRE(program.says("] running"));
+  program.signal(SIGINT);
+  CHECK(program.exit_code(Seconds(5)) == 0);
+}
+
 TEST_CASE("stop: the demo guest hears the power button and powers off") {
   const Folder folder;
   Program program(run_of(folder, guest_config("demo.stay")));

@@ -68,3 +68,21 @@ TEST_CASE("terminal: an output that nobody reads holds up nothing") {
   CHECK(eventually([&] { return !lives(qemu); }, Seconds(20)));
   CHECK(program.exit_code(Seconds(20)) == 0);
 }
+
+TEST_CASE("terminal: closed standard streams are no obstacle") {
+  const Folder folder;
+  Json config = probe_config({"shutdown"});
+  config["serial"] = "stdio";
+  const Launch run = run_of(folder, config);
+  for (int closed = 1; closed < 8; ++closed) {
+    std::string line = std::string("exec ") + VMLAUNCH_PROGRAM + " " + run.arguments[1];
+    line += (closed & 1) != 0 ? " <&-" : "";
+    line += (closed & 2) != 0 ? " >&-" : "";
+    line += (closed & 4) != 0 ? " 2>&-" : "";
+    Launch launch;
+    launch.arguments = {"/bin/sh", "-c", line};
+    Program program(launch);
+    INFO(line);
+    CHECK(program.exit_code() == 0);
+  }
+}

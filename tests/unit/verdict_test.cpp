@@ -24,7 +24,7 @@ std::optional<Shutdown> shutdown(const char* reason) {
 }
 
 TEST_CASE("verdict: how QEMU ended decides the exit code and its sentence", "[run]") {
-  const std::string had_to_kill = "18: the guest did not shut down in time and was killed";
+  const std::string had_to_kill = "18: the guest did not shut down in time and was ended";
   const std::string panicked = "17: the guest panicked";
   const std::string as_asked = "0: QEMU was killed as asked";
   const std::string no_word = "16: QEMU ended without a word of its end";
