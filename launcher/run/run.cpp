@@ -32,6 +32,9 @@ using std::chrono::steady_clock;
 /// What QEMU wrote before it ended is passed on within this time.
 constexpr std::chrono::seconds kDrain{2};
 
+/// For a QEMU that could not start to be gone.
+constexpr std::chrono::seconds kEndByItself{1};
+
 /// For the guardian to open files and to undo: more than any single wait of its own.
 constexpr std::chrono::seconds kGuardianMargin{30};
 
@@ -166,9 +169,17 @@ class Run {
       failure = std::current_exception();
     }
     startup_failure_ = text_of(failure);
-    guardian_.tell(guardian::Signal{SIGTERM});
-    kill_after_ = steady_clock::now() + plan().deadlines.terminate;
-    next_rung_.cancel();
+    // A QEMU that failed by itself is about to end; one that hangs is ended.
+    boost::system::error_code error;
+    auto token = asio::redirect_error(asio::use_awaitable, error);
+    changed_.expires_after(kEndByItself);
+    if (!guardian_.qemu_exit()) {
+      co_await changed_.async_wait(token);
+    }
+    if (!guardian_.qemu_exit() && !ladder_.requested()) {
+      ladder_.request(steady_clock::now(), false);
+      next_rung_.cancel();
+    }
     co_return false;
   }
 
@@ -189,6 +200,7 @@ class Run {
     }
   }
 
+  /// Waits for QEMU's end, or for the word that it does not come.
   asio::awaitable<ExitCode> wait_for_end() {
     boost::system::error_code error;
     auto token = asio::redirect_error(asio::use_awaitable, error);
@@ -211,11 +223,11 @@ class Run {
     boost::system::error_code error;
     auto token = asio::redirect_error(asio::use_awaitable, error);
     while (!guardian_.qemu_exit() && !guardian_.gone() && !stuck_ && !undoing_) {
-      if (const auto action = next_action(steady_clock::now())) {
+      if (const auto action = ladder_.due(steady_clock::now())) {
         perform(*action);
         continue;
       }
-      next_rung_.expires_at(next_time());
+      next_rung_.expires_at(ladder_.next().value_or(steady_clock::time_point::max()));
       co_await next_rung_.async_wait(token);
     }
   }
@@ -224,19 +236,6 @@ class Run {
   void wake() {
     changed_.cancel();
     next_rung_.cancel();
-  }
-
-  std::optional<StopLadder::Action> next_action(steady_clock::time_point now) {
-    if (kill_after_ && now >= *kill_after_) {
-      kill_after_.reset();
-      return StopLadder::Action::kill;
-    }
-    return ladder_.due(now);
-  }
-
-  [[nodiscard]] steady_clock::time_point next_time() const {
-    const auto ladder = ladder_.next().value_or(steady_clock::time_point::max());
-    return std::min(ladder, kill_after_.value_or(steady_clock::time_point::max()));
   }
 
   void perform(StopLadder::Action action) {
@@ -289,6 +288,7 @@ class Run {
     signals_.async_wait([this](const boost::system::error_code& error, int signal) {
       if (!error) {
         console_.say(base::signal_name(signal) + ": stopping");
+        asked_ = true;
         ladder_.request(steady_clock::now(), running_);
         next_rung_.cancel();
         watch_signals();
@@ -296,20 +296,28 @@ class Run {
     });
   }
 
+  /// QEMU is not trusted to keep to the types of its own events.
+  static std::string text_in(const qmp::Event& event, const char* key) {
+    const auto found = event.data.find(key);
+    return found != event.data.end() && found->is_string() ? found->get<std::string>() : "";
+  }
+
   void note(const qmp::Event& event) {
-    const std::string device = base::printable(event.data.value("device", ""));
+    const std::string device = text_in(event, "device");
     if (event.name == "BLOCK_IO_ERROR") {
       console_.warn("the guest's " + (device.empty() ? "disk" : device) + " fails (" +
-                    event.data.value("reason", "I/O error") + ")");
+                    text_in(event, "reason") + ")");
     } else if (event.name == "STOP" && !ending_.shutdown) {
       console_.warn("QEMU has paused the guest; what can be done now is to stop it");
     } else if (event.name == "SHUTDOWN" && !ending_.shutdown) {
-      ending_.shutdown = Shutdown{event.data.value("guest", false), event.data.value("reason", "")};
+      const auto guest = event.data.find("guest");
+      ending_.shutdown =
+          Shutdown{guest != event.data.end() && *guest == true, text_in(event, "reason")};
     } else if (event.name == "GUEST_PANICKED") {
       ending_.panicked = true;
       console_.warn("the guest panicked");
     } else if (event.name == "WATCHDOG") {
-      ending_.watchdog_poweroff = event.data.value("action", "") == "poweroff";
+      ending_.watchdog_poweroff = text_in(event, "action") == "poweroff";
     }
   }
 
@@ -324,8 +332,11 @@ class Run {
     ending_.status = *guardian_.qemu_exit();
     ending_.had_to_kill = ladder_.had_to_kill();
     ending_.hurried = ladder_.hurried();
-    if (!answered && !ladder_.requested()) {
-      const std::string words = errors_->tail().empty() ? startup_failure_ : errors_->tail();
+    if (!answered && !asked_) {
+      // One that hung says nothing of why it was ended.
+      const bool hung = ladder_.requested();
+      const std::string words =
+          hung || errors_->tail().empty() ? startup_failure_ : errors_->tail();
       throw Failure(ExitCode::qemu_did_not_start,
                     "QEMU did not start (" + base::to_string(ending_.status) + "): " + words +
                         name_descriptors(words));
@@ -441,7 +452,7 @@ class Run {
   std::optional<SerialRelay> serial_;
   Ending ending_;
   std::string startup_failure_;
-  std::optional<steady_clock::time_point> kill_after_;
+  bool asked_ = false;  ///< somebody asked for the end
   bool answers_ = false;
   bool running_ = false;
   bool stuck_ = false;

@@ -25,6 +25,7 @@ TEST_CASE("ending: each way in which QEMU can end has its exit code and its word
       {"shutdown", 0, "the guest shut down"},
       {"watchdog", 0, "the guest's watchdog powered it off"},
       {"panic", 17, "the guest panicked"},
+      {"bad-events", 0, "QEMU ended"},
       {"silent-exit", 16, "QEMU ended without a word of its end"},
       {"failing-exit", 16, "QEMU failed: exit code 1"},
       {"die=11", 16, "QEMU crashed: SIGSEGV"},

@@ -124,6 +124,12 @@ void live() {
   if (told("exit")) {
     std::exit(number("exit", 0));
   }
+  if (told("bad-events")) {
+    event("BLOCK_IO_ERROR", {{"device", 7}, {"reason", Json::object()}});
+    event("WATCHDOG", {{"action", nullptr}});
+    event("SHUTDOWN", {{"guest", 5}, {"reason", Json::array()}});
+    std::exit(0);
+  }
   if (told("silent-exit")) {
     std::exit(0);
   }

@@ -6,6 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,19 @@ std::string capabilities() {
 std::string sets(const std::string& permitted, const std::string& bounding) {
   return "CapInh: " + kNone + "; CapPrm: " + permitted + "; CapEff: " + permitted +
          "; CapBnd: " + bounding + "; CapAmb: " + kNone;
+}
+
+/// Gives this process what a service manager may have given it: sets that outlive a new program.
+void fill_inheritable_and_ambient() {
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  std::array<__user_cap_data_struct, 2> data{};
+  base::check(::syscall(SYS_capget, &header, data.data()), "read the capabilities");
+  for (__user_cap_data_struct& half : data) {
+    half.effective = half.permitted;
+    half.inheritable = half.permitted;
+  }
+  base::check(::syscall(SYS_capset, &header, data.data()), "set the capabilities");
+  base::check(::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_KILL, 0, 0), "raise one");
 }
 
 /// Which ways to be root again are open.
@@ -109,12 +123,7 @@ TEST_CASE("keep_only: inheritable and ambient capabilities go, too", "[sandbox]"
     return;
   }
   CHECK(in_child([] {
-          __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
-          __user_cap_data_struct data[2] = {};
-          base::check(::syscall(SYS_capget, &header, data), "read the capabilities");
-          data[0].inheritable = data[0].permitted;
-          base::check(::syscall(SYS_capset, &header, data), "set the capabilities");
-          base::check(::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_KILL, 0, 0), "raise one");
+          fill_inheritable_and_ambient();
           keep_only({CAP_KILL});
           return capabilities();
         }) == sets("0000000000000020", "0000000000000020"));
@@ -167,12 +176,43 @@ TEST_CASE("become: a user stays that user, and gives up what could be gained", "
                           kNone + "; NoNewPrivs: 1; not root");
 }
 
+TEST_CASE("become: what was inherited or ambient goes, too", "[sandbox]") {
+  if (tests::lacks_root()) {
+    return;
+  }
+  CHECK(in_child([] {
+          fill_inheritable_and_ambient();
+          become({kUser, kUser, {}});
+          return capabilities();
+        }) == sets(kNone, kNone));
+}
+
+TEST_CASE("become: a user who has capabilities gives them up", "[sandbox]") {
+  if (tests::lacks_root()) {
+    return;
+  }
+  CHECK(in_child([] {
+          base::check(::prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0), "keep the capabilities");
+          base::check(::setgroups(0, nullptr), "drop the groups");
+          base::check(::setresgid(kUser, kUser, kUser), "change the gid");
+          base::check(::setresuid(kUser, kUser, kUser), "change the uid");
+          fill_inheritable_and_ambient();
+          become({kUser, kUser, {}});
+          return capabilities() + "; " + ways_back();
+        }) == sets(kNone, kNone) + "; not root");
+}
+
 TEST_CASE("become: nobody may trace the process afterwards", "[sandbox]") {
-  CHECK(
-      in_child([] {
-        become({::geteuid() == 0 ? kUser : ::getuid(), ::geteuid() == 0 ? kUser : ::getgid(), {}});
-        return std::to_string(::prctl(PR_GET_DUMPABLE, 0, 0, 0, 0));
-      }) == "0");
+  const auto dumpable_after_become = [] {
+    base::check(::prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "allow tracing");
+    become({::getuid() == 0 ? kUser : ::getuid(), ::getuid() == 0 ? kUser : ::getgid(), {}});
+    return std::to_string(::prctl(PR_GET_DUMPABLE, 0, 0, 0, 0));
+  };
+  CHECK(in_child(dumpable_after_become) == "0");
+  if (tests::lacks_root()) {
+    return;
+  }
+  CHECK(as_user(kUser, dumpable_after_become) == "0");
 }
 
 TEST_CASE("forbid_tracing: the process is nobody's to trace", "[sandbox]") {
