@@ -39,7 +39,11 @@ GuardianProcess::GuardianProcess(const Identity& identity) {
 
 GuardianProcess::~GuardianProcess() {
   control_.reset();
-  static_cast<void>(reap());
+  try {
+    static_cast<void>(reap());
+  } catch (const std::system_error&) {
+    // Somebody else reaped it: it has ended all the same.
+  }
 }
 
 bool GuardianProcess::reap() {
