@@ -74,12 +74,8 @@ int main(int argc, char** argv) {
   } while (fd >= 0 && fd <= STDERR_FILENO);
   static_cast<void>(::close(fd));
   static_cast<void>(std::signal(SIGPIPE, SIG_IGN));
-  // Ignored by whoever started us, it would keep us from hearing how our children end; and a
-  // blocked signal could not stop us.
+  // Ignored by whoever started us, it would keep us from hearing how our children end.
   static_cast<void>(std::signal(SIGCHLD, SIG_DFL));
-  sigset_t none;
-  ::sigemptyset(&none);
-  static_cast<void>(::sigprocmask(SIG_SETMASK, &none, nullptr));
   try {
     return cli::main_impl({argv + 1, argv + argc});
   } catch (const vmlaunch::launcher::config::ConfigError& error) {

@@ -28,13 +28,13 @@ constexpr std::chrono::seconds kGuardianEnd{30};
 }  // namespace
 
 GuardianProcess::GuardianProcess(const Identity& identity) {
-  auto [ours, theirs] = base::make_socket_pair(SOCK_SEQPACKET);
+  auto ends = base::make_socket_pair(SOCK_SEQPACKET);
   child_ = base::fork_child("the guardian");
   if (child_.pid == 0) {
-    ours.reset();
-    ::_exit(guardian::run(std::move(theirs), identity, run_rescuer));
+    ends.first.reset();
+    ::_exit(guardian::run(std::move(ends.second), identity, run_rescuer));
   }
-  control_ = std::move(ours);
+  control_ = std::move(ends.first);
 }
 
 GuardianProcess::~GuardianProcess() {
@@ -72,7 +72,7 @@ void GuardianLink::send(const guardian::Request& request, const std::vector<int>
   }
 }
 
-void GuardianLink::tell(guardian::Request request) {
+void GuardianLink::tell(const guardian::Request& request) {
   outstanding_.push_back(false);
   send(request, {});
 }

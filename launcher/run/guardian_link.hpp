@@ -61,7 +61,7 @@ class GuardianLink {
                                      std::chrono::milliseconds deadline);
 
   /// Asks without waiting for the answer, which is dropped.
-  void tell(guardian::Request request);
+  void tell(const guardian::Request& request);
 
   [[nodiscard]] bool gone() const { return gone_; }
   [[nodiscard]] const std::optional<base::ExitStatus>& qemu_exit() const { return qemu_exit_; }

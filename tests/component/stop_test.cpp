@@ -21,6 +21,20 @@ TEST_CASE("stop: SIGINT, SIGTERM and SIGHUP press the power button once") {
   }
 }
 
+TEST_CASE("stop: what the parent ignored or blocked does not deafen it") {
+  const Folder folder;
+  Launch launch = run_of(folder, probe_config());
+  const std::vector<std::string> deaf = {
+      "/usr/bin/env", "--ignore-signal=CHLD", "--block-signal=INT,TERM,HUP,CHLD"};
+  launch.arguments.insert(launch.arguments.begin(), deaf.begin(), deaf.end());
+  Program program(launch);
+  REQUIRE(program.says("] running"));
+  program.signal(SIGTERM);
+  CHECK(program.exit_code(Seconds(10)) == 0);
+  INFO(program.output());
+  CHECK(program.output().find("the guest shut down") != std::string::npos);
+}
+
 TEST_CASE("stop: a guest that ignores the power button is quit after the deadline") {
   const Folder folder;
   Program program(run_of(folder, idle_config()));
