@@ -5,7 +5,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
+#include <iterator>
 #include <utility>
 
 #include "base/file.hpp"
@@ -66,7 +68,8 @@ class Talk {
     if (!packet) {
       return std::nullopt;
     }
-    fds_ = std::move(packet->fds);
+    // Kept: QEMU ends when its monitor is closed.
+    std::move(packet->fds.begin(), packet->fds.end(), std::back_inserter(fds_));
     return guardian::decode_reply(packet->bytes);
   }
   [[nodiscard]] std::string state() {
