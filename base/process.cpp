@@ -73,12 +73,16 @@ bool wait_readable(int fd, std::chrono::steady_clock::time_point deadline) {
   }
 }
 
-Child fork_child(const std::string& what) {
+Child fork_child(const std::string& what, std::optional<int> cgroup) {
   int pidfd = -1;
   clone_args arguments{};
   arguments.flags = CLONE_PIDFD;
   arguments.pidfd = reinterpret_cast<std::uint64_t>(&pidfd);
   arguments.exit_signal = SIGCHLD;
+  if (cgroup) {
+    arguments.flags |= CLONE_INTO_CGROUP;
+    arguments.cgroup = static_cast<__u64>(*cgroup);
+  }
   const auto pid = static_cast<pid_t>(
       check(::syscall(SYS_clone3, &arguments, sizeof arguments), "start " + what));
   return pid == 0 ? Child{0, UniqueFd()} : Child{pid, UniqueFd(pidfd)};

@@ -12,11 +12,14 @@ enum class ExitCode : int {
   failed = 1,      ///< something failed, the host is restored
   usage = 2,       ///< command line or config
   preflight = 10,  ///< refused before anything was changed
+  device_busy = 11,       ///< somebody else has a device
+  group_not_viable = 12,  ///< the host uses another device of an IOMMU group
   qemu_did_not_start = 15,
   qemu_crashed = 16,
   guest_panicked = 17,
   had_to_kill = 18,  ///< the ladder had to kill, unasked
   host_not_restored = 20,
+  held = 21,   ///< another run has the VM
   stuck = 22,  ///< QEMU or a kernel call does not return
 };
 

@@ -35,9 +35,18 @@ constexpr std::chrono::seconds kSetupDeadline{10};
 struct Making {
   const ChildSpec& spec;
   pid_t parent;
+  int word_fd;    // readable when the parent lets the child go on
   int status_fd;  // close-on-exec: that it closes tells the parent that exec succeeded
   int program_fd;
 };
+
+/// The parent writes down who we are before we can do anything; its death is no word.
+void await_word(Making& making) {
+  char word = 0;
+  if (check(::read(making.word_fd, &word, 1), "hear the parent's word") != 1) {
+    base::throw_errno(ESRCH, "go on: the parent died meanwhile");
+  }
+}
 
 void enter_session(Making& /*making*/) {
   check(::setsid(), "start a session");
@@ -93,9 +102,13 @@ void place_descriptors(Making& making) {
   }
 }
 
-void set_limits(Making& /*making*/) {
+void set_limits(Making& making) {
   const rlimit none{0, 0};
   check(::setrlimit(RLIMIT_CORE, &none), "forbid core dumps");
+  if (making.spec.memlock) {
+    const rlimit memory{*making.spec.memlock, *making.spec.memlock};
+    check(::setrlimit(RLIMIT_MEMLOCK, &memory), "set the limit of locked memory");
+  }
 }
 
 void drop_privileges(Making& making) {
@@ -138,6 +151,7 @@ struct StageEntry {
 };
 
 constexpr std::array kStages = {
+    StageEntry{Stage::word, "wait for the parent's word", await_word},
     StageEntry{Stage::session, "start a session of its own", enter_session},
     StageEntry{Stage::signals, "reset signals", reset_signals},
     StageEntry{Stage::descriptors, "place descriptors, close all others", place_descriptors},
@@ -154,7 +168,7 @@ struct Report {
 };
 
 [[noreturn]] void run_child(Making making) {
-  Report report{Stage::session, 0};
+  Report report{Stage::word, 0};
   for (const StageEntry& entry : kStages) {
     report.stage = entry.stage;
     try {
@@ -188,6 +202,11 @@ std::optional<Report> await_report(int status_fd) {
   return got == sizeof report ? report : Report{Stage::session, EIO};
 }
 
+void end(const base::Child& child) {
+  static_cast<void>(base::send_signal(child.pidfd.get(), SIGKILL));
+  static_cast<void>(base::reap_within(child.pidfd.get(), kSetupDeadline));
+}
+
 std::string explain(Stage stage, int error) {
   std::string text = std::string("Cannot ") + describe(stage) + ": " + base::error_text(error);
   if (stage == Stage::exec && error == ENOENT) {
@@ -207,21 +226,30 @@ const char* describe(Stage stage) {
 ChildSetupError::ChildSetupError(Stage stage, int error)
     : std::runtime_error(explain(stage, error)), stage_(stage), error_(error) {}
 
-base::Child spawn(const ChildSpec& spec) {
+base::Child spawn(const ChildSpec& spec, const std::function<void(pid_t)>& born) {
   base::Pipe status = base::make_pipe();
+  base::Pipe word = base::make_pipe();
   const pid_t parent = ::getpid();
-  base::Child child = base::fork_child("QEMU");
+  base::Child child = base::fork_child("QEMU", spec.cgroup);
   if (child.pid == 0) {
-    run_child({spec, parent, status.write_end.get(), spec.program});
+    word.write_end.reset();
+    run_child({spec, parent, word.read_end.get(), status.write_end.get(), spec.program});
   }
   status.write_end.reset();
-  const std::optional<Report> report = await_report(status.read_end.get());
-  if (!report) {
-    return child;
+  try {
+    if (born) {
+      born(child.pid);
+    }
+    base::write_all(word.write_end.get(), "g", "the child's word");
+  } catch (...) {
+    end(child);
+    throw;
   }
-  static_cast<void>(base::send_signal(child.pidfd.get(), SIGKILL));
-  static_cast<void>(base::reap_within(child.pidfd.get(), kSetupDeadline));
-  throw ChildSetupError(report->stage, report->error);
+  if (const auto report = await_report(status.read_end.get())) {
+    end(child);
+    throw ChildSetupError(report->stage, report->error);
+  }
+  return child;
 }
 
 }  // namespace vmlaunch::sandbox

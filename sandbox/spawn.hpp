@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstdint>
+#include <functional>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -23,10 +26,13 @@ struct ChildSpec {
   std::vector<std::string> environment;  ///< NAME=value
   std::vector<PassedFd> fds;             ///< 0, 1 and 2 are /dev/null unless listed
   Credentials credentials;
+  std::optional<int> cgroup = {};             ///< an open cgroup2 folder in which it is born
+  std::optional<std::uint64_t> memlock = {};  ///< what it may lock in memory, in bytes
 };
 
 /// What a child does between clone and exec, in this order.
 enum class Stage : int {
+  word,
   session,
   signals,
   descriptors,
@@ -51,9 +57,11 @@ class ChildSetupError : public std::runtime_error {
   int error_;
 };
 
-/// Starts the child and returns once it has exec'd. It dies with this process (SIGKILL). When its
+/// Starts the child and returns once it has exec'd. `born` is called with its number while it still
+/// waits: it goes on only when that has returned. It dies with this process (SIGKILL). When its
 /// uid is another one the caller must keep CAP_KILL to its end: the kernel asks whether the dying
 /// parent might signal the child. The caller must have one thread. Throws ChildSetupError.
-[[nodiscard]] base::Child spawn(const ChildSpec& spec);
+[[nodiscard]] base::Child spawn(const ChildSpec& spec,
+                                const std::function<void(pid_t)>& born = {});
 
 }  // namespace vmlaunch::sandbox

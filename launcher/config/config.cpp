@@ -32,6 +32,11 @@ const Names<NicModel>& nic_names() {
   return names;
 }
 
+const Names<PciScope>& scope_names() {
+  static const Names<PciScope> names = {{"listed", PciScope::listed}, {"all", PciScope::all}};
+  return names;
+}
+
 template <typename Enum>
 const char* name_of(const Names<Enum>& names, Enum value) {
   for (const auto& [name, meaning] : names) {
@@ -90,6 +95,16 @@ Config::Nic read_nic(ObjectReader& reader) {
   nic.mac =
       reader.value("mac", parse_mac_address, "a unicast MAC address such as \"52:54:00:00:00:01\"");
   return nic;
+}
+
+Config::Pci read_pci(ObjectReader& reader) {
+  Config::Pci pci;
+  pci.device =
+      reader.value("device", base::parse_pci_address, "a PCI address such as \"0000:04:00.0\"");
+  pci.functions = reader.choice("functions", scope_names());
+  pci.group = reader.choice("group", scope_names());
+  pci.expect = reader.value("expect", parse_pci_ids, "vendor and device such as \"10de:1b81\"");
+  return pci;
 }
 
 void require(ObjectReader& reader, const char* key, const std::string& what) {
@@ -184,6 +199,9 @@ const char* to_string(DiskFormat format) {
 const char* to_string(NicModel model) {
   return name_of(nic_names(), model);
 }
+const char* to_string(PciScope scope) {
+  return name_of(scope_names(), scope);
+}
 
 Config parse(const Document& document, std::vector<Issue>& issues) {
   Config config;
@@ -204,6 +222,7 @@ Config parse(const Document& document, std::vector<Issue>& issues) {
                 [&](ObjectReader& firmware) { read_firmware(firmware, config.firmware); });
   reader.objects("disks", [&](ObjectReader& disk) { config.disks.push_back(read_disk(disk)); });
   read_network(reader, config);
+  reader.objects("pci", [&](ObjectReader& pci) { config.pci.push_back(read_pci(pci)); });
   config.display = read_display(reader);
   config.serial = read_serial(reader);
   reader.object("qemu", [&](ObjectReader& qemu) {

@@ -6,6 +6,7 @@
 
 #include "base/byte_size.hpp"
 #include "base/duration.hpp"
+#include "base/pci_address.hpp"
 #include "launcher/config/document.hpp"
 #include "launcher/config/values.hpp"
 
@@ -15,6 +16,9 @@ enum class Machine { q35, pc };
 enum class Accel { automatic, kvm, tcg };
 enum class DiskFormat { raw, qcow2 };
 enum class NicModel { virtio, e1000e };
+/// What else than the listed function is meant: the guest gets all functions of its slot; all of
+/// its IOMMU group is taken.
+enum class PciScope { listed, all };
 
 /// Where the guest's first serial port goes.
 struct Serial {
@@ -59,6 +63,12 @@ struct Config {
     std::optional<NicModel> model;
     std::optional<MacAddress> mac;
   };
+  struct Pci {
+    std::optional<base::PciAddress> device;
+    std::optional<PciScope> functions;
+    std::optional<PciScope> group;
+    std::optional<PciIds> expect;
+  };
   struct Qemu {
     std::optional<std::string> binary;
     std::vector<std::string> extra_args;
@@ -75,6 +85,7 @@ struct Config {
   Firmware firmware;
   std::vector<Disk> disks;
   std::vector<Nic> network;
+  std::vector<Pci> pci;
   std::optional<Display> display;
   std::optional<Serial> serial;
   Qemu qemu;
@@ -87,6 +98,7 @@ struct Config {
 [[nodiscard]] const char* to_string(Accel accel);
 [[nodiscard]] const char* to_string(DiskFormat format);
 [[nodiscard]] const char* to_string(NicModel model);
+[[nodiscard]] const char* to_string(PciScope scope);
 
 /// Reads the types. What is wrong is added to `issues`, and that value left out.
 [[nodiscard]] Config parse(const Document& document, std::vector<Issue>& issues);

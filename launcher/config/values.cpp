@@ -2,6 +2,8 @@
 
 #include <arpa/inet.h>
 
+#include <array>
+#include <cstdio>
 #include <vector>
 
 #include "base/text.hpp"
@@ -88,6 +90,22 @@ std::optional<MacAddress> parse_mac_address(std::string_view text) {
   }
   // QEMU takes zeros for no address and makes one up.
   return mac.text == "00:00:00:00:00:00" ? std::nullopt : std::optional(mac);
+}
+
+std::optional<PciIds> parse_pci_ids(std::string_view text) {
+  const std::vector<std::string> parts = base::split(text, ':');
+  if (parts.size() != 2 || parts[0].size() != 4 || parts[1].size() != 4) {
+    return std::nullopt;
+  }
+  const auto vendor = base::parse_number<std::uint16_t>(parts[0], 16);
+  const auto device = base::parse_number<std::uint16_t>(parts[1], 16);
+  return vendor && device ? std::optional(PciIds{*vendor, *device}) : std::nullopt;
+}
+
+std::string to_string(const PciIds& ids) {
+  std::array<char, 10> text{};
+  static_cast<void>(std::snprintf(text.data(), text.size(), "%04x:%04x", ids.vendor, ids.device));
+  return text.data();
 }
 
 }  // namespace vmlaunch::launcher::config

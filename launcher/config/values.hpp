@@ -44,4 +44,15 @@ struct MacAddress {
 
 [[nodiscard]] std::optional<MacAddress> parse_mac_address(std::string_view text);
 
+/// Vendor and device of a PCI function: "10de:1b81".
+struct PciIds {
+  std::uint16_t vendor = 0;
+  std::uint16_t device = 0;
+
+  auto operator<=>(const PciIds&) const = default;
+};
+
+[[nodiscard]] std::optional<PciIds> parse_pci_ids(std::string_view text);
+[[nodiscard]] std::string to_string(const PciIds& ids);
+
 }  // namespace vmlaunch::launcher::config

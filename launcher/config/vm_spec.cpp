@@ -41,15 +41,6 @@ bool holds(const std::string& upper, const std::string& pointer) {
          (pointer.size() == upper.size() || pointer[upper.size()] == '/');
 }
 
-bool is_vm_name(std::string_view name) {
-  const auto allowed = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
-           c == '_' || c == '-';
-  };
-  return !name.empty() && name.size() <= 64 && name.front() != '.' && name.front() != '-' &&
-         std::all_of(name.begin(), name.end(), allowed);
-}
-
 /// Checks one part after the other; each adds what it found wrong to `issues`, which holds what
 /// could not be read.
 class Validator {
@@ -68,6 +59,7 @@ class Validator {
     firmware(config.firmware, spec);
     disks(config, spec);
     network(config, spec);
+    pci(config, spec);
     console(config, spec);
     qemu(config, spec);
     run_as(config, spec);
@@ -261,6 +253,31 @@ class Validator {
     }
   }
 
+  void pci(const Config& config, VmSpec& spec) {
+    if (config.pci.size() > kMostPciDevices) {
+      report("/pci", "at most " + std::to_string(kMostPciDevices) + " PCI devices are possible");
+    }
+    if (!config.pci.empty() && spec.machine != Machine::q35) {
+      report("/pci", "PCI devices need \"machine\": \"q35\", which has PCI Express");
+    }
+    std::set<base::PciAddress> seen;
+    for (std::size_t i = 0; i < config.pci.size(); ++i) {
+      const Config::Pci& given = config.pci[i];
+      const std::string pointer = child("/pci", i);
+      VmSpec::Pci device;
+      device.all_functions = given.functions == PciScope::all;
+      device.whole_group = given.group == PciScope::all;
+      device.expect = given.expect;
+      if (!given.device) {
+        report(pointer + "/device", "missing: the address, as vmlaunch host shows it");
+      } else if (!seen.insert(*given.device).second) {
+        report(pointer + "/device", "this device is listed twice");
+      }
+      device.device = given.device.value_or(device.device);
+      spec.pci.push_back(device);
+    }
+  }
+
   void qemu(const Config& config, VmSpec& spec) {
     if (config.qemu.binary) {
       spec.qemu_binary = path("/qemu/binary", *config.qemu.binary);
@@ -311,6 +328,21 @@ Json effective_network(const VmSpec& spec) {
   return network;
 }
 
+Json effective_pci(const VmSpec& spec) {
+  Json pci = Json::array();
+  for (const VmSpec::Pci& device : spec.pci) {
+    Json entry = {
+        {"device", base::to_string(device.device)},
+        {"functions", to_string(device.all_functions ? PciScope::all : PciScope::listed)},
+        {"group", to_string(device.whole_group ? PciScope::all : PciScope::listed)}};
+    if (device.expect) {
+      entry["expect"] = to_string(*device.expect);
+    }
+    pci.push_back(entry);
+  }
+  return pci;
+}
+
 Json effective_firmware(const VmSpec& spec) {
   Json firmware = {{"uefi", spec.uefi.has_value()}};
   if (spec.uefi) {
@@ -339,6 +371,15 @@ Json effective_serial(const Serial& serial) {
 
 }  // namespace
 
+bool is_vm_name(std::string_view name) {
+  const auto allowed = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+           c == '_' || c == '-';
+  };
+  return !name.empty() && name.size() <= 64 && name.front() != '.' && name.front() != '-' &&
+         std::all_of(name.begin(), name.end(), allowed);
+}
+
 VmSpec load(const Document& document, const std::string& path) {
   std::vector<Issue> issues;
   const Config config = parse(document, issues);
@@ -360,6 +401,7 @@ Json effective(const VmSpec& spec) {
       {"firmware", effective_firmware(spec)},
       {"disks", effective_disks(spec)},
       {"network", effective_network(spec)},
+      {"pci", effective_pci(spec)},
       {"serial", effective_serial(spec.serial)},
       {"qemu", {{"binary", spec.qemu_binary}, {"extra_args", spec.extra_args}}},
       {"stop", {{"timeout", base::to_string(spec.stop_timeout)}}},

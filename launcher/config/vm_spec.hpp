@@ -13,6 +13,7 @@ namespace vmlaunch::launcher::config {
 /// What the root bus has room for.
 constexpr std::size_t kMostDisks = 16;
 constexpr std::size_t kMostNics = 8;
+constexpr std::size_t kMostPciDevices = 16;
 
 /// A virtual machine as it is to be: checked, every default filled in, every path absolute.
 struct VmSpec {
@@ -45,6 +46,13 @@ struct VmSpec {
     std::optional<MacAddress> mac;
   };
 
+  struct Pci {
+    base::PciAddress device;
+    bool all_functions = false;  ///< the guest gets every function of the slot
+    bool whole_group = false;    ///< the host gives up every device of the IOMMU group
+    std::optional<PciIds> expect;
+  };
+
   std::string name;
   Machine machine = Machine::q35;
   Accel accel = Accel::automatic;
@@ -54,6 +62,7 @@ struct VmSpec {
   std::optional<Uefi> uefi;
   std::vector<Disk> disks;
   std::vector<Nic> network;
+  std::vector<Pci> pci;
   Display display;
   Serial serial;
   std::string qemu_binary = "/usr/bin/qemu-system-x86_64";
@@ -61,6 +70,9 @@ struct VmSpec {
   std::optional<std::string> run_as;
   base::Milliseconds stop_timeout{60000};
 };
+
+/// Whether it can be a VM's name: it becomes one of files, cgroups and processes.
+[[nodiscard]] bool is_vm_name(std::string_view name);
 
 /// Parses and checks a whole config. `path` is the config's absolute path: its folder is what
 /// relative paths start from, its name the VM's if none is given. Throws ConfigError with every

@@ -1,7 +1,9 @@
 #include "launcher/guardian/guardian.hpp"
 
+#include <fcntl.h>
 #include <linux/capability.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -12,6 +14,7 @@
 #include <cerrno>
 #include <chrono>
 #include <csignal>
+#include <functional>
 #include <optional>
 #include <string>
 #include <utility>
@@ -23,6 +26,7 @@
 #include "base/process.hpp"
 #include "base/text.hpp"
 #include "launcher/guardian/detach.hpp"
+#include "launcher/guardian/host_changes.hpp"
 #include "launcher/guardian/plan_file.hpp"
 #include "launcher/guardian/protocol.hpp"
 #include "sandbox/spawn.hpp"
@@ -94,6 +98,8 @@ class Guardian {
     try {
       if (const auto* seal_request = std::get_if<Seal>(&request)) {
         seal(*seal_request, std::move(fds));
+      } else if (const auto* step = std::get_if<Apply>(&request)) {
+        apply(*step);
       } else if (std::holds_alternative<Spawn>(request)) {
         spawn();
       } else if (const auto* signal = std::get_if<Signal>(&request)) {
@@ -135,13 +141,56 @@ class Guardian {
     }
     Sealed sealed = open_own_files(request.dry);
     require_readable_by_qemu();
-    if (request.dry) {
-      reply(sealed);
+    raise_memlock();
+    changes_.require_free(plan_.name);
+    if (!request.dry) {
+      sealed.recovered = changes_.begin(plan_.name);
+    }
+    changes_.check(plan_.steps);
+    if (!request.dry) {
+      keep_capabilities();
+      sealed_ = true;
+    }
+    reply(sealed);
+  }
+
+  /// Our own hard limit, which QEMU's is set below: afterwards the right to raise it is given up.
+  void raise_memlock() const {
+    rlimit limit{};
+    check(::getrlimit(RLIMIT_MEMLOCK, &limit), "read the limit of locked memory");
+    if (!plan_.qemu.memlock || limit.rlim_max >= plan_.qemu.memlock->bytes) {
       return;
     }
-    sandbox::keep_only({CAP_KILL, CAP_SETUID, CAP_SETGID, CAP_SETPCAP});
-    sealed_ = true;
-    reply(sealed);
+    limit.rlim_max = plan_.qemu.memlock->bytes;
+    if (::setrlimit(RLIMIT_MEMLOCK, &limit) != 0) {
+      throw Failure(ExitCode::preflight,
+                    "Cannot let QEMU lock " + base::to_string(*plan_.qemu.memlock) +
+                        " of memory for its devices: " + base::error_text(errno) +
+                        " (this root lacks CAP_SYS_RESOURCE); type: ulimit -H -l");
+    }
+  }
+
+  void keep_capabilities() const {
+    sandbox::Capabilities needed = {CAP_KILL, CAP_SETUID, CAP_SETGID, CAP_SETPCAP};
+    for (const steps::Step& step : plan_.steps) {
+      if (const int capability = steps::capability_of(step); capability >= 0) {
+        needed.push_back(capability);
+      }
+    }
+    sandbox::keep_only(needed);
+  }
+
+  [[nodiscard]] steps::Context context() {
+    return {plan_.name, credentials_, [this](const auto& born) { start_qemu(born); }};
+  }
+
+  void apply(const Apply& request) {
+    if (!sealed_ || spawned_ || request.step != applied_ || applied_ >= plan_.steps.size()) {
+      throw ProtocolError("a step out of order");
+    }
+    ++applied_;
+    changes_.apply(plan_.steps[request.step], context());
+    reply(Applied{request.step});
   }
 
   /// The supervisor's word for who QEMU is counts only as far as the config's owner may choose.
@@ -230,9 +279,20 @@ class Guardian {
   }
 
   void spawn() {
-    if (!sealed_ || spawned_) {
-      throw ProtocolError("QEMU is spawned once, after the plan is sealed");
+    if (!sealed_ || spawned_ || applied_ != plan_.steps.size()) {
+      throw ProtocolError("QEMU is spawned once, after all steps of the sealed plan");
     }
+    spawned_ = true;
+    changes_.apply(steps::StartQemu{has_cgroup()}, context());
+  }
+
+  [[nodiscard]] bool has_cgroup() const {
+    return std::any_of(plan_.steps.begin(), plan_.steps.end(), [](const steps::Step& step) {
+      return std::holds_alternative<steps::MakeCgroup>(step);
+    });
+  }
+
+  void start_qemu(const std::function<void(pid_t)>& born) {
     auto [qmp_ours, qmp_qemus] = base::make_socket_pair(SOCK_STREAM);
     base::Pipe errors = base::make_pipe();
     std::pair<base::UniqueFd, base::UniqueFd> serial;
@@ -242,6 +302,15 @@ class Guardian {
     child.arguments.insert(child.arguments.begin(), plan_.qemu.binary);
     child.environment = plan_.qemu.environment;
     child.credentials = credentials_;
+    if (plan_.qemu.memlock) {
+      child.memlock = plan_.qemu.memlock->bytes;
+    }
+    base::UniqueFd cgroup;
+    if (has_cgroup()) {
+      cgroup = base::open_file(steps::cgroup_of(changes_.host(), plan_.name),
+                               O_PATH | O_DIRECTORY);
+      child.cgroup = cgroup.get();
+    }
     child.fds = {{errors.write_end.get(), STDERR_FILENO}, {qmp_qemus.get(), plan::kQmpFd}};
     std::vector<int> handed = {qmp_ours.get(), errors.read_end.get()};
     if (plan_.qemu.serial_stdio) {
@@ -252,9 +321,8 @@ class Guardian {
     for (std::size_t i = 0; i < files_.size(); ++i) {
       child.fds.push_back({files_[i].fd.get(), plan_.files[i].fd});
     }
-    spawned_ = true;
     try {
-      qemu_ = sandbox::spawn(child);
+      qemu_ = sandbox::spawn(child, born);
     } catch (const sandbox::ChildSetupError& error) {
       throw Failure(ExitCode::qemu_did_not_start,
                     base::printable(plan_.qemu.binary) + " did not start: " + error.what());
@@ -305,21 +373,27 @@ class Guardian {
     return false;
   }
 
-  std::vector<std::string> undo_all(bool keep_files) {
-    std::vector<std::string> leftovers;
-    if (!end_qemu(base::Milliseconds(0))) {
-      leftovers.push_back("QEMU (pid " + std::to_string(qemu_->pid) +
-                          ") does not end: it is stuck in the kernel; type: cat /proc/" +
-                          std::to_string(qemu_->pid) + "/stack");
+  steps::Undone undo_all(bool keep_files) {
+    steps::Undone undone;
+    if (end_qemu(base::Milliseconds(0))) {
+      undone = changes_.undo();
+    } else {
+      undone.code = ExitCode::stuck;
+      undone.leftovers.push_back(
+          "QEMU (pid " + std::to_string(qemu_->pid) +
+          ") does not end: it is stuck in the kernel, and nothing that it uses was touched; type: "
+          "cat /proc/" +
+          std::to_string(qemu_->pid) + "/stack");
     }
     if (!keep_files) {
       remove_made_files(plan_, files_);
     }
-    return leftovers;
+    return undone;
   }
 
   void undo(const Undo& request) {
-    reply(Done{undo_all(request.keep_files)});
+    const steps::Undone undone = undo_all(request.keep_files);
+    reply(Done{undone.code, undone.leftovers});
     finished_ = true;
   }
 
@@ -331,7 +405,7 @@ class Guardian {
       rescue();
       say(qemu_ ? "the guest does not end by itself: QEMU is ended" : "the guest has ended");
     }
-    for (const std::string& leftover : undo_all(spawned_)) {
+    for (const std::string& leftover : undo_all(spawned_).leftovers) {
       say(leftover);
     }
   }
@@ -361,6 +435,8 @@ class Guardian {
   std::vector<OpenFile> files_;
   std::optional<base::Child> qemu_;
   base::UniqueFd qmp_;  ///< a second descriptor of QEMU's monitor, never read here
+  HostChanges changes_;
+  std::size_t applied_ = 0;  ///< steps of the plan, from the first
   bool sealed_ = false;
   bool spawned_ = false;
   bool finished_ = false;

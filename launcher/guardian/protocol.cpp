@@ -5,7 +5,8 @@
 #include <cstdint>
 #include <set>
 
-#include "launcher/guardian/wire.hpp"
+#include "base/text.hpp"
+#include "launcher/config/vm_spec.hpp"
 
 namespace vmlaunch::launcher::guardian {
 
@@ -14,6 +15,7 @@ namespace {
 using plan::FileUse;
 
 constexpr std::size_t kMostFiles = 64;
+constexpr std::size_t kMostSteps = 1024;
 constexpr int kHighestFd = 255;
 
 template <class... Handlers>
@@ -53,6 +55,7 @@ Json encode_qemu(const plan::Qemu& qemu) {
                {"environment", wire_texts(qemu.environment)},
                {"serial", qemu.serial_stdio},
                {"groups", qemu.user.device_groups}};
+  json["memlock"] = qemu.memlock ? Json(qemu.memlock->bytes) : Json(nullptr);
   json["uid"] = qemu.user.credentials ? Json(qemu.user.credentials->uid) : Json(nullptr);
   return json;
 }
@@ -66,6 +69,9 @@ plan::Qemu decode_qemu(const Json& json) {
   qemu.serial_stdio = fields.boolean("serial");
   for (const std::uint64_t group : fields.numbers("groups", 0, UINT32_MAX - 1)) {
     qemu.user.device_groups.push_back(static_cast<gid_t>(group));
+  }
+  if (!fields.any("memlock").is_null()) {
+    qemu.memlock = base::ByteSize{fields.number("memlock", 0, INT64_MAX)};
   }
   if (!fields.any("uid").is_null()) {
     const auto uid = static_cast<uid_t>(fields.number("uid", 0, UINT32_MAX - 1));
@@ -104,9 +110,14 @@ Json encode_seal(const Seal& seal) {
   for (const FileUse& file : seal.plan.files) {
     files.push_back(encode_file(file));
   }
+  Json steps = Json::array();
+  for (const steps::Step& step : seal.plan.steps) {
+    steps.push_back(steps::to_json(step));
+  }
   return {{"do", "seal"},
           {"config", wire_text(seal.config_name)},
           {"name", wire_text(seal.plan.name)},
+          {"steps", steps},
           {"files", files},
           {"qemu", encode_qemu(seal.plan.qemu)},
           {"deadlines", encode_deadlines(seal.plan.deadlines)},
@@ -119,6 +130,12 @@ Seal decode_seal(Fields& fields) {
   Seal seal;
   seal.config_name = fields.text("config");
   seal.plan.name = fields.text("name");
+  if (!config::is_vm_name(seal.plan.name)) {
+    throw ProtocolError("not a VM's name");
+  }
+  for (const Json& step : fields.array("steps", kMostSteps)) {
+    seal.plan.steps.push_back(steps::read_step(step));
+  }
   std::set<int> numbers;
   for (const Json& file : fields.array("files", kMostFiles)) {
     seal.plan.files.push_back(decode_file(file));
@@ -152,6 +169,9 @@ Signal decode_signal(Fields& fields) {
 Request decode_known(const std::string& what, Fields& fields) {
   if (what == "seal") {
     return decode_seal(fields);
+  }
+  if (what == "apply") {
+    return Apply{fields.number("step", 0, kMostSteps)};
   }
   if (what == "spawn") {
     return Spawn{};
@@ -207,6 +227,7 @@ Sealed decode_sealed(Fields& fields) {
     sealed.files.push_back({facts.number("index", 0, kMostFiles), from_hex(facts.text("head"))});
     facts.finish();
   }
+  sealed.recovered = fields.texts("recovered");
   return sealed;
 }
 
@@ -214,11 +235,14 @@ Reply decode_known_reply(const std::string& what, Fields& fields) {
   if (what == "sealed") {
     return decode_sealed(fields);
   }
+  if (what == "applied") {
+    return Applied{fields.number("step", 0, kMostSteps)};
+  }
   if (what == "spawned") {
     return Spawned{static_cast<pid_t>(fields.number("pid", 1, INT32_MAX))};
   }
   if (what == "done") {
-    return Done{fields.texts("leftovers")};
+    return Done{static_cast<ExitCode>(fields.number("code", 0, 255)), fields.texts("leftovers")};
   }
   if (what == "status") {
     StatusReply status{fields.text("state"), -1};
@@ -245,11 +269,28 @@ Json parse_object(const std::string& bytes) {
   return json;
 }
 
+template <typename Message, typename Decode>
+Message decode(const std::string& bytes, const char* key, Decode decode_known) {
+  const Json json = parse_object(bytes);
+  try {
+    Fields fields(json);
+    const std::string what = fields.text(key);
+    Message message = decode_known(what, fields);
+    fields.finish();
+    return message;
+  } catch (const FormError& error) {
+    throw ProtocolError(error.what());
+  }
+}
+
 }  // namespace
 
 std::string encode(const Request& request) {
   const Json json = std::visit(Overloaded{
                                    [](const Seal& seal) { return encode_seal(seal); },
+                                   [](const Apply& apply) {
+                                     return Json{{"do", "apply"}, {"step", apply.step}};
+                                   },
                                    [](const Spawn&) {
                                      return Json{{"do", "spawn"}};
                                    },
@@ -271,13 +312,20 @@ std::string encode(const Reply& reply) {
   const Json json = std::visit(
       Overloaded{
           [](const Sealed& sealed) {
-            return Json{{"is", "sealed"}, {"files", encode_facts(sealed)}};
+            return Json{{"is", "sealed"},
+                        {"files", encode_facts(sealed)},
+                        {"recovered", wire_texts(sealed.recovered)}};
+          },
+          [](const Applied& applied) {
+            return Json{{"is", "applied"}, {"step", applied.step}};
           },
           [](const Spawned& spawned) {
             return Json{{"is", "spawned"}, {"pid", spawned.pid}};
           },
           [](const Done& done) {
-            return Json{{"is", "done"}, {"leftovers", wire_texts(done.leftovers)}};
+            return Json{{"is", "done"},
+                        {"code", static_cast<int>(done.code)},
+                        {"leftovers", wire_texts(done.leftovers)}};
           },
           [](const StatusReply& status) {
             return Json{{"is", "status"},
@@ -299,21 +347,11 @@ std::string encode(const Reply& reply) {
 }
 
 Request decode_request(const std::string& bytes) {
-  const Json json = parse_object(bytes);
-  Fields fields(json);
-  const std::string what = fields.text("do");
-  Request request = decode_known(what, fields);
-  fields.finish();
-  return request;
+  return decode<Request>(bytes, "do", decode_known);
 }
 
 Reply decode_reply(const std::string& bytes) {
-  const Json json = parse_object(bytes);
-  Fields fields(json);
-  const std::string what = fields.text("is");
-  Reply reply = decode_known_reply(what, fields);
-  fields.finish();
-  return reply;
+  return decode<Reply>(bytes, "is", decode_known_reply);
 }
 
 }  // namespace vmlaunch::launcher::guardian

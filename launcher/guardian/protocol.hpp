@@ -11,14 +11,13 @@
 #include "base/process.hpp"
 #include "launcher/exit_code.hpp"
 #include "launcher/plan/plan.hpp"
+#include "launcher/wire.hpp"
 
 /// What supervisor and guardian say to each other: one JSON object in each packet of a
 /// SOCK_SEQPACKET pair. The supervisor asks, one request at a time; the guardian answers each and
 /// reports QEMU's end when it happens. The guardian ends the connection at the first message that
 /// is not exactly of this form.
 namespace vmlaunch::launcher::guardian {
-
-using Json = nlohmann::json;
 
 class ProtocolError : public std::runtime_error {
  public:
@@ -29,10 +28,15 @@ class ProtocolError : public std::runtime_error {
 /// program and the files that the supervisor could open itself, in the order of `opened`.
 struct Seal {
   std::string config_name;  ///< the config's name in its folder
-  plan::Plan plan;          ///< name, files, qemu and deadlines; nothing else travels
+  plan::Plan plan;          ///< name, steps, files, qemu and deadlines; nothing else travels
   bool dry = false;         ///< only tell whether it would be taken; nothing is made or sealed
   bool program_opened = false;
   std::vector<std::size_t> opened;  ///< indices into plan.files
+};
+
+/// Applies a step of the plan: all of them, each once and in their order, before Spawn.
+struct Apply {
+  std::size_t step = 0;
 };
 
 /// Starts QEMU, paused. Answered by Spawned with its descriptors: monitor, standard error, and the
@@ -51,7 +55,7 @@ struct Undo {
   bool keep_files = true;  ///< false: the run never came to life, files made for it go too
 };
 
-using Request = std::variant<Seal, Spawn, Signal, Status, Undo>;
+using Request = std::variant<Seal, Apply, Spawn, Signal, Status, Undo>;
 
 /// What the guardian found in a file that it opened: facts that only root could read.
 struct FileFacts {
@@ -61,11 +65,16 @@ struct FileFacts {
 
 struct Sealed {
   std::vector<FileFacts> files;
+  std::vector<std::string> recovered = {};  ///< what earlier runs had left and is put back now
+};
+struct Applied {
+  std::size_t step = 0;
 };
 struct Spawned {
   pid_t pid = -1;
 };
 struct Done {
+  ExitCode code = ExitCode::ended;
   std::vector<std::string> leftovers;  ///< what could not be put back
 };
 struct StatusReply {
@@ -81,7 +90,7 @@ struct Exited {
   base::ExitStatus status;
 };
 
-using Reply = std::variant<Sealed, Spawned, Done, StatusReply, Refused, Exited>;
+using Reply = std::variant<Sealed, Applied, Spawned, Done, StatusReply, Refused, Exited>;
 
 [[nodiscard]] std::string encode(const Request& request);
 [[nodiscard]] std::string encode(const Reply& reply);

@@ -3,6 +3,7 @@
 #include "base/text.hpp"
 #include "launcher/exit_code.hpp"
 #include "launcher/plan/accel.hpp"
+#include "launcher/plan/host_steps.hpp"
 #include "launcher/plan/qemu_args.hpp"
 
 namespace vmlaunch::launcher::plan {
@@ -51,7 +52,8 @@ Deadlines choose_deadlines(const config::VmSpec& spec) {
   Deadlines deadlines;
   // QEMU answers only once its memory and devices are there.
   const auto gigabytes = static_cast<std::int64_t>(spec.memory.bytes / base::kGiB);
-  deadlines.handshake += std::chrono::seconds(gigabytes + 2 * std::int64_t(spec.disks.size()));
+  deadlines.handshake += std::chrono::seconds(gigabytes + 2 * std::int64_t(spec.disks.size()) +
+                                              10 * std::int64_t(spec.pci.size()));
   deadlines.powerdown = spec.stop_timeout;
   return deadlines;
 }
@@ -82,6 +84,7 @@ Plan make_plan(const config::VmSpec& spec,
     plan.qemu.user.device_groups.push_back(*accel.node_group);
   }
   plan.accel = accel.kvm ? "kvm" : "tcg";
+  add_host_steps(spec, survey, identity, plan);
   add_qemu_arguments(spec, survey, accel.kvm, plan);
   return plan;
 }

@@ -8,6 +8,8 @@
 #include "base/duration.hpp"
 #include "launcher/config/vm_spec.hpp"
 #include "launcher/identity.hpp"
+#include "launcher/plan/passthrough.hpp"
+#include "launcher/steps/step.hpp"
 #include "launcher/survey/survey.hpp"
 
 namespace vmlaunch::launcher::plan {
@@ -45,6 +47,9 @@ struct Qemu {
   std::vector<std::string> environment;
   QemuUser user;
   bool serial_stdio = false;  ///< the serial port is on descriptor kSerialFd
+  /// What QEMU may lock in memory: devices reach the guest's memory only where it is pinned.
+  /// Nothing: as it is.
+  std::optional<base::ByteSize> memlock = {};
 
   bool operator==(const Qemu&) const = default;
 };
@@ -67,6 +72,8 @@ struct Plan {
   std::string name;
   std::string accel;  ///< "kvm" or "tcg"
   std::vector<std::string> warnings;
+  Passthrough passthrough;
+  std::vector<steps::Step> steps;  ///< changes of the host, in their order; QEMU's start follows
   std::vector<FileUse> files;
   Qemu qemu;
   Deadlines deadlines;

@@ -85,12 +85,27 @@ std::string to_text(const Plan& plan) {
   for (const std::string& warning : plan.warnings) {
     text += "warning: " + warning + "\n";
   }
-  text += "\nChanges to the host: none\n\nFiles\n";
+  for (const Group& group : plan.passthrough.groups) {
+    text += "\nIOMMU group " + std::to_string(group.number) + "\n";
+    for (const GroupMember& member : group.members) {
+      text += "  " + describe(member) + "\n";
+    }
+  }
+  text += "\nChanges to the host, in this order; undone in reverse when QEMU has ended\n";
+  for (std::size_t i = 0; i < plan.steps.size(); ++i) {
+    text += "  " + std::to_string(i + 1) + ". " + steps::describe(plan.steps[i]) +
+            "; undone: " + steps::describe_undo(plan.steps[i]) + "\n";
+  }
+  text += plan.steps.empty() ? "  none\n" : "";
+  text += "\nFiles\n";
   for (const FileUse& file : plan.files) {
     text += "  " + describe(file) + "\n";
   }
   text += plan.files.empty() ? "  none\n" : "";
   text += "\nQEMU runs as " + describe(plan.qemu.user) + "\n";
+  if (plan.qemu.memlock) {
+    text += "  may lock " + base::to_string(*plan.qemu.memlock) + " of memory\n";
+  }
   text += "  environment: " + base::join(plan.qemu.environment, " ") + "\n";
   text += "  monitor on descriptor " + std::to_string(kQmpFd);
   text += plan.qemu.serial_stdio ? ", serial port on descriptor " + std::to_string(kSerialFd) + "\n"
@@ -110,6 +125,21 @@ Json to_json(const Plan& plan) {
                      {"template", file.template_path},
                      {"descriptor", file.fd}});
   }
+  Json groups = Json::array();
+  for (const Group& group : plan.passthrough.groups) {
+    Json members = Json::array();
+    for (const GroupMember& member : group.members) {
+      members.push_back({{"address", base::to_string(member.address)},
+                         {"verdict", to_string(member.verdict)},
+                         {"driver", member.driver},
+                         {"given", member.given}});
+    }
+    groups.push_back({{"number", group.number}, {"members", members}});
+  }
+  Json changes = Json::array();
+  for (const steps::Step& step : plan.steps) {
+    changes.push_back({{"change", steps::describe(step)}, {"undo", steps::describe_undo(step)}});
+  }
   const QemuUser& user = plan.qemu.user;
   Json qemu_user = {{"name", user.name}, {"device_groups", user.device_groups}};
   if (user.credentials) {
@@ -119,12 +149,14 @@ Json to_json(const Plan& plan) {
   return {{"name", plan.name},
           {"accel", plan.accel},
           {"warnings", plan.warnings},
-          {"host_changes", Json::array()},
+          {"iommu_groups", groups},
+          {"host_changes", changes},
           {"files", files},
           {"qemu",
            {{"binary", plan.qemu.binary},
             {"arguments", plan.qemu.arguments},
             {"environment", plan.qemu.environment},
+            {"memlock", plan.qemu.memlock ? Json(plan.qemu.memlock->bytes) : Json(nullptr)},
             {"user", qemu_user}}},
           {"deadlines_ms",
            {{"handshake", plan.deadlines.handshake.count()},

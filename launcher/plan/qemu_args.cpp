@@ -18,7 +18,9 @@ constexpr std::size_t kScreenSlot = 2;
 constexpr std::size_t kUsbSlot = 3;
 constexpr std::size_t kFirstDiskSlot = 4;
 constexpr std::size_t kFirstNicSlot = kFirstDiskSlot + config::kMostDisks;
-static_assert(kFirstNicSlot + config::kMostNics <= 0x1f);
+constexpr std::size_t kFirstPortSlot = kFirstNicSlot + config::kMostNics;
+constexpr std::size_t kPortsPerSlot = 8;  // a port is a function
+static_assert(kFirstPortSlot + (config::kMostPciDevices - 1) / kPortsPerSlot < 0x1f);
 
 class Builder {
  public:
@@ -39,6 +41,7 @@ class Builder {
     uefi();
     disks();
     network();
+    pci_devices();
     serial();
     display();
     for (const std::string& argument : spec_.extra_args) {
@@ -232,6 +235,32 @@ class Builder {
       front["mac"] = nic.mac->text;
     }
     add_json("-device", front);
+  }
+
+  /// Each card on a root port of its own, as on a real board: guests may power it down and up, and
+  /// the kernel can ask for it back.
+  void pci_devices() {
+    const auto& slots = plan_.passthrough.slots;
+    for (std::size_t i = 0; i < slots.size(); ++i) {
+      const std::string port = "port" + std::to_string(i);
+      Json bridge = device("pcie-root-port", port, kFirstPortSlot + i / kPortsPerSlot);
+      bridge["addr"] =
+          bridge["addr"].get<std::string>() + ".0x" + std::to_string(i % kPortsPerSlot);
+      bridge["multifunction"] = true;
+      bridge["chassis"] = i + 1;
+      add_json("-device", bridge);
+      for (std::size_t k = 0; k < slots[i].size(); ++k) {
+        Json card = {{"driver", "vfio-pci"},
+                     {"id", "pci" + std::to_string(i) + "." + std::to_string(k)},
+                     {"host", base::to_string(slots[i][k])},
+                     {"bus", port},
+                     {"addr", "0x0.0x" + std::to_string(k)}};
+        if (slots[i].size() > 1) {
+          card["multifunction"] = true;
+        }
+        add_json("-device", card);
+      }
+    }
   }
 
   void serial() {

@@ -141,7 +141,7 @@ asio::awaitable<GuardianLink::Answer> GuardianLink::ask(guardian::Request reques
   if (answers_.empty()) {
     outstanding_.assign(outstanding_.size(), false);  // a late answer is nobody's
     throw Failure(gone_ ? ExitCode::host_not_restored : ExitCode::stuck,
-                  gone_ ? "The guardian died; QEMU died with it"
+                  gone_ ? "The guardian died, and QEMU with it; type: vmlaunch recover"
                         : "The guardian does not answer: it waits for the kernel; type: ps -o "
                           "pid,stat,wchan,args -C vmlaunch");
   }

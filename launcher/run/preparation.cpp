@@ -115,7 +115,7 @@ Prepared prepare(const OpenConfig& config, const Identity& identity, Authority a
   const config::Document document(config.path,
                                   base::read_all(config.file.get(), kConfigLimit, config.path));
   Prepared prepared{config::load(document, config.path), {}};
-  const survey::Survey survey = survey::look("", prepared.spec);
+  const survey::Survey survey = survey::look("", prepared.spec, identity.privileged);
   prepared.plan = plan::make_plan(prepared.spec, survey, identity, authority);
   return prepared;
 }

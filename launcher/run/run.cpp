@@ -35,8 +35,14 @@ constexpr std::chrono::seconds kDrain{2};
 /// For a QEMU that could not start to be gone.
 constexpr std::chrono::seconds kEndByItself{1};
 
-/// For the guardian to open files and to undo: more than any single wait of its own.
+/// For the guardian to open files: more than any single wait of its own.
 constexpr std::chrono::seconds kGuardianMargin{30};
+
+/// For the guardian to put back first what an earlier run left.
+constexpr std::chrono::minutes kSealDeadline{10};
+
+/// For one change of the host, or its undo: more than the guardian waits for the kernel in it.
+constexpr std::chrono::seconds kStepDeadline{150};
 
 sigset_t stop_signals() {
   sigset_t signals;
@@ -101,6 +107,7 @@ class Run {
 
   asio::awaitable<ExitCode> start_and_wait() {
     co_await seal();
+    co_await change_host();
     co_await spawn();
     const bool answers = co_await handshake();
     if (answers) {
@@ -127,10 +134,26 @@ class Run {
         fds.push_back(input_.files.files[i].fd.get());
       }
     }
-    GuardianLink::Answer answer = co_await guardian_.ask(request, fds, kGuardianMargin);
+    GuardianLink::Answer answer = co_await guardian_.ask(request, fds, kSealDeadline);
     const auto sealed = expect<guardian::Sealed>(answer);
     check_facts(plan(), sealed);
+    for (const std::string& line : sealed.recovered) {
+      console_.warn(line);
+    }
     console_.say("plan sealed");
+  }
+
+  asio::awaitable<void> change_host() {
+    const std::vector<int> none;
+    for (std::size_t i = 0; i < plan().steps.size(); ++i) {
+      if (ladder_.requested()) {
+        throw Failure(ExitCode::ended, "stopped before QEMU was started");
+      }
+      const guardian::Request request = guardian::Apply{i};
+      GuardianLink::Answer answer = co_await guardian_.ask(request, none, kStepDeadline);
+      static_cast<void>(expect<guardian::Applied>(answer));
+      console_.say(steps::describe(plan().steps[i]));
+    }
   }
 
   asio::awaitable<void> spawn() {
@@ -214,7 +237,7 @@ class Run {
     if (stuck_) {
       co_return ExitCode::stuck;
     }
-    console_.fail("the guardian died, and QEMU with it; nothing else had been changed");
+    console_.fail("the guardian died, and QEMU with it; type: vmlaunch recover " + plan().name);
     co_return ExitCode::host_not_restored;
   }
 
@@ -377,7 +400,8 @@ class Run {
     const plan::Deadlines& deadlines = plan().deadlines;
     const guardian::Undo request{running_};
     const std::vector<int> none;
-    const auto limit = deadlines.terminate + deadlines.kill + kGuardianMargin;
+    const auto limit = deadlines.terminate + deadlines.kill + kGuardianMargin +
+                       kStepDeadline * static_cast<int>(plan().steps.size());
     std::exception_ptr failure;
     try {
       GuardianLink::Answer answer = co_await guardian_.ask(request, none, limit);
@@ -392,11 +416,12 @@ class Run {
     for (const std::string& leftover : done.leftovers) {
       console_.fail("not put back: " + leftover);
     }
-    if (!done.leftovers.empty()) {
-      return ExitCode::stuck;
+    if (done.code == ExitCode::ended) {
+      console_.say("host restored");
+    } else {
+      console_.fail("the host is not as it was; type: vmlaunch recover " + plan().name);
     }
-    console_.say("host restored");
-    return ExitCode::ended;
+    return done.code;
   }
 
   ExitCode reap_guardian() {

@@ -1,10 +1,14 @@
 #include "launcher/survey/survey.hpp"
 
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
 #include <filesystem>
+
+#include "base/text.hpp"
+#include "launcher/survey/cgroup.hpp"
 
 namespace vmlaunch::launcher::survey {
 
@@ -48,10 +52,29 @@ std::optional<Uefi> find_uefi(const std::string& root) {
   return std::nullopt;
 }
 
+void look_at_devices(const base::Tree& tree, Survey& survey) {
+  survey.pci = look_at_pci(tree);
+  for (const std::string& name : tree.list("/dev/vfio")) {
+    const auto group = base::parse_number<unsigned>(name);
+    if (group && ::access(tree.path_of("/dev/vfio/" + name).c_str(), R_OK | W_OK) == 0) {
+      survey.open_groups.insert(*group);
+    }
+  }
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_MEMLOCK, &limit) == 0) {
+    survey.memlock_limit = limit.rlim_max;
+  }
+}
+
 }  // namespace
 
-Survey look(const std::string& root, const config::VmSpec& spec) {
+Survey look(const std::string& root, const config::VmSpec& spec, bool privileged) {
   Survey survey;
+  const base::Tree tree(root);
+  survey.cgroup = find_cgroup_parent(tree, privileged).has_value();
+  if (!spec.pci.empty()) {
+    look_at_devices(tree, survey);
+  }
   survey.kvm = look_at_kvm(root);
   survey.uefi = find_uefi(root);
   if (spec.run_as) {

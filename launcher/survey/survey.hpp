@@ -2,6 +2,7 @@
 
 #include <sys/types.h>
 
+#include <cstdint>
 #include <optional>
 #include <set>
 #include <string>
@@ -9,6 +10,7 @@
 
 #include "launcher/config/vm_spec.hpp"
 #include "launcher/identity.hpp"
+#include "launcher/survey/pci.hpp"
 
 namespace vmlaunch::launcher::survey {
 
@@ -39,10 +41,17 @@ struct Survey {
   std::optional<Uefi> uefi;
   std::optional<User> run_as;           ///< whom the config's run_as names
   std::set<std::string> block_devices;  ///< those of the config's disks that are block devices
+  bool cgroup = false;                  ///< a cgroup for the VM can be made
+  Pci pci;                              ///< looked at only for a VM that gets PCI devices
+  std::set<unsigned> open_groups;       ///< IOMMU groups whose node the caller may open
+  std::uint64_t memlock_limit = 0;      ///< what the caller may let QEMU lock in memory, in bytes
 };
 
-/// Throws Failure when run_as names nobody. Looks below `root`, so that a test can give a tree of
+/// Throws Failure when run_as names nobody. `privileged`: the run changes the host as root,
+/// whoever looks. Looks below `root`, so that a test can give a tree of
 /// its own; "" is the host.
-[[nodiscard]] Survey look(const std::string& root, const config::VmSpec& spec);
+[[nodiscard]] Survey look(const std::string& root,
+                          const config::VmSpec& spec,
+                          bool privileged);
 
 }  // namespace vmlaunch::launcher::survey

@@ -16,17 +16,23 @@ std::string boot_sector() {
   return sector;
 }
 
+/// One run has a VM's name at a time, and tests may run several VMs.
+std::string own_name(const std::string& kind) {
+  static int count = 0;
+  return kind + "-" + std::to_string(::getpid()) + "-" + std::to_string(++count);
+}
+
 }  // namespace
 
 Json probe_config(const std::vector<std::string>& words) {
-  return {{"name", "probe"},
+  return {{"name", own_name("probe")},
           {"accel", "tcg"},
           {"qemu", {{"binary", PROBE_PROGRAM}, {"extra_args", words}}},
           {"stop", {{"timeout", "1s"}}}};
 }
 
 Json idle_config() {
-  return {{"name", "idle"},
+  return {{"name", own_name("idle")},
           {"accel", "tcg"},
           {"memory", {{"size", "32M"}}},
           {"stop", {{"timeout", "1s"}}}};
@@ -34,14 +40,14 @@ Json idle_config() {
 
 Json brief_config(const Folder& folder) {
   folder.write("boot.img", boot_sector());
-  return {{"name", "brief"},
+  return {{"name", own_name("brief")},
           {"accel", "tcg"},
           {"memory", {{"size", "32M"}}},
           {"disks", {{{"path", "boot.img"}, {"format", "raw"}}}}};
 }
 
 Json guest_config(const std::string& words) {
-  return {{"name", "guest"},
+  return {{"name", own_name("guest")},
           {"accel", "auto"},
           {"cpu", {{"cores", 2}}},
           {"memory", {{"size", "256M"}}},

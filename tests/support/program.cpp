@@ -68,7 +68,13 @@ steady_clock::time_point after(Seconds limit) {
 
 }  // namespace
 
-Program::Program(const Launch& launch) {
+Program::Program(const Launch& given) {
+  Launch launch = given;
+  if (launch.uid) {
+    state_.emplace();
+    check(::chown(state_->path().c_str(), *launch.uid, *launch.uid), "give the state folder");
+    launch.environment.push_back("XDG_STATE_HOME=" + state_->path());
+  }
   base::Pipe output = base::make_pipe();
   base::Pipe input;
   int master = -1;

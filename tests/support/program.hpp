@@ -17,11 +17,41 @@ using Seconds = std::chrono::duration<double>;
 /// How a program is started for a test.
 struct Launch {
   std::vector<std::string> arguments;    ///< the first is the program's path
-  std::vector<std::string> environment;  ///< in addition to PATH and the sanitizers' options
+  std::vector<std::string> environment;  ///< in addition to PATH, the sanitizers' options and, for a
+                                         ///< uid, a state folder of its own
   std::optional<uid_t> uid;              ///< without groups and capabilities; the program's folder
                                          ///< may be closed to it
   bool terminal = false;                 ///< standard input and output are a terminal of its own
   std::string folder = "/";
+};
+
+/// A temporary folder that goes with the object.
+class Folder {
+ public:
+  Folder();
+  /// A folder whose own name holds `odd` characters.
+  explicit Folder(const std::string& odd);
+  Folder(const Folder&) = delete;
+  Folder& operator=(const Folder&) = delete;
+  ~Folder();
+
+  [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] std::string file(const std::string& name) const { return path_ + "/" + name; }
+
+  /// Writes a file and returns its path.
+  std::string write(const std::string& name,
+                    const std::string& content,
+                    unsigned mode = 0644) const;
+
+  /// Copies a program into it, for users to whom its own folder is closed, and returns the path.
+  std::string copy(const std::string& program, const std::string& name) const;
+
+  /// Names of what is in it, sorted.
+  [[nodiscard]] std::vector<std::string> names() const;
+
+ private:
+  std::string root_;
+  std::string path_;
 };
 
 /// A program under test: its output is collected, it is waited for with a deadline, and nothing of
@@ -63,6 +93,7 @@ class Program {
  private:
   bool read_some(std::chrono::steady_clock::time_point deadline);
 
+  std::optional<Folder> state_;
   base::Child child_;
   base::UniqueFd input_;
   base::UniqueFd output_fd_;
@@ -93,34 +124,5 @@ bool eventually(Condition condition, Seconds limit = Seconds(10)) {
 
 /// Numbers of the processes whose command line contains `text`; the guardian's is the supervisor's.
 [[nodiscard]] std::vector<pid_t> processes_naming(const std::string& text);
-
-/// A temporary folder that goes with the object.
-class Folder {
- public:
-  Folder();
-  /// A folder whose own name holds `odd` characters.
-  explicit Folder(const std::string& odd);
-  Folder(const Folder&) = delete;
-  Folder& operator=(const Folder&) = delete;
-  ~Folder();
-
-  [[nodiscard]] const std::string& path() const { return path_; }
-  [[nodiscard]] std::string file(const std::string& name) const { return path_ + "/" + name; }
-
-  /// Writes a file and returns its path.
-  std::string write(const std::string& name,
-                    const std::string& content,
-                    unsigned mode = 0644) const;
-
-  /// Copies a program into it, for users to whom its own folder is closed, and returns the path.
-  std::string copy(const std::string& program, const std::string& name) const;
-
-  /// Names of what is in it, sorted.
-  [[nodiscard]] std::vector<std::string> names() const;
-
- private:
-  std::string root_;
-  std::string path_;
-};
 
 }  // namespace vmlaunch::tests

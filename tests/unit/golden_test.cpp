@@ -17,6 +17,7 @@ constexpr const char* kExamples = "/@ROOT@/configs/";
 
 survey::Survey host(bool has_kvm) {
   survey::Survey survey;
+  survey.cgroup = true;
   survey.kvm.node = has_kvm;
   survey.kvm.gid = kKvmGroup;
   survey.kvm.mode = 0660;

@@ -36,6 +36,7 @@ const Identity kPureRoot{true, kUnused, false};
 
 survey::Survey host() {
   survey::Survey survey;
+  survey.cgroup = true;
   survey.kvm.node = true;
   survey.kvm.gid = 106;
   survey.kvm.mode = 0666;

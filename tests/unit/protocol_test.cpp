@@ -31,6 +31,14 @@ Seal rich_seal() {
        11,
        false},
       {"serial log", "/s", FileUse::Access::append, FileUse::Create::empty, "", 255, false}};
+  const base::PciAddress device{0, 4, 0, 1};
+  seal.plan.steps = {steps::MakeCgroup{"win10"},
+                     steps::LoadVfio{},
+                     steps::KeepAwake{device},
+                     steps::OverrideDriver{device, ""},
+                     steps::BindDriver{device, "snd_hda_intel"},
+                     steps::OwnNode{7}};
+  seal.plan.qemu.memlock = base::ByteSize{base::kGiB};
   seal.plan.qemu.binary = "/usr/bin/qemu";
   seal.plan.qemu.arguments = {"-S", "", "-append", "a \\ b\t\x7f"};
   seal.plan.qemu.environment = {"PATH=/usr/bin", "LANG=C.UTF-8"};
@@ -102,9 +110,12 @@ TEST_CASE("protocol: of QEMU's user only the uid travels", "[guardian]") {
 
 TEST_CASE("protocol: every request is the same after a round trip", "[guardian]") {
   Seal bare;
+  bare.plan.name = "bare";
   bare.plan.qemu.user.credentials.reset();
   for (const Request& request : {Request(rich_seal()),
                                  Request(bare),
+                                 Request(Apply{0}),
+                                 Request(Apply{1024}),
                                  Request(Spawn{}),
                                  Request(Signal{SIGTERM}),
                                  Request(Signal{SIGKILL}),
@@ -126,10 +137,13 @@ TEST_CASE("protocol: every reply is the same after a round trip", "[guardian]") 
   }
   for (const Reply& reply : {Reply(Sealed{}),
                              Reply(Sealed{{{0, ""}, {63, "QFI\xfb\0\n"}, {2, all_bytes}}}),
+                             Reply(Sealed{{}, {"put back: \"x\"\n", "\xff"}}),
+                             Reply(Applied{0}),
+                             Reply(Applied{1024}),
                              Reply(Spawned{1}),
                              Reply(Spawned{4194304}),
                              Reply(Done{}),
-                             Reply(Done{{"QEMU \"x\"\n", ""}}),
+                             Reply(Done{ExitCode::stuck, {"QEMU \"x\"\n", ""}}),
                              Reply(StatusReply{"idle", 0}),
                              Reply(StatusReply{"running", 17}),
                              Reply(Refused{ExitCode::preflight, "Cannot: é\n"}),
@@ -253,11 +267,11 @@ TEST_CASE("protocol: a plan that lacks any field is refused", "[guardian]") {
     CHECK(complaint(json) == "\"" + key + "\" is missing");
     ++fields;
   });
-  CHECK(fields == 9 + 3 * 7 + 6 + 5);
+  CHECK(fields == 10 + (2 + 1 + 2 + 3 + 3 + 2) + 3 * 7 + 7 + 5);
 }
 
 TEST_CASE("protocol: a plan with a field too many anywhere is refused", "[guardian]") {
-  for (const char* object : {"", "/files/0", "/files/2", "/qemu", "/deadlines"}) {
+  for (const char* object : {"", "/steps/0", "/steps/1", "/steps/4", "/files/0", "/files/2", "/qemu", "/deadlines"}) {
     INFO(object);
     Json json = seal_json();
     json[Json::json_pointer(object)]["extra"] = 1;
@@ -272,6 +286,10 @@ TEST_CASE("protocol: a small request with a field too many or too few is refused
   }
   CHECK(complaint(Json{{"do", "undo"}}) == "\"keep_files\" is missing");
   CHECK(complaint(Json{{"do", "undo"}, {"keep_files", true}, {"now", true}}) == "a field too many");
+  CHECK(complaint(Json{{"do", "apply"}}) == "\"step\" is missing");
+  CHECK(complaint(Json{{"do", "apply"}, {"step", 1025}}) ==
+        "\"step\" has the wrong type or range");
+  CHECK(complaint(Json{{"do", "apply"}, {"step", 0}, {"twice", 1}}) == "a field too many");
   CHECK(complaint(Json{{"do", "signal"}}) == "\"signal\" is missing");
   CHECK(complaint(Json{{"do", "signal"}, {"signal", 9}, {"pid", 1}}) == "a field too many");
 }
@@ -287,7 +305,7 @@ TEST_CASE("protocol: a plan's field of another type is refused", "[guardian]") {
       const bool same = other.type() == right.type() ||
                         (right.is_number() && other.is_number_integer() && other >= 0);
       const bool list = right.is_array() && other == Json::array();
-      const bool no_uid = key == "uid" && other.is_null();
+      const bool no_uid = (key == "uid" || key == "memlock") && other.is_null();
       if ((same && !(right.is_array() || right.is_object())) || list || no_uid || key == "do") {
         continue;
       }
@@ -310,6 +328,8 @@ TEST_CASE("protocol: a number out of its range is refused", "[guardian]") {
            Row{"/files/0/create", {0, 1, 2}, {3, -1, 256, 4294967296U}},
            Row{"/qemu/uid", {0, 1000, 4294967294U}, {4294967295U, 4294967296U, -1}},
            Row{"/qemu/groups/0", {0, 106, 4294967294U}, {4294967295U, 4294967296U, -1}},
+           Row{"/qemu/memlock", {0, 9223372036854775807}, {9223372036854775808U, -1, 1.5}},
+           Row{"/steps/5/group", {0, 2147483647}, {2147483648U, -1, 1.5}},
            Row{"/deadlines/powerdown", {0, 1000 * hours}, {1000 * hours + 1, -1, 1.5}},
            Row{"/deadlines/powerdown_again", {0, 1000 * hours}, {1000 * hours + 1, -1}},
            Row{"/deadlines/quit", {0, 1000 * hours}, {1000 * hours + 1, -1}},
@@ -325,6 +345,35 @@ TEST_CASE("protocol: a number out of its range is refused", "[guardian]") {
       INFO(pointer << " = " << value);
       CHECK(complaint(seal_with(row.pointer, value)).ends_with("has the wrong type or range"));
     }
+  }
+}
+
+TEST_CASE("protocol: a step of a form that no plan has is refused", "[guardian]") {
+  struct Row {
+    const char* pointer;
+    Json value;
+    const char* complaint;
+  };
+  const char* address = "not a PCI address";
+  const char* driver = "not a driver's name";
+  for (const Row& row : {
+           Row{"/steps/0/kind", "make-coffee", "an unknown step"},
+           Row{"/steps/0/vm", "", "not a VM's name"},
+           Row{"/steps/0/vm", "../../etc", "not a VM's name"},
+           Row{"/steps/2/device", "04:00.1", address},
+           Row{"/steps/2/device", "0000:04:00.8", address},
+           Row{"/steps/2/device", "0000:04:00.1/../../x", address},
+           Row{"/steps/2/device", "0000:AB:00.1", address},
+           Row{"/steps/4/device", "", address},
+           Row{"/steps/3/from", "../vfio-pci", driver},
+           Row{"/steps/4/from", "..", driver},
+           Row{"/steps/4/from", "a b", driver},
+           Row{"/steps/4/from", "a\nb", driver},
+           Row{"/name", "../win10", "not a VM's name"},
+           Row{"/name", "", "not a VM's name"},
+       }) {
+    INFO(row.pointer << " = " << row.value);
+    CHECK(complaint(seal_with(row.pointer, row.value)) == row.complaint);
   }
 }
 
@@ -461,9 +510,13 @@ TEST_CASE("protocol: a reply that is not of the protocol is refused", "[guardian
                             R"({"is":"spawned","pid":2147483648})",
                             R"({"is":"spawned","pid":1,"more":1})",
                             R"({"is":"done"})",
-                            R"({"is":"done","leftovers":"x"})",
-                            R"({"is":"done","leftovers":[1]})",
-                            R"({"is":"done","leftovers":["a\u0000b"]})",
+                            R"({"is":"done","leftovers":[]})",
+                            R"({"is":"done","code":256,"leftovers":[]})",
+                            R"({"is":"applied"})",
+                            R"({"is":"applied","step":1025})",
+                            R"({"is":"done","code":0,"leftovers":"x"})",
+                            R"({"is":"done","code":0,"leftovers":[1]})",
+                            R"({"is":"done","code":0,"leftovers":["a\u0000b"]})",
                             R"({"is":"status","state":"idle"})",
                             R"({"is":"status","state":1,"pid":0})",
                             R"({"is":"refused","code":0,"message":""})",
@@ -473,14 +526,15 @@ TEST_CASE("protocol: a reply that is not of the protocol is refused", "[guardian
                             R"({"is":"exited","code":0,"signal":129})",
                             R"({"is":"exited","code":0})",
                             R"({"is":"sealed"})",
-                            R"({"is":"sealed","files":{}})",
-                            R"({"is":"sealed","files":[1]})",
-                            R"({"is":"sealed","files":[{"index":0}]})",
-                            R"({"is":"sealed","files":[{"index":65,"head":""}]})",
-                            R"({"is":"sealed","files":[{"index":0,"head":"zz"}]})",
-                            R"({"is":"sealed","files":[{"index":0,"head":"0"}]})",
-                            R"({"is":"sealed","files":[{"index":0,"head":"000"}]})",
-                            R"({"is":"sealed","files":[{"index":0,"head":"","more":1}]})"}) {
+                            R"({"is":"sealed","files":[]})",
+                            R"({"is":"sealed","files":{},"recovered":[]})",
+                            R"({"is":"sealed","files":[1],"recovered":[]})",
+                            R"({"is":"sealed","files":[{"index":0}],"recovered":[]})",
+                            R"({"is":"sealed","files":[{"index":65,"head":""}],"recovered":[]})",
+                            R"({"is":"sealed","files":[{"index":0,"head":"zz"}],"recovered":[]})",
+                            R"({"is":"sealed","files":[{"index":0,"head":"0"}],"recovered":[]})",
+                            R"({"is":"sealed","files":[{"index":0,"head":"000"}],"recovered":[]})",
+                            R"({"is":"sealed","files":[{"index":0,"head":"","more":1}],"recovered":[]})"}) {
     INFO(bytes);
     CHECK(complaint_of_reply(bytes) != "nothing");
   }

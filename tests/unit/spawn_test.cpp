@@ -340,7 +340,8 @@ TEST_CASE("spawn: nobody is started as root, and nobody changes users without it
 
 TEST_CASE("spawn: every stage has a description of its own", "[sandbox]") {
   std::vector<std::string> descriptions;
-  for (const Stage stage : {Stage::session,
+  for (const Stage stage : {Stage::word,
+                            Stage::session,
                             Stage::signals,
                             Stage::descriptors,
                             Stage::limits,

@@ -3,15 +3,21 @@
 #include <cstddef>
 #include <cstdint>
 #include <set>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
-#include "base/text.hpp"
-#include "launcher/guardian/protocol.hpp"
+namespace vmlaunch::launcher {
 
-namespace vmlaunch::launcher::guardian {
+using Json = nlohmann::json;
+
+/// A message or record that is not exactly of its form.
+class FormError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
 
 /// A path may be any bytes, a JSON text only UTF-8: each byte travels as the character of its
 /// number.
@@ -37,23 +43,26 @@ namespace vmlaunch::launcher::guardian {
 }
 
 /// Takes a JSON object apart, strictly: every field must be there, of its type and in its range,
-/// and no other. Throws ProtocolError.
+/// and no other. Throws FormError.
 class Fields {
  public:
   explicit Fields(const Json& json) : json_(json) {
     if (!json.is_object()) {
-      throw ProtocolError("expected an object");
+      throw FormError("expected an object");
     }
   }
 
   const Json& any(const char* key) {
     const auto found = json_.find(key);
     if (found == json_.end()) {
-      throw ProtocolError(std::string("\"") + key + "\" is missing");
+      throw FormError(std::string("\"") + key + "\" is missing");
     }
     taken_.insert(key);
     return *found;
   }
+
+  /// All of it, for records whose keys only their owner knows.
+  [[nodiscard]] const Json& object() const { return json_; }
 
   std::string text(const char* key) { return as_text(any(key), key); }
 
@@ -91,7 +100,7 @@ class Fields {
 
   void finish() const {
     if (taken_.size() != json_.size()) {
-      throw ProtocolError("a field too many");
+      throw FormError("a field too many");
     }
   }
 
@@ -100,7 +109,7 @@ class Fields {
 
   static void require(bool holds, const char* key) {
     if (!holds) {
-      throw ProtocolError(std::string("\"") + key + "\" has the wrong type or range");
+      throw FormError(std::string("\"") + key + "\" has the wrong type or range");
     }
   }
 
@@ -136,4 +145,4 @@ class Fields {
   std::set<std::string> taken_;
 };
 
-}  // namespace vmlaunch::launcher::guardian
+}  // namespace vmlaunch::launcher

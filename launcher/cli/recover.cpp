@@ -1,0 +1,112 @@
+#include <unistd.h>
+
+#include <algorithm>
+#include <iostream>
+#include <memory>
+#include <vector>
+
+#include "base/text.hpp"
+#include "launcher/cli/verbs.hpp"
+#include "launcher/config/vm_spec.hpp"
+#include "launcher/steps/recovery.hpp"
+
+namespace vmlaunch::launcher::cli {
+
+namespace {
+
+struct RecoverOptions {
+  std::vector<std::string> vms;
+  bool dry_run = false;
+};
+
+/// What would be undone, last things first; nothing is changed.
+ExitCode show(const steps::StateFolders& folders, const std::string& vm) {
+  const auto journal = steps::Journal::open(folders.journal, vm);
+  if (!journal) {
+    return ExitCode::ended;
+  }
+  if (!journal->of_this_boot()) {
+    std::cout << vm << ": of an earlier boot, nothing to undo\n";
+    return ExitCode::ended;
+  }
+  for (const steps::Step& step : steps::steps_to_undo(*journal)) {
+    std::cout << vm << ": would undo: " << steps::describe(step) << ": "
+              << steps::describe_undo(step) << "\n";
+  }
+  return ExitCode::ended;
+}
+
+ExitCode restore(const steps::StateFolders& folders, const std::string& vm) {
+  steps::Host host;
+  const auto undone = steps::recover_vm(host, folders, vm);
+  if (!undone) {
+    return ExitCode::ended;
+  }
+  for (const std::string& line : undone->restored) {
+    std::cout << vm << ": " << line << "\n";
+  }
+  for (const std::string& line : undone->leftovers) {
+    std::cerr << "vmlaunch: " << vm << ": not put back: " << line << "\n";
+  }
+  if (undone->code == ExitCode::ended) {
+    std::cout << vm << ": host restored\n";
+  }
+  return undone->code;
+}
+
+ExitCode recover_one(const steps::StateFolders& folders,
+                     const std::string& vm,
+                     const RecoverOptions& options) {
+  const bool asked_for = !options.vms.empty();
+  if (options.dry_run) {
+    if (steps::VmLock::holder(folders.locks, vm)) {
+      return ExitCode::ended;
+    }
+    return show(folders, vm);
+  }
+  const auto lock = steps::VmLock::take(folders.locks, vm);
+  if (!lock) {
+    std::cerr << "vmlaunch: " << vm << " runs: there is nothing to recover\n";
+    return asked_for ? ExitCode::held : ExitCode::ended;
+  }
+  return restore(folders, vm);
+}
+
+ExitCode recover(const RecoverOptions& options) {
+  const steps::StateFolders folders = steps::find_state_folders();
+  if (!options.dry_run) {
+    steps::make_state_folders(folders);
+  }
+  std::vector<std::string> vms = options.vms;
+  if (vms.empty()) {
+    vms = steps::journalled_vms(folders.journal);
+  }
+  ExitCode code = ExitCode::ended;
+  for (const std::string& vm : vms) {
+    try {
+      if (!config::is_vm_name(vm)) {
+        throw Failure(options.vms.empty() ? ExitCode::host_not_restored : ExitCode::usage,
+                      "Cannot recover \"" + base::printable(vm) + "\": that is no VM's name" +
+                          (options.vms.empty() ? "; look into " + folders.journal : ""));
+      }
+      code = worse(code, recover_one(folders, vm, options));
+    } catch (const Failure& failure) {
+      std::cerr << "vmlaunch: " << failure.what() << "\n";
+      code = worse(code, failure.code());
+    }
+  }
+  return code;
+}
+
+}  // namespace
+
+void add_recover(CLI::App& app, Choice& choice) {
+  CLI::App* verb = app.add_subcommand(
+      "recover", "Put back what a dead run has left changed on the host; all of them, or those named");
+  auto options = std::make_shared<RecoverOptions>();
+  verb->add_option("VM", options->vms, "Names of VMs");
+  verb->add_flag("--dry-run", options->dry_run, "Only print what would be undone");
+  verb->callback([&choice, options] { choice.command = [options] { return recover(*options); }; });
+}
+
+}  // namespace vmlaunch::launcher::cli

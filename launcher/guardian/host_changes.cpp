@@ -1,0 +1,105 @@
+#include "launcher/guardian/host_changes.hpp"
+
+#include "base/text.hpp"
+#include "launcher/steps/recovery.hpp"
+
+namespace vmlaunch::launcher::guardian {
+
+namespace {
+
+[[noreturn]] void refuse_held(const std::string& vm, std::optional<pid_t> holder) {
+  const std::string who = holder ? " (its guardian is pid " + std::to_string(*holder) + ")" : "";
+  throw Failure(ExitCode::held,
+                "Cannot start " + vm + ": it runs already" + who +
+                    "; stop it first, or give this VM another name");
+}
+
+/// The lines of one recovery as a run shows them.
+void tell(const std::string& vm, const steps::Undone& undone, std::vector<std::string>& lines) {
+  for (const std::string& line : undone.restored) {
+    lines.push_back("left by an earlier run of " + vm + ", put back now: " + line);
+  }
+  for (const std::string& line : undone.leftovers) {
+    lines.push_back("left by an earlier run of " + vm + ": " + line);
+  }
+}
+
+}  // namespace
+
+void HostChanges::require_free(const std::string& vm) const {
+  if (const auto holder = steps::VmLock::holder(steps::find_state_folders().locks, vm)) {
+    refuse_held(vm, holder);
+  }
+}
+
+std::vector<std::string> HostChanges::begin(const std::string& vm) {
+  const steps::StateFolders folders = steps::find_state_folders();
+  steps::make_state_folders(folders);
+  lock_ = steps::VmLock::take(folders.locks, vm);
+  if (!lock_) {
+    refuse_held(vm, steps::VmLock::holder(folders.locks, vm));
+  }
+  vm_ = vm;
+  std::vector<std::string> lines;
+  for (const std::string& other : steps::journalled_vms(folders.journal)) {
+    std::optional<steps::VmLock> lock;
+    if (other != vm && !(lock = steps::VmLock::take(folders.locks, other))) {
+      continue;  // it runs
+    }
+    const auto undone = steps::recover_vm(host_, folders, other);
+    if (!undone) {
+      continue;
+    }
+    tell(other, *undone, lines);
+    if (other == vm && undone->code != ExitCode::ended) {
+      throw Failure(undone->code,
+                    base::join(lines, "\n") + "\nCannot start " + vm +
+                        " before that is put back; type: vmlaunch recover " + vm);
+    }
+  }
+  return lines;
+}
+
+void HostChanges::check(const std::vector<steps::Step>& steps) const {
+  ExitCode code = ExitCode::ended;
+  std::vector<std::string> problems;
+  for (const steps::Step& step : steps) {
+    try {
+      std::visit([&](const auto& s) { s.check(host_); }, step);
+    } catch (const Failure& failure) {
+      code = worse(code, failure.code());
+      problems.emplace_back(failure.what());
+    }
+  }
+  if (!problems.empty()) {
+    throw Failure(code, base::join(problems, "\n"));
+  }
+}
+
+void HostChanges::apply(const steps::Step& step, const steps::Context& context) {
+  try {
+    if (!journal_) {
+      journal_ = steps::Journal::create(steps::find_state_folders().journal, vm_);
+    }
+    steps::apply(step, host_, context, *journal_);
+  } catch (const std::system_error& error) {
+    const bool busy = error.code().value() == EBUSY;
+    throw Failure(busy ? ExitCode::device_busy : ExitCode::failed,
+                  "Cannot " + steps::describe(step) + ": " + error.what());
+  }
+}
+
+steps::Undone HostChanges::undo() {
+  if (!journal_) {
+    return {};
+  }
+  try {
+    steps::Undone undone = steps::undo_all(host_, *journal_);
+    journal_.reset();
+    return undone;
+  } catch (const std::system_error& error) {
+    return {ExitCode::host_not_restored, {}, {error.what()}};
+  }
+}
+
+}  // namespace vmlaunch::launcher::guardian

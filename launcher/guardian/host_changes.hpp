@@ -1,0 +1,41 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "launcher/plan/plan.hpp"
+#include "launcher/steps/transaction.hpp"
+#include "launcher/steps/vm_lock.hpp"
+
+namespace vmlaunch::launcher::guardian {
+
+/// What one run does to the host: its lock, its journal, and the way back.
+class HostChanges {
+ public:
+  /// Throws Failure (held) when another run has the VM. Changes nothing.
+  void require_free(const std::string& vm) const;
+
+  /// Takes the VM's lock and puts back what dead runs have left, of this VM and of others; tells
+  /// what that was. Throws Failure: held, or when something of this VM's could not be put back.
+  [[nodiscard]] std::vector<std::string> begin(const std::string& vm);
+
+  /// Throws Failure with every reason why a step could not be applied.
+  void check(const std::vector<steps::Step>& steps) const;
+
+  /// The first step begins the journal. Throws Failure.
+  void apply(const steps::Step& step, const steps::Context& context);
+
+  /// QEMU must have ended. Removes the journal when nothing is left to do.
+  [[nodiscard]] steps::Undone undo();
+
+  [[nodiscard]] const steps::Host& host() const { return host_; }
+
+ private:
+  steps::Host host_;
+  std::string vm_;
+  std::optional<steps::VmLock> lock_;
+  std::optional<steps::Journal> journal_;
+};
+
+}  // namespace vmlaunch::launcher::guardian

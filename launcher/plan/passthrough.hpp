@@ -1,0 +1,55 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "launcher/config/vm_spec.hpp"
+#include "launcher/survey/pci.hpp"
+
+namespace vmlaunch::launcher::plan {
+
+/// What stands between an IOMMU group and the guest.
+enum class Verdict {
+  bridge,     ///< the host's fabric: stays as it is
+  vfio,       ///< vfio has it already, and it is left so
+  no_driver,  ///< nobody uses it
+  must_bind,  ///< is taken from its driver for the time of the run
+  in_use,     ///< the host uses it, and nobody said that it may be taken
+};
+
+/// A member of an IOMMU group with its verdict.
+struct GroupMember {
+  base::PciAddress address;
+  Verdict verdict = Verdict::no_driver;
+  std::string driver;  ///< "" for none
+  bool given = false;  ///< the guest gets it
+
+  bool operator==(const GroupMember&) const = default;
+};
+
+struct Group {
+  unsigned number = 0;
+  std::vector<GroupMember> members;
+
+  bool operator==(const Group&) const = default;
+};
+
+/// The devices that a VM gets, and what that means for the host.
+struct Passthrough {
+  std::vector<std::vector<base::PciAddress>> slots;  ///< given functions, those of a slot together
+  std::vector<Group> groups;
+
+  bool operator==(const Passthrough&) const = default;
+};
+
+[[nodiscard]] const char* to_string(Verdict verdict);
+
+/// "0000:01:00.1 must bind, has snd_hda_intel"
+[[nodiscard]] std::string describe(const GroupMember& member);
+
+/// Throws Failure with every problem: preflight for a device that is not there, is another one or
+/// cannot be given, group_not_viable when somebody else uses a member of its group.
+[[nodiscard]] Passthrough choose_devices(const std::vector<config::VmSpec::Pci>& wanted,
+                                         const survey::Pci& pci);
+
+}  // namespace vmlaunch::launcher::plan

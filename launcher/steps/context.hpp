@@ -1,0 +1,35 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <stdexcept>
+#include <string>
+
+#include "launcher/wire.hpp"
+#include "sandbox/privileges.hpp"
+
+namespace vmlaunch::launcher::steps {
+
+/// For steps that need no right but root's own.
+constexpr int kNoCapability = -1;
+
+/// What steps need of the run that they belong to.
+struct Context {
+  std::string vm;
+  sandbox::Credentials qemu;  ///< who QEMU is to be
+  /// Starts QEMU; calls what it is given with the child's number before that may go on.
+  std::function<void(const std::function<void(pid_t)>& born)> start;
+};
+
+/// Adds to the record of a step that is being applied what is known only now.
+using Note = std::function<void(const Json&)>;
+
+/// A value that is neither what we wrote nor what we found was changed by somebody else: it is left
+/// and named.
+class ChangedMeanwhile : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+}  // namespace vmlaunch::launcher::steps

@@ -1,0 +1,159 @@
+#include "launcher/steps/host.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <system_error>
+
+#include "base/errors.hpp"
+#include "base/file.hpp"
+#include "base/process.hpp"
+#include "base/text.hpp"
+
+namespace vmlaunch::launcher::steps {
+
+namespace {
+
+constexpr std::size_t kAttributeLimit = 65536;
+
+/// Nothing of ours but `kept` and the standard streams: a child that never returns would keep
+/// locks, sockets and files alive.
+void close_all_but(int kept) {
+  if (kept > STDERR_FILENO + 1) {
+    ::syscall(SYS_close_range, STDERR_FILENO + 1U, static_cast<unsigned>(kept) - 1U, 0U);
+  }
+  ::syscall(SYS_close_range, static_cast<unsigned>(std::max(kept, STDERR_FILENO)) + 1U, ~0U, 0U);
+}
+
+/// Runs `work` in a child, which exits with the errno that it returns. `action` is verb and object.
+template <typename Work>
+void in_child(const std::string& action, base::Milliseconds limit, Work work) {
+  const base::Child child = base::fork_child("a child that may wait for the kernel");
+  if (child.pid == 0) {
+    ::_exit(work());
+  }
+  const auto status = base::reap_within(child.pidfd.get(), limit);
+  if (!status) {
+    static_cast<void>(base::send_signal(child.pidfd.get(), SIGKILL));  // for when it returns
+    throw Stuck("Cannot " + action + ": the kernel has not come back for " +
+                base::to_string(limit) + "; type: cat /proc/" + std::to_string(child.pid) +
+                "/stack, and dmesg");
+  }
+  if (status->signal != 0) {
+    base::throw_errno(EINTR, action);
+  }
+  if (status->code != 0) {
+    base::throw_errno(status->code, action);
+  }
+}
+
+/// What a child does with one attribute: `use` gets its descriptor.
+template <typename Use>
+int with_attribute(const base::Tree& tree, const std::string& path, int flags, Use use) {
+  const base::UniqueFd fd = tree.open(path, flags);
+  if (!fd) {
+    return errno;
+  }
+  return use(fd.get()) < 0 ? errno : 0;
+}
+
+}  // namespace
+
+std::string Host::read_locked(const std::string& path) const {
+  base::Pipe answer = base::make_pipe();
+  in_child("read " + tree_.path_of(path), deadlines_.attribute, [&] {
+    return with_attribute(tree_, path, O_RDONLY, [&](int fd) {
+      std::array<char, 4096> buffer{};  // a page is all that an attribute shows; a pipe takes it
+      const ssize_t got = ::read(fd, buffer.data(), buffer.size());
+      return got <= 0 ? got
+                      : ::write(answer.write_end.get(), buffer.data(), static_cast<size_t>(got));
+    });
+  });
+  answer.write_end.reset();
+  std::string text = base::read_all(answer.read_end.get(), kAttributeLimit, path);
+  if (text.ends_with('\n')) {
+    text.pop_back();
+  }
+  return text;
+}
+
+void Host::write_within(const std::string& path,
+                        const std::string& value,
+                        base::Milliseconds limit) const {
+  const std::string action =
+      "write \"" + base::printable(value) + "\" to " + tree_.path_of(path);
+  in_child(action, limit, [&] {
+    const int flags = O_WRONLY | O_NOFOLLOW;
+    return with_attribute(tree_, path, flags, [&](int fd) {
+      close_all_but(fd);
+      const std::string line = value + "\n";
+      return ::write(fd, line.data(), line.size());
+    });
+  });
+}
+
+void Host::write(const std::string& path, const std::string& value) {
+  write_within(path, value, deadlines_.attribute);
+}
+
+void Host::write_to_driver(const std::string& path, const std::string& value) {
+  write_within(path, value, deadlines_.driver);
+}
+
+void Host::make_folder(const std::string& path) {
+  base::check(::mkdir(tree_.path_of(path).c_str(), 0755), "make " + path);
+}
+
+void Host::remove_folder(const std::string& path) {
+  base::check(::rmdir(tree_.path_of(path).c_str()), "remove " + path);
+}
+
+void Host::set_owner(const std::string& path, const Owner& owner) {
+  const base::UniqueFd fd = tree_.open(path, O_PATH | O_NOFOLLOW);
+  if (!fd) {
+    base::throw_errno("open " + path);
+  }
+  // By its name in /proc, since a node must not be opened for that, and chmod takes no O_PATH.
+  const std::string self = "/proc/self/fd/" + std::to_string(fd.get());
+  struct stat now {};
+  base::check(::fstat(fd.get(), &now), "look at " + path);
+  const auto change_mode = [&] {
+    base::check(::chmod(self.c_str(), owner.mode), "change the mode of " + path);
+  };
+  // Only an owner changes the mode without a capability: before the node is given away, or after
+  // it came back.
+  const bool ours = now.st_uid == ::geteuid();
+  if (ours) {
+    change_mode();
+  }
+  base::check(::chown(self.c_str(), owner.uid, owner.gid), "change the owner of " + path);
+  if (!ours) {
+    change_mode();
+  }
+}
+
+std::optional<Owner> Host::owner(const std::string& path) const {
+  const base::UniqueFd fd = tree_.open(path, O_PATH | O_NOFOLLOW);
+  struct stat info {};
+  if (!fd || ::fstat(fd.get(), &info) != 0) {
+    return std::nullopt;
+  }
+  return Owner{info.st_uid, info.st_gid, info.st_mode & 07777U};
+}
+
+void Host::load_module(const std::string& name) {
+  in_child("load the kernel module " + name, deadlines_.program, [&] {
+    close_all_but(STDERR_FILENO);
+    ::execle("/sbin/modprobe", "modprobe", "-q", "--", name.c_str(), nullptr,
+             std::array<char*, 1>{nullptr}.data());
+    return errno;
+  });
+}
+
+}  // namespace vmlaunch::launcher::steps

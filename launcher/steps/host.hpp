@@ -1,0 +1,79 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/duration.hpp"
+#include "base/tree.hpp"
+#include "base/unique_fd.hpp"
+#include "launcher/exit_code.hpp"
+
+namespace vmlaunch::launcher::steps {
+
+/// The kernel does not come back from a call. The child that made it is left to itself.
+class Stuck : public Failure {
+ public:
+  explicit Stuck(const std::string& message) : Failure(ExitCode::stuck, message) {}
+};
+
+/// Owner and permission bits of a node.
+struct Owner {
+  uid_t uid = 0;
+  gid_t gid = 0;
+  mode_t mode = 0;
+
+  bool operator==(const Owner&) const = default;
+};
+
+/// The host as steps see and change it. A kernel can hold on to whoever writes an attribute, and to
+/// whoever reads one that it shows under a device's lock; so each such call is made by a child of
+/// its own with a deadline, which holds no descriptor but the attribute's. Errors are
+/// std::system_error, a missed deadline is Stuck. Virtual, so that a test can answer like a kernel
+/// on a tree.
+class Host {
+ public:
+  struct Deadlines {
+    base::Milliseconds attribute{15000};
+    base::Milliseconds driver{60000};   ///< a driver lets go of a device, or takes it up
+    base::Milliseconds program{60000};  ///< modprobe
+  };
+
+  Host() : Host("", Deadlines{}) {}
+  Host(const std::string& root, const Deadlines& deadlines) : tree_(root), deadlines_(deadlines) {}
+  Host(const Host&) = delete;
+  Host& operator=(const Host&) = delete;
+  virtual ~Host() = default;
+
+  /// For all that is shown without waiting.
+  [[nodiscard]] const base::Tree& tree() const { return tree_; }
+
+  /// For attributes that the kernel shows under the device's lock (driver_override).
+  [[nodiscard]] std::string read_locked(const std::string& path) const;
+
+  /// Writes one value to an attribute.
+  virtual void write(const std::string& path, const std::string& value);
+  /// The same where a driver's remove or probe runs before the write returns.
+  virtual void write_to_driver(const std::string& path, const std::string& value);
+
+  virtual void make_folder(const std::string& path);
+  virtual void remove_folder(const std::string& path);
+  virtual void set_owner(const std::string& path, const Owner& owner);
+  /// Loads a module with what it needs; its name is letters, digits, "_" and "-".
+  virtual void load_module(const std::string& name);
+
+  [[nodiscard]] std::optional<Owner> owner(const std::string& path) const;
+
+ private:
+  void write_within(const std::string& path,
+                    const std::string& value,
+                    base::Milliseconds limit) const;
+
+  base::Tree tree_;
+  Deadlines deadlines_;
+};
+
+}  // namespace vmlaunch::launcher::steps

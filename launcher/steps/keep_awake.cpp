@@ -1,0 +1,98 @@
+#include "launcher/steps/keep_awake.hpp"
+
+#include <array>
+
+#include "base/text.hpp"
+#include "launcher/steps/pci_paths.hpp"
+
+namespace vmlaunch::launcher::steps {
+
+namespace {
+
+/// An attribute and what it is to say (Documentation/ABI/testing/sysfs-devices-power, sysfs-bus-pci).
+struct Setting {
+  const char* key;
+  const char* file;
+  const char* ours;
+};
+constexpr std::array kSettings = {
+    Setting{"control", "/power/control", "on"},
+    Setting{"d3cold", "/d3cold_allowed", "0"},
+};
+
+/// One of the kernel's own words, "" for an attribute that is not there.
+std::string read_word(Fields& fields, const char* key) {
+  const std::string word = fields.text(key);
+  if (word.size() > 8 || word.find_first_not_of("aotun01f") != std::string::npos) {
+    throw FormError("not a power setting");
+  }
+  return word;
+}
+
+}  // namespace
+
+KeepAwake KeepAwake::read(Fields& fields) {
+  return {read_address(fields, "device")};
+}
+
+void KeepAwake::write(Json& json) const {
+  json["device"] = base::to_string(device);
+}
+
+std::string KeepAwake::describe() const {
+  return "keep " + base::to_string(device) + " awake: power/control on, d3cold_allowed 0";
+}
+
+std::string KeepAwake::describe_undo() const {
+  return "both as they were";
+}
+
+std::string KeepAwake::object() const {
+  return base::to_string(device);
+}
+
+void KeepAwake::check(const Host& host) const {
+  require_device(host, device);
+}
+
+Json KeepAwake::capture(const Host& host, const Context& /*context*/) const {
+  Json found = Json::object();
+  for (const Setting& setting : kSettings) {
+    found[setting.key] = host.tree().read(device_folder(device) + setting.file).value_or("");
+  }
+  return found;
+}
+
+void KeepAwake::apply(Host& host,
+                      const Context& /*context*/,
+                      const Json& found,
+                      const Note& /*note*/) const {
+  for (const Setting& setting : kSettings) {
+    if (found.at(setting.key) != "" && found.at(setting.key) != setting.ours) {
+      host.write(device_folder(device) + setting.file, setting.ours);
+    }
+  }
+}
+
+void KeepAwake::undo(Host& host, const Json& found) const {
+  Fields fields(found);
+  std::string changed;
+  for (const Setting& setting : kSettings) {
+    const std::string before = read_word(fields, setting.key);
+    const std::string path = device_folder(device) + setting.file;
+    const std::string now = host.tree().read(path).value_or("");
+    if (before.empty() || now == before) {
+      continue;
+    }
+    if (now == setting.ours) {
+      host.write(path, before);
+    } else {
+      changed += path + " is \"" + base::printable(now) + "\", was \"" + before + "\"; ";
+    }
+  }
+  if (!changed.empty()) {
+    throw ChangedMeanwhile(changed.substr(0, changed.size() - 2));
+  }
+}
+
+}  // namespace vmlaunch::launcher::steps

@@ -1,0 +1,33 @@
+#pragma once
+
+#include <string>
+
+#include "base/pci_address.hpp"
+#include "launcher/steps/host.hpp"
+#include "launcher/wire.hpp"
+
+namespace vmlaunch::launcher::steps {
+
+constexpr const char* kVfioDriver = "vfio-pci";
+
+[[nodiscard]] inline std::string device_folder(const base::PciAddress& device) {
+  return "/sys/bus/pci/devices/" + base::to_string(device);
+}
+
+[[nodiscard]] inline std::string driver_folder(const std::string& driver) {
+  return "/sys/bus/pci/drivers/" + driver;
+}
+
+/// Throws FormError for anything but an address in full.
+[[nodiscard]] base::PciAddress read_address(Fields& fields, const char* key);
+
+/// A driver's name, "" for none. Throws FormError for what could leave its folder.
+[[nodiscard]] std::string read_driver(Fields& fields, const char* key);
+
+/// Throws Failure (preflight) for a device that is not there.
+void require_device(const Host& host, const base::PciAddress& device);
+
+/// Throws ChangedMeanwhile for a device that went away while we had it: nothing is left to restore.
+void require_still_there(const Host& host, const base::PciAddress& device);
+
+}  // namespace vmlaunch::launcher::steps

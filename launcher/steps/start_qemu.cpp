@@ -1,0 +1,124 @@
+#include "launcher/steps/start_qemu.hpp"
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <ctime>
+#include <optional>
+
+#include "base/process.hpp"
+#include "base/text.hpp"
+#include "base/unique_fd.hpp"
+#include "launcher/steps/make_cgroup.hpp"
+
+namespace vmlaunch::launcher::steps {
+
+namespace {
+
+using std::chrono::steady_clock;
+
+/// For the kernel to take down a killed process, whose memory and devices may be large.
+constexpr std::chrono::seconds kKillDeadline{10};
+
+/// Together with its number a process has no other name for as long as the machine runs: when it
+/// was started, in clock ticks since the boot (proc(5), the 22nd field of stat). 0: there is none.
+std::uint64_t start_of(const Host& host, pid_t pid) {
+  const auto stat = host.tree().read("/proc/" + std::to_string(pid) + "/stat");
+  if (!stat || stat->rfind(')') == std::string::npos) {
+    return 0;
+  }
+  const std::vector<std::string> fields = base::split(stat->substr(stat->rfind(')') + 1), ' ');
+  constexpr std::size_t kStart = 20;  // counted from the second field's end
+  return fields.size() > kStart ? base::parse_number<std::uint64_t>(fields[kStart]).value_or(0)
+                                : 0;
+}
+
+[[noreturn]] void refuse_to_go_on(const std::string& who) {
+  throw Stuck("Cannot end QEMU: " + who +
+              " lives on after SIGKILL: it is stuck in the kernel, and its devices stay with it; "
+              "type: ps -eo pid,stat,wchan,args | grep ' D', and dmesg");
+}
+
+void end_process(const Host& host, pid_t pid, std::uint64_t start) {
+  const base::UniqueFd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  if (!pidfd || start_of(host, pid) != start) {
+    return;  // its number may be somebody else's by now
+  }
+  static_cast<void>(base::send_signal(pidfd.get(), SIGKILL));
+  if (!base::wait_readable(pidfd.get(), steady_clock::now() + kKillDeadline)) {
+    refuse_to_go_on("pid " + std::to_string(pid));
+  }
+}
+
+void empty_cgroup(Host& host, const std::string& path) {
+  const auto populated = [&] {
+    const auto events = host.tree().read(path + "/cgroup.events");
+    return events && events->find("populated 1") != std::string::npos;
+  };
+  if (!populated()) {
+    return;
+  }
+  host.write(path + "/cgroup.kill", "1");
+  const auto until = steady_clock::now() + kKillDeadline;
+  while (populated()) {
+    if (steady_clock::now() > until) {
+      refuse_to_go_on("a process in " + path);
+    }
+    const timespec pause{0, 5'000'000};
+    ::nanosleep(&pause, nullptr);
+  }
+}
+
+}  // namespace
+
+StartQemu StartQemu::read(Fields& fields) {
+  return {fields.boolean("cgroup")};
+}
+
+void StartQemu::write(Json& json) const {
+  json["cgroup"] = cgroup;
+}
+
+std::string StartQemu::describe() const {
+  return "start QEMU";
+}
+
+std::string StartQemu::describe_undo() const {
+  return "ended, before anything else is undone";
+}
+
+std::string StartQemu::object() const {
+  return "QEMU";
+}
+
+void StartQemu::check(const Host& /*host*/) const {}
+
+Json StartQemu::capture(const Host& host, const Context& context) const {
+  return {{"cgroup", wire_text(cgroup ? cgroup_of(host, context.vm) : "")},
+          {"pid", 0U},
+          {"start", 0U}};
+}
+
+void StartQemu::apply(Host& host,
+                      const Context& context,
+                      const Json& /*found*/,
+                      const Note& note) const {
+  context.start([&](pid_t pid) { note({{"pid", static_cast<std::uint64_t>(pid)}, {"start", start_of(host, pid)}}); });
+}
+
+void StartQemu::undo(Host& host, const Json& found) const {
+  Fields fields(found);
+  const std::string path = fields.text("cgroup");
+  const auto pid = static_cast<pid_t>(fields.number("pid", 0, INT32_MAX));
+  const std::uint64_t start = fields.number("start", 0, UINT64_MAX);
+  if (!path.empty()) {
+    empty_cgroup(host, path);
+  }
+  if (pid != 0) {
+    end_process(host, pid, start);
+  }
+}
+
+}  // namespace vmlaunch::launcher::steps

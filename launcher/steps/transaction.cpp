@@ -1,0 +1,102 @@
+#include "launcher/steps/transaction.hpp"
+
+#include <set>
+
+namespace vmlaunch::launcher::steps {
+
+namespace {
+
+/// One journal's way back.
+class Undoing {
+ public:
+  Undoing(Host& host, Journal& journal) : host_(host), journal_(journal) {}
+
+  Undone run() {
+    for (std::size_t i = journal_.entries().size(); i-- > 0 && !qemu_may_live_;) {
+      if (!journal_.entries()[i].settled) {
+        undo(i);
+      }
+    }
+    if (!again_) {
+      journal_.remove();
+    }
+    return std::move(undone_);
+  }
+
+ private:
+  void undo(std::size_t index) {
+    const Journal::Entry entry = journal_.entries()[index];
+    const std::string object = object_of(entry.step);
+    if (stuck_.contains(object)) {
+      leave(entry.step, "the kernel still holds on to it", ExitCode::stuck);
+      return;
+    }
+    try {
+      std::visit([&](const auto& step) { step.undo(host_, entry.found); }, entry.step);
+      undone_.restored.push_back(describe(entry.step) + ": " + describe_undo(entry.step));
+      journal_.settle(index);
+    } catch (const ChangedMeanwhile& changed) {
+      // Named once; it is not ours any more.
+      undone_.leftovers.push_back("changed by somebody else meanwhile, and left: " +
+                                  std::string(changed.what()));
+      undone_.code = worse(undone_.code, ExitCode::host_not_restored);
+      journal_.settle(index);
+    } catch (const Stuck& error) {
+      stuck_.insert(object);
+      leave(entry.step, error.what(), ExitCode::stuck);
+      qemu_may_live_ = std::holds_alternative<StartQemu>(entry.step);
+    } catch (const std::exception& error) {
+      leave(entry.step, error.what(), ExitCode::host_not_restored);
+      qemu_may_live_ = std::holds_alternative<StartQemu>(entry.step);
+    }
+  }
+
+  void leave(const Step& step, const std::string& why, ExitCode code) {
+    undone_.leftovers.push_back(describe(step) + ": " + why);
+    undone_.code = worse(undone_.code, code);
+    again_ = true;
+  }
+
+  Host& host_;
+  Journal& journal_;
+  Undone undone_;
+  std::set<std::string> stuck_;
+  bool qemu_may_live_ = false;
+  bool again_ = false;  ///< something is left that another try may undo
+};
+
+}  // namespace
+
+void apply(const Step& step, Host& host, const Context& context, Journal& journal) {
+  const auto change = [&](const auto& s) {
+    const Json found = s.capture(host, context);
+    journal.begin(step, found);
+    const std::size_t entry = journal.entries().size() - 1;
+    s.apply(host, context, found, [&](const Json& more) { journal.note(entry, more); });
+  };
+  std::visit(change, step);
+}
+
+Undone undo_all(Host& host, Journal& journal) {
+  return Undoing(host, journal).run();
+}
+
+Undone recover(Host& host, Journal& journal) {
+  if (journal.of_this_boot()) {
+    return undo_all(host, journal);
+  }
+  journal.remove();
+  return {};
+}
+
+std::vector<Step> steps_to_undo(const Journal& journal) {
+  std::vector<Step> steps;
+  for (auto entry = journal.entries().rbegin(); entry != journal.entries().rend(); ++entry) {
+    if (!entry->settled) {
+      steps.push_back(entry->step);
+    }
+  }
+  return steps;
+}
+
+}  // namespace vmlaunch::launcher::steps

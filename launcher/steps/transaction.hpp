@@ -1,0 +1,33 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "launcher/steps/journal.hpp"
+
+namespace vmlaunch::launcher::steps {
+
+/// Applies one step: looks, writes down what it found, then changes. Throws what the step throws;
+/// its record then stands, and undo_all puts back what was done of it.
+void apply(const Step& step, Host& host, const Context& context, Journal& journal);
+
+/// What became of an undo.
+struct Undone {
+  ExitCode code = ExitCode::ended;     ///< host_not_restored or stuck if anything is left
+  std::vector<std::string> restored;   ///< a line for each step that was undone
+  std::vector<std::string> leftovers;  ///< a line for each that was not, and why
+};
+
+/// Undoes everything that is written in the journal and not settled, last things first, and goes on
+/// whatever fails; but while QEMU may live nothing else is touched, and about an object whose call
+/// is stuck nothing more is tried. Removes the journal when nothing is left that another try could
+/// undo.
+[[nodiscard]] Undone undo_all(Host& host, Journal& journal);
+
+/// The same for a journal that an earlier run left. One of an earlier boot is dropped.
+[[nodiscard]] Undone recover(Host& host, Journal& journal);
+
+/// The steps that undo_all would undo, in its order.
+[[nodiscard]] std::vector<Step> steps_to_undo(const Journal& journal);
+
+}  // namespace vmlaunch::launcher::steps
