@@ -9,50 +9,96 @@
 
 #include <algorithm>
 #include <array>
-#include <climits>
+#include <cerrno>
 #include <memory>
+#include <system_error>
 
+#include <climits>
+
+#include "base/errors.hpp"
 #include "base/file.hpp"
 
 namespace vmlaunch::base {
 
 namespace {
 
-constexpr std::size_t kFileLimit = std::size_t{1} << 20U;
+/// /proc/cpuinfo has a page for each CPU.
+constexpr std::size_t kFileLimit = std::size_t{16} << 20U;
 
-std::optional<std::string> target_of(int folder, const char* name) {
+/// How often a path is walked again when folders were renamed meanwhile.
+constexpr int kWalks = 1000;
+
+std::string own_path(int fd) {
+  return "/proc/self/fd/" + std::to_string(fd);
+}
+
+std::optional<std::string> target_of(int folder, const std::string& name) {
   std::array<char, PATH_MAX> target{};
-  const ssize_t length = ::readlinkat(folder, name, target.data(), target.size());
+  const ssize_t length = ::readlinkat(folder, name.c_str(), target.data(), target.size());
   if (length <= 0) {
     return std::nullopt;
   }
   return std::string(target.data(), static_cast<std::size_t>(length));
 }
 
+bool is_no_right(int error) {
+  return error == EACCES || error == EPERM;
+}
+
 }  // namespace
 
 Tree::Tree(const std::string& root)
-    : root_(root), folder_(open_file(root.empty() ? "/" : root, O_PATH | O_DIRECTORY)) {}
+    : root_(root), folder_(open_file(root.empty() ? "/" : root, O_PATH | O_DIRECTORY)) {
+  // Without the system call everything else would look as if nothing were there.
+  check(open("/", O_PATH).get(), "look below " + (root.empty() ? "/" : root));
+}
 
 UniqueFd Tree::open(const std::string& path, int flags) const {
   open_how how{};
-  how.flags = static_cast<std::uint64_t>(flags | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+  how.flags = static_cast<unsigned>(flags | O_CLOEXEC);
   how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
-  return UniqueFd(static_cast<int>(
-      ::syscall(SYS_openat2, folder_.get(), path.c_str(), &how, sizeof how)));
+  long fd = -1;
+  // The kernel says EAGAIN for a ".." when anything anywhere was renamed, and sysfs links have
+  // many.
+  for (int walk = 0; walk < kWalks; ++walk) {
+    fd = ::syscall(SYS_openat2, folder_.get(), path.c_str(), &how, sizeof how);
+    if (fd >= 0 || (errno != EAGAIN && errno != EINTR)) {
+      break;
+    }
+  }
+  return UniqueFd(static_cast<int>(fd));
 }
 
 bool Tree::exists(const std::string& path) const {
   return static_cast<bool>(open(path, O_PATH));
 }
 
-std::optional<std::string> Tree::read(const std::string& path) const {
-  const UniqueFd fd = open(path, O_RDONLY);
+bool Tree::is_hidden(const std::string& path) const {
+  const UniqueFd fd = open(path, O_PATH);
+  if (!fd) {
+    return is_no_right(errno);
+  }
+  return ::faccessat(AT_FDCWD, own_path(fd.get()).c_str(), R_OK, AT_EACCESS) != 0 &&
+         is_no_right(errno);
+}
+
+std::optional<unsigned> Tree::mode(const std::string& path) const {
+  const UniqueFd fd = open(path, O_PATH);
   struct stat info {};
-  if (!fd || ::fstat(fd.get(), &info) != 0 || !S_ISREG(info.st_mode)) {
+  if (!fd || ::fstat(fd.get(), &info) != 0) {
+    return std::nullopt;
+  }
+  return info.st_mode & 0777U;
+}
+
+std::optional<std::string> Tree::read(const std::string& path) const {
+  const UniqueFd place = open(path, O_PATH);
+  struct stat info {};
+  if (!place || ::fstat(place.get(), &info) != 0 || !S_ISREG(info.st_mode)) {
     return std::nullopt;
   }
   try {
+    const UniqueFd fd = open_file(own_path(place.get()), O_RDONLY);
     std::string text = read_all(fd.get(), kFileLimit, path);
     if (text.ends_with('\n')) {
       text.pop_back();
@@ -98,13 +144,19 @@ std::optional<std::string> Tree::resolve(const std::string& path) const {
   if (!fd) {
     return std::nullopt;
   }
-  const std::string self = "/proc/self/fd/";
-  const auto real = target_of(AT_FDCWD, (self + std::to_string(fd.get())).c_str());
-  const auto root = target_of(AT_FDCWD, (self + std::to_string(folder_.get())).c_str());
+  const auto real = target_of(AT_FDCWD, own_path(fd.get()));
+  const auto root = target_of(AT_FDCWD, own_path(folder_.get()));
   if (!real || !root) {
     return std::nullopt;
   }
-  return *root == "/" ? *real : real->substr(std::min(root->size(), real->size()));
+  if (*root == "/") {
+    return real;
+  }
+  // Somebody who moves folders meanwhile may have moved this one out of the tree.
+  if (*real != *root && !real->starts_with(*root + "/")) {
+    return std::nullopt;
+  }
+  return *real == *root ? "/" : real->substr(root->size());
 }
 
 }  // namespace vmlaunch::base

@@ -12,13 +12,19 @@ namespace vmlaunch::base {
 /// so a recorded host can be looked at like the real one, whoever made it. Paths begin with "/".
 class Tree {
  public:
-  /// "" is the host itself.
+  /// "" is the host itself. Throws when the folder cannot be opened.
   explicit Tree(const std::string& root);
 
   [[nodiscard]] bool exists(const std::string& path) const;
 
+  /// Whether this process lacks the right to see what is there, so that "not there" says nothing.
+  [[nodiscard]] bool is_hidden(const std::string& path) const;
+
+  /// The permission bits; nothing if it is not there.
+  [[nodiscard]] std::optional<unsigned> mode(const std::string& path) const;
+
   /// A small file without the newline at its end; nothing if it is not there or cannot be read.
-  /// A FIFO or device is not read.
+  /// A FIFO or device is not read, and not even opened.
   [[nodiscard]] std::optional<std::string> read(const std::string& path) const;
 
   /// Names in a folder, sorted; none if it is not there.
