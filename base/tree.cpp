@@ -10,9 +10,10 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <climits>
 #include <memory>
 #include <system_error>
+
+#include <climits>
 
 #include "base/errors.hpp"
 #include "base/file.hpp"
@@ -57,7 +58,8 @@ UniqueFd Tree::open(const std::string& path, int flags) const {
   how.flags = static_cast<unsigned>(flags | O_CLOEXEC);
   how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
   long fd = -1;
-  // The kernel says EAGAIN for a ".." when anything anywhere was renamed, and sysfs links have many.
+  // The kernel says EAGAIN for a ".." when anything anywhere was renamed, and sysfs links have
+  // many.
   for (int walk = 0; walk < kWalks; ++walk) {
     fd = ::syscall(SYS_openat2, folder_.get(), path.c_str(), &how, sizeof how);
     if (fd >= 0 || (errno != EAGAIN && errno != EINTR)) {

@@ -18,8 +18,9 @@ struct PciFunction {
   std::uint32_t class_code = 0;  ///< 24 bits: class, subclass, programming interface
   std::uint8_t revision = 0;
   std::optional<std::string> driver;       ///< nothing: none is bound
-  std::optional<unsigned> iommu_group;     ///< nothing: no IOMMU serves it
-  std::optional<base::PciAddress> bridge;  ///< the one it is behind; nothing on a root bus
+  std::optional<unsigned> iommu_group;     ///< nothing: no IOMMU serves it (vfio's "noiommu" too)
+  std::optional<base::PciAddress> bridge;  ///< the one it is behind; nothing on a root bus.
+                                           ///< Bridges of bridges come to an end
   std::vector<std::string> reset_methods;  ///< in the kernel's order; a hint only
   bool boot_vga = false;                   ///< the firmware's screen
 
@@ -31,9 +32,10 @@ struct PciFunction {
 
 /// The host's PCI functions.
 struct Pci {
-  std::vector<PciFunction> functions;  ///< by address
-  bool iommu = false;                  ///< there are IOMMU groups
-  /// What could not be seen, and why; empty for who may see all.
+  std::vector<PciFunction> functions;  ///< by address; without those of which too much is unseen
+  bool iommu = false;                  ///< there are IOMMU groups, other than vfio's "noiommu" ones
+  /// What could not be seen, and why; empty for who may see all. Linux hides nothing of this from
+  /// users, but some distributions close /sys to them.
   std::vector<std::string> unseen;
 
   bool operator==(const Pci&) const = default;
@@ -43,7 +45,8 @@ struct Pci {
 };
 
 /// Reads /sys/bus/pci/devices of the tree. Throws Failure (preflight) for a tree that cannot be a
-/// kernel's: names that are no addresses, links that lead elsewhere.
+/// kernel's: names that are no addresses, links that lead elsewhere. A function that vanishes
+/// meanwhile is left out.
 [[nodiscard]] Pci look_at_pci(const base::Tree& tree);
 
 }  // namespace vmlaunch::launcher::survey

@@ -4,7 +4,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <array>
 #include <filesystem>
 
 #include "base/text.hpp"
@@ -36,15 +35,8 @@ Kvm look_at_kvm(const std::string& root) {
   return kvm;
 }
 
-/// Where distributions put their builds; the first pair that is complete is taken.
 std::optional<Uefi> find_uefi(const std::string& root) {
-  static constexpr std::array<std::array<const char*, 2>, 4> kKnown = {{
-      {"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},
-      {"/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"},
-      {"/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"},
-      {"/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"},
-  }};
-  for (const auto& [code, vars] : kKnown) {
+  for (const auto& [code, vars] : kUefiBuilds) {
     if (exists(root + code) && exists(root + vars)) {
       return Uefi{code, vars};
     }

@@ -2,6 +2,7 @@
 
 #include <sys/types.h>
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <set>
@@ -34,6 +35,14 @@ struct Uefi {
 
   bool operator==(const Uefi&) const = default;
 };
+
+/// Where distributions put their builds; the first pair that is complete is taken.
+inline constexpr std::array<std::array<const char*, 2>, 4> kUefiBuilds = {{
+    {"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},
+    {"/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"},
+    {"/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"},
+    {"/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"},
+}};
 
 /// Everything about the host that a plan depends on. Read only, nothing is changed.
 struct Survey {

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <boost/asio/io_context.hpp>
 #include <nlohmann/json.hpp>
+#include <pci/pci.h>
 #include <spdlog/spdlog.h>
 
 #include "base/text.hpp"

@@ -1,0 +1,286 @@
+#include "launcher/survey/pci.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <exception>
+#include <thread>
+
+#include "base/text.hpp"
+#include "launcher/exit_code.hpp"
+
+namespace vmlaunch::launcher::survey {
+
+namespace {
+
+using base::PciAddress;
+using base::printable;
+using base::Tree;
+
+constexpr const char* kDevices = "/sys/bus/pci/devices";
+constexpr const char* kDrivers = "/sys/bus/pci/drivers/";
+constexpr const char* kGroups = "/sys/kernel/iommu_groups";
+
+constexpr std::string_view kWordSigns = "abcdefghijklmnopqrstuvwxyz0123456789_";
+/// A few old drivers have a space in their name ("budget_ci dvb").
+constexpr std::string_view kDriverSigns =
+    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.- ";
+
+[[noreturn]] void refuse(const Tree& tree, const std::string& path, const std::string& problem) {
+  throw Failure(ExitCode::preflight,
+                "Cannot take " + printable(tree.path_of(path)) + " for the kernel's: " + problem);
+}
+
+std::string quoted(std::string_view found) {
+  constexpr std::size_t kShown = 80;
+  return "\"" + printable(found.substr(0, kShown)) + (found.size() > kShown ? "…\"" : "\"");
+}
+
+std::optional<unsigned> parse_group(const std::string& name) {
+  const auto number = base::parse_number<unsigned>(name);
+  return number && std::to_string(*number) == name ? number : std::nullopt;
+}
+
+std::optional<PciAddress> parse_kernel_address(const std::string& name) {
+  const auto address = base::parse_pci_address(name);
+  return address && to_string(*address) == name ? address : std::nullopt;
+}
+
+/// A device that is being pulled out loses its attributes before its name, and drivers come and go:
+/// what is wrong must be so at every look.
+constexpr int kLooks = 3;
+constexpr std::chrono::milliseconds kPause{2};
+
+/// A function that was there before is no more.
+class Gone : public std::exception {};
+
+/// One look at one function's folder.
+class Look {
+ public:
+  Look(const Tree& tree, const PciAddress& address)
+      : tree_(tree), link_(std::string(kDevices) + "/" + to_string(address)), address_(address) {}
+
+  /// Nothing if too much of it is hidden; what is hidden is then in `hidden`. Throws Gone.
+  std::optional<PciFunction> take(std::vector<std::string>& hidden) {
+    PciFunction function;
+    function.address = address_;
+    folder_ = folder();
+    function.bridge = bridge();
+    function.vendor = static_cast<std::uint16_t>(id("vendor", 4));
+    function.device = static_cast<std::uint16_t>(id("device", 4));
+    function.class_code = id("class", 6);
+    function.revision = static_cast<std::uint8_t>(id("revision", 2));
+    function.driver = driver();
+    function.iommu_group = group();
+    const bool complete = hidden_.empty();
+    function.reset_methods = reset_methods();
+    function.boot_vga = boot_vga();
+    hidden.insert(hidden.end(), hidden_.begin(), hidden_.end());
+    return complete ? std::optional(function) : std::nullopt;
+  }
+
+ private:
+  std::optional<std::string> attribute(const std::string& name) {
+    const std::string path = folder_ + "/" + name;
+    std::optional<std::string> text = tree_.read(path);
+    if (!text && tree_.is_hidden(path)) {
+      hidden_.push_back(link_ + "/" + name);
+    } else if (!text && tree_.exists(path)) {
+      refuse(tree_, link_ + "/" + name, "it cannot be read as a small file");
+    }
+    return text;
+  }
+
+  std::uint32_t id(const std::string& name, std::size_t digits) {
+    const std::optional<std::string> text = attribute(name);
+    if (!text) {
+      if (hidden_.empty()) {
+        refuse(tree_, link_, "it has no " + name);
+      }
+      return 0;
+    }
+    const auto number = text->starts_with("0x") && text->size() == 2 + digits
+                            ? base::parse_number<std::uint32_t>(text->substr(2), 16)
+                            : std::nullopt;
+    if (!number) {
+      refuse(tree_,
+             link_ + "/" + name,
+             "expected 0x and " + std::to_string(digits) + " hexadecimal digits, found " +
+                 quoted(*text));
+    }
+    return *number;
+  }
+
+  /// Where a link in the folder leads: nothing if it is not there or hidden.
+  std::optional<std::string> target(const std::string& name) {
+    std::optional<std::string> real = tree_.resolve(folder_ + "/" + name);
+    if (!real && tree_.is_hidden(folder_ + "/" + name)) {
+      hidden_.push_back(link_ + "/" + name);
+    } else if (!real && tree_.link_name(folder_ + "/" + name)) {
+      refuse(tree_, link_ + "/" + name, "it leads nowhere");
+    }
+    return real;
+  }
+
+  /// The real folder, so that all is read of one function.
+  std::string folder() const {
+    const std::optional<std::string> real = tree_.resolve(link_);
+    if (!real) {
+      if (tree_.link_name(link_)) {
+        refuse(tree_, link_, "it leads nowhere");
+      }
+      throw Gone();
+    }
+    if (!real->starts_with("/sys/devices/") || !real->ends_with("/" + to_string(address_))) {
+      refuse(tree_, link_, "it leads to " + quoted(*real));
+    }
+    return *real;
+  }
+
+  std::optional<PciAddress> bridge() const {
+    const std::string above = folder_.substr(0, folder_.rfind('/'));
+    const std::optional<PciAddress> bridge =
+        parse_kernel_address(above.substr(above.rfind('/') + 1));
+    // Each folder is in its bridge's own, so whoever follows the bridges comes to an end.
+    if (bridge && tree_.resolve(std::string(kDevices) + "/" + to_string(*bridge)) != above) {
+      refuse(tree_, link_, "it is below " + quoted(above) + ", which is no PCI device");
+    }
+    return bridge;
+  }
+
+  std::optional<std::string> driver() {
+    const std::optional<std::string> real = target("driver");
+    if (!real) {
+      return std::nullopt;
+    }
+    const std::string name = real->substr(real->rfind('/') + 1);
+    if (*real != kDrivers + name || name.empty() || name.front() == ' ' || name.back() == ' ' ||
+        name.find_first_not_of(kDriverSigns) != std::string::npos) {
+      refuse(tree_, link_ + "/driver", "it leads to " + quoted(*real));
+    }
+    return name;
+  }
+
+  std::optional<unsigned> group() {
+    const std::optional<std::string> real = target("iommu_group");
+    if (!real) {
+      return std::nullopt;
+    }
+    const std::string name = real->substr(real->rfind('/') + 1);
+    const std::optional<unsigned> number = parse_group(name);
+    if (!number || *real != std::string(kGroups) + "/" + name) {
+      refuse(tree_, link_ + "/iommu_group", "it leads to " + quoted(*real));
+    }
+    // vfio makes such groups where there is no IOMMU and the administrator asked for none.
+    return tree_.read(*real + "/name") == "vfio-noiommu" ? std::nullopt : number;
+  }
+
+  std::vector<std::string> reset_methods() {
+    const std::string text = attribute("reset_method").value_or("");
+    if (text.empty()) {
+      return {};
+    }
+    std::vector<std::string> methods = base::split(text, ' ');
+    for (const std::string& method : methods) {
+      if (method.empty() || method.find_first_not_of(kWordSigns) != std::string::npos) {
+        refuse(tree_, link_ + "/reset_method", "expected names of methods, found " + quoted(text));
+      }
+    }
+    return methods;
+  }
+
+  bool boot_vga() {
+    const std::string text = attribute("boot_vga").value_or("0");
+    if (text != "0" && text != "1") {
+      refuse(tree_, link_ + "/boot_vga", "expected 0 or 1, found " + quoted(text));
+    }
+    return text == "1";
+  }
+
+  const Tree& tree_;
+  std::string link_;    ///< in the list of devices
+  std::string folder_;  ///< where it leads
+  PciAddress address_;
+  std::vector<std::string> hidden_;
+};
+
+/// Nothing for a function that is gone or hidden.
+std::optional<PciFunction> look_at_function(const Tree& tree,
+                                            const PciAddress& address,
+                                            std::vector<std::string>& hidden) {
+  const std::string path = std::string(kDevices) + "/" + to_string(address);
+  for (int look = 1;; ++look) {
+    try {
+      return Look(tree, address).take(hidden);
+    } catch (const Gone&) {
+      return std::nullopt;
+    } catch (const Failure&) {
+      if (!tree.link_name(path) && !tree.exists(path)) {
+        return std::nullopt;
+      }
+      if (look == kLooks) {
+        throw;
+      }
+    }
+    std::this_thread::sleep_for(kPause);
+  }
+}
+
+bool has_iommu(const Tree& tree) {
+  bool found = false;
+  for (const std::string& name : tree.list(kGroups)) {
+    const std::string path = std::string(kGroups) + "/" + name;
+    if (!parse_group(name)) {
+      refuse(tree, path, "a group's name is a number");
+    }
+    found = found || tree.read(path + "/name") != "vfio-noiommu";
+  }
+  return found;
+}
+
+}  // namespace
+
+const PciFunction* Pci::find(const PciAddress& address) const {
+  const auto found = std::find_if(functions.begin(), functions.end(), [&](const PciFunction& one) {
+    return one.address == address;
+  });
+  return found == functions.end() ? nullptr : &*found;
+}
+
+std::vector<const PciFunction*> Pci::group(unsigned number) const {
+  std::vector<const PciFunction*> members;
+  for (const PciFunction& function : functions) {
+    if (function.iommu_group == number) {
+      members.push_back(&function);
+    }
+  }
+  return members;
+}
+
+Pci look_at_pci(const Tree& tree) {
+  Pci pci;
+  for (const char* folder : {kDevices, kGroups}) {
+    if (tree.is_hidden(folder)) {
+      pci.unseen.push_back(std::string(folder) + ": Permission denied");
+    }
+  }
+  pci.iommu = has_iommu(tree);
+  for (const std::string& name : tree.list(kDevices)) {
+    const std::optional<PciAddress> address = parse_kernel_address(name);
+    if (!address) {
+      refuse(tree, std::string(kDevices) + "/" + name, "its name is no PCI address");
+    }
+    std::vector<std::string> hidden;
+    if (const auto function = look_at_function(tree, *address, hidden)) {
+      pci.functions.push_back(*function);
+    }
+    for (const std::string& path : hidden) {
+      pci.unseen.push_back(path + ": Permission denied");
+    }
+  }
+  std::sort(pci.functions.begin(),
+            pci.functions.end(),
+            [](const PciFunction& a, const PciFunction& b) { return a.address < b.address; });
+  return pci;
+}
+
+}  // namespace vmlaunch::launcher::survey

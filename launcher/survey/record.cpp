@@ -1,0 +1,193 @@
+#include "launcher/survey/record.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <filesystem>
+
+#include "base/errors.hpp"
+#include "base/file.hpp"
+#include "base/text.hpp"
+#include "launcher/exit_code.hpp"
+#include "launcher/survey/pci.hpp"
+#include "launcher/survey/survey.hpp"
+
+namespace vmlaunch::launcher::survey {
+
+namespace {
+
+using base::Tree;
+
+constexpr const char* kDevices = "/sys/bus/pci/devices";
+constexpr const char* kGroups = "/sys/kernel/iommu_groups";
+
+/// Only whether they are there counts.
+constexpr std::array kFolders = {
+    "/sys/module/kvm_intel",
+    "/sys/module/kvm_amd",
+    "/sys/module/kvm_pvm",
+    "/sys/module/vfio_pci",
+    "/sys/bus/pci/drivers/vfio-pci",
+    kDevices,
+    kGroups,
+};
+
+constexpr std::array kAttributes = {
+    "vendor",
+    "device",
+    "class",
+    "revision",
+    "reset_method",
+    "boot_vga",
+    "numa_node",
+    "d3cold_allowed",
+    "driver_override",
+    "power/control",
+};
+
+constexpr std::array kGroupAttributes = {"type", "name"};
+
+class Recorder {
+ public:
+  explicit Recorder(const Tree& tree) : tree_(tree) {}
+
+  std::vector<Entry> take() {
+    const Pci pci = look_at_pci(tree_);
+    for (const char* folder : kFolders) {
+      if (tree_.exists(folder)) {
+        entries_.push_back({Entry::Kind::folder, folder, "", 0755});
+      }
+    }
+    add_presence("/dev/kvm");
+    for (const auto& [code, vars] : kUefiBuilds) {
+      add_presence(code);
+      add_presence(vars);
+    }
+    add_cpu();
+    for (const std::string& group : tree_.list(kGroups)) {
+      add_group(std::string(kGroups) + "/" + group);
+    }
+    for (const PciFunction& function : pci.functions) {
+      add_function(function);
+    }
+    return std::move(entries_);
+  }
+
+ private:
+  void add_presence(const std::string& path) {
+    if (const auto mode = tree_.mode(path)) {
+      entries_.push_back({Entry::Kind::file, path, "", *mode});
+    }
+  }
+
+  void add_attribute(const std::string& path) {
+    if (const auto text = tree_.read(path)) {
+      entries_.push_back({Entry::Kind::file, path, text->empty() ? "" : *text + "\n"});
+    }
+  }
+
+  void add_link(const std::string& path, const std::string& target) {
+    const std::filesystem::path folder = std::filesystem::path(path).parent_path();
+    entries_.push_back(
+        {Entry::Kind::link, path, std::filesystem::path(target).lexically_relative(folder)});
+  }
+
+  void add_cpu() {
+    for (const std::string& line : base::split(tree_.read("/proc/cpuinfo").value_or(""), '\n')) {
+      if (line.starts_with("vendor_id")) {
+        entries_.push_back({Entry::Kind::file, "/proc/cpuinfo", line + "\n"});
+        return;
+      }
+    }
+  }
+
+  void add_group(const std::string& group) {
+    entries_.push_back({Entry::Kind::folder, group + "/devices", "", 0755});
+    for (const char* attribute : kGroupAttributes) {
+      add_attribute(group + "/" + attribute);
+    }
+  }
+
+  void add_function(const PciFunction& function) {
+    const std::string name = to_string(function.address);
+    const std::string link = std::string(kDevices) + "/" + name;
+    const std::optional<std::string> folder = tree_.resolve(link);
+    if (!folder) {
+      return;  // gone since
+    }
+    add_link(link, *folder);
+    entries_.push_back({Entry::Kind::folder, *folder, "", 0755});
+    for (const char* attribute : kAttributes) {
+      add_attribute(*folder + "/" + attribute);
+    }
+    if (function.driver) {
+      const std::string driver = "/sys/bus/pci/drivers/" + *function.driver;
+      entries_.push_back({Entry::Kind::folder, driver, "", 0755});
+      add_link(*folder + "/driver", driver);
+    }
+    if (const auto group = tree_.resolve(*folder + "/iommu_group")) {
+      add_link(*folder + "/iommu_group", *group);
+      add_link(*group + "/devices/" + name, *folder);
+    }
+  }
+
+  const Tree& tree_;
+  std::vector<Entry> entries_;
+};
+
+[[noreturn]] void refuse(const std::string& folder, const std::string& cause) {
+  throw Failure(ExitCode::preflight,
+                "Cannot record the host in " + base::printable(folder) + ": " + cause);
+}
+
+/// The folder by a descriptor: whoever can change what is above it cannot lead us elsewhere.
+base::UniqueFd open_empty(const std::string& folder) {
+  if (::mkdir(folder.c_str(), 0755) != 0 && errno != EEXIST) {
+    refuse(folder, base::error_text(errno));
+  }
+  base::UniqueFd fd(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  struct stat info {};
+  if (!fd || ::fstat(fd.get(), &info) != 0) {
+    refuse(folder, base::error_text(errno));
+  }
+  if (info.st_uid != ::geteuid() || (info.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
+    refuse(folder, "others can write there; name a folder that is not there yet");
+  }
+  if (!std::filesystem::is_empty("/proc/self/fd/" + std::to_string(fd.get()))) {
+    refuse(folder, "it is not empty; name a folder that is not there yet");
+  }
+  return fd;
+}
+
+void write_file(const std::string& path, const Entry& entry) {
+  const base::UniqueFd fd =
+      base::open_file(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, entry.mode);
+  base::write_all(fd.get(), entry.content, entry.path);
+  base::check(::fchmod(fd.get(), entry.mode), "set the mode of " + entry.path);
+}
+
+}  // namespace
+
+std::vector<Entry> record(const Tree& tree) {
+  return Recorder(tree).take();
+}
+
+void write_record(const std::vector<Entry>& record, const std::string& folder) {
+  const base::UniqueFd root = open_empty(folder);
+  const std::string prefix = "/proc/self/fd/" + std::to_string(root.get());
+  for (const Entry& entry : record) {
+    const std::filesystem::path path = prefix + entry.path;
+    std::filesystem::create_directories(entry.kind == Entry::Kind::folder ? path
+                                                                          : path.parent_path());
+    if (entry.kind == Entry::Kind::file) {
+      write_file(path, entry);
+    } else if (entry.kind == Entry::Kind::link) {
+      std::filesystem::create_symlink(entry.content, path);
+    }
+  }
+}
+
+}  // namespace vmlaunch::launcher::survey
