@@ -82,6 +82,9 @@ void HostChanges::apply(const steps::Step& step, const steps::Context& context) 
       journal_ = steps::Journal::create(steps::find_state_folders().journal, vm_);
     }
     steps::apply(step, host_, context, *journal_);
+  } catch (const steps::Stuck&) {
+    stuck_.insert(steps::object_of(step));
+    throw;
   } catch (const std::system_error& error) {
     const bool busy = error.code().value() == EBUSY;
     throw Failure(busy ? ExitCode::device_busy : ExitCode::failed,
@@ -94,7 +97,7 @@ steps::Undone HostChanges::undo() {
     return {};
   }
   try {
-    steps::Undone undone = steps::undo_all(host_, *journal_);
+    steps::Undone undone = steps::undo_all(host_, *journal_, stuck_);
     journal_.reset();
     return undone;
   } catch (const std::system_error& error) {

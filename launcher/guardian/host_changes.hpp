@@ -1,6 +1,7 @@
 #pragma once
 
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,7 @@ class HostChanges {
   std::string vm_;
   std::optional<steps::VmLock> lock_;
   std::optional<steps::Journal> journal_;
+  std::set<std::string> stuck_;  ///< objects that the kernel holds on to
 };
 
 }  // namespace vmlaunch::launcher::guardian

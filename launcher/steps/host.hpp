@@ -40,6 +40,7 @@ class Host {
     base::Milliseconds attribute{15000};
     base::Milliseconds driver{60000};   ///< a driver lets go of a device, or takes it up
     base::Milliseconds program{60000};  ///< modprobe
+    base::Milliseconds kill{10000};     ///< a killed process, whose memory may be large, is gone
   };
 
   Host() : Host("", Deadlines{}) {}
@@ -47,6 +48,8 @@ class Host {
   Host(const Host&) = delete;
   Host& operator=(const Host&) = delete;
   virtual ~Host() = default;
+
+  [[nodiscard]] const Deadlines& deadlines() const { return deadlines_; }
 
   /// For all that is shown without waiting.
   [[nodiscard]] const base::Tree& tree() const { return tree_; }
@@ -65,7 +68,7 @@ class Host {
   /// Loads a module with what it needs; its name is letters, digits, "_" and "-".
   virtual void load_module(const std::string& name);
 
-  [[nodiscard]] std::optional<Owner> owner(const std::string& path) const;
+  [[nodiscard]] virtual std::optional<Owner> owner(const std::string& path) const;
 
  private:
   void write_within(const std::string& path,

@@ -19,9 +19,6 @@ namespace {
 
 using std::chrono::steady_clock;
 
-/// For the kernel to take down a killed process, whose memory and devices may be large.
-constexpr std::chrono::seconds kKillDeadline{10};
-
 /// Together with its number a process has no other name for as long as the machine runs: when it
 /// was started, in clock ticks since the boot (proc(5), the 22nd field of stat). 0: there is none.
 std::uint64_t start_of(const Host& host, pid_t pid) {
@@ -47,7 +44,7 @@ void end_process(const Host& host, pid_t pid, std::uint64_t start) {
     return;  // its number may be somebody else's by now
   }
   static_cast<void>(base::send_signal(pidfd.get(), SIGKILL));
-  if (!base::wait_readable(pidfd.get(), steady_clock::now() + kKillDeadline)) {
+  if (!base::wait_readable(pidfd.get(), steady_clock::now() + host.deadlines().kill)) {
     refuse_to_go_on("pid " + std::to_string(pid));
   }
 }
@@ -61,7 +58,7 @@ void empty_cgroup(Host& host, const std::string& path) {
     return;
   }
   host.write(path + "/cgroup.kill", "1");
-  const auto until = steady_clock::now() + kKillDeadline;
+  const auto until = steady_clock::now() + host.deadlines().kill;
   while (populated()) {
     if (steady_clock::now() > until) {
       refuse_to_go_on("a process in " + path);

@@ -1,6 +1,7 @@
 #include "launcher/steps/transaction.hpp"
 
-#include <set>
+#include <map>
+#include <utility>
 
 namespace vmlaunch::launcher::steps {
 
@@ -9,7 +10,12 @@ namespace {
 /// One journal's way back.
 class Undoing {
  public:
-  Undoing(Host& host, Journal& journal) : host_(host), journal_(journal) {}
+  Undoing(Host& host, Journal& journal, const std::set<std::string>& stuck)
+      : host_(host), journal_(journal) {
+    for (const std::string& object : stuck) {
+      left_[object] = ExitCode::stuck;
+    }
+  }
 
   Undone run() {
     for (std::size_t i = journal_.entries().size(); i-- > 0 && !qemu_may_live_;) {
@@ -27,8 +33,11 @@ class Undoing {
   void undo(std::size_t index) {
     const Journal::Entry entry = journal_.entries()[index];
     const std::string object = object_of(entry.step);
-    if (stuck_.contains(object)) {
-      leave(entry.step, "the kernel still holds on to it", ExitCode::stuck);
+    if (const auto left = left_.find(object); left != left_.end()) {
+      leave(entry.step,
+            left->second == ExitCode::stuck ? "the kernel still holds on to " + object
+                                            : "waits for the above",
+            left->second);
       return;
     }
     try {
@@ -42,7 +51,6 @@ class Undoing {
       undone_.code = worse(undone_.code, ExitCode::host_not_restored);
       journal_.settle(index);
     } catch (const Stuck& error) {
-      stuck_.insert(object);
       leave(entry.step, error.what(), ExitCode::stuck);
       qemu_may_live_ = std::holds_alternative<StartQemu>(entry.step);
     } catch (const std::exception& error) {
@@ -53,6 +61,7 @@ class Undoing {
 
   void leave(const Step& step, const std::string& why, ExitCode code) {
     undone_.leftovers.push_back(describe(step) + ": " + why);
+    left_[object_of(step)] = code;
     undone_.code = worse(undone_.code, code);
     again_ = true;
   }
@@ -60,7 +69,7 @@ class Undoing {
   Host& host_;
   Journal& journal_;
   Undone undone_;
-  std::set<std::string> stuck_;
+  std::map<std::string, ExitCode> left_;  ///< objects about which nothing more is tried
   bool qemu_may_live_ = false;
   bool again_ = false;  ///< something is left that another try may undo
 };
@@ -77,8 +86,8 @@ void apply(const Step& step, Host& host, const Context& context, Journal& journa
   std::visit(change, step);
 }
 
-Undone undo_all(Host& host, Journal& journal) {
-  return Undoing(host, journal).run();
+Undone undo_all(Host& host, Journal& journal, const std::set<std::string>& stuck) {
+  return Undoing(host, journal, stuck).run();
 }
 
 Undone recover(Host& host, Journal& journal) {

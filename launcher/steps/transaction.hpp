@@ -1,5 +1,6 @@
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -19,10 +20,13 @@ struct Undone {
 };
 
 /// Undoes everything that is written in the journal and not settled, last things first, and goes on
-/// whatever fails; but while QEMU may live nothing else is touched, and about an object whose call
-/// is stuck nothing more is tried. Removes the journal when nothing is left that another try could
-/// undo.
-[[nodiscard]] Undone undo_all(Host& host, Journal& journal);
+/// whatever fails; but while QEMU may live nothing else is touched, and about an object whose undo
+/// failed or is stuck nothing more is tried (`stuck` names those that are known): another try then
+/// finds the same order. Removes the journal when
+/// nothing is left that another try could undo.
+[[nodiscard]] Undone undo_all(Host& host,
+                              Journal& journal,
+                              const std::set<std::string>& stuck = {});
 
 /// The same for a journal that an earlier run left. One of an earlier boot is dropped.
 [[nodiscard]] Undone recover(Host& host, Journal& journal);

@@ -112,22 +112,31 @@ class Look {
 
   /// Where a link in the folder leads: nothing if it is not there or hidden.
   std::optional<std::string> target(const std::string& name) {
-    std::optional<std::string> real = tree_.resolve(folder_ + "/" + name);
+    std::optional<std::string> real = follow(folder_ + "/" + name, link_ + "/" + name);
     if (!real && tree_.is_hidden(folder_ + "/" + name)) {
       hidden_.push_back(link_ + "/" + name);
-    } else if (!real && tree_.link_name(folder_ + "/" + name)) {
-      refuse(tree_, link_ + "/" + name, "it leads nowhere");
     }
     return real;
   }
 
+  /// A link may come and go between two looks: only one that never leads anywhere is refused.
+  std::optional<std::string> follow(const std::string& link, const std::string& shown) const {
+    constexpr int kFollows = 100;
+    for (int look = 0; look < kFollows; ++look) {
+      if (std::optional<std::string> real = tree_.resolve(link)) {
+        return real;
+      }
+      if (tree_.is_hidden(link) || !tree_.link_name(link)) {
+        return std::nullopt;
+      }
+    }
+    refuse(tree_, shown, "it leads nowhere");
+  }
+
   /// The real folder, so that all is read of one function.
   std::string folder() const {
-    const std::optional<std::string> real = tree_.resolve(link_);
+    const std::optional<std::string> real = follow(link_, link_);
     if (!real) {
-      if (tree_.link_name(link_)) {
-        refuse(tree_, link_, "it leads nowhere");
-      }
       throw Gone();
     }
     if (!real->starts_with("/sys/devices/") || !real->ends_with("/" + to_string(address_))) {

@@ -164,6 +164,7 @@ TEST_CASE("files: a disk in use is told by its name") {
   config["disks"] = {{{"path", "boot.img"}, {"format", "raw"}}};
   Program first(run_of(folder, config));
   REQUIRE(first.says("] running"));
+  config["name"] = idle_config().at("name");
   Program second(run_of(folder, config));
   CHECK(second.exit_code() == 15);
   INFO(second.output());

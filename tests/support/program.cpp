@@ -54,6 +54,7 @@ steady_clock::time_point after(Seconds limit) {
                      {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "ASAN_OPTIONS=detect_leaks=0"});
   std::vector<char*> arguments;
   std::vector<char*> variables;
+  variables.reserve(environment.size() + 1);
   for (const std::string& argument : launch.arguments) {
     arguments.push_back(const_cast<char*>(argument.c_str()));
   }
@@ -70,7 +71,11 @@ steady_clock::time_point after(Seconds limit) {
 
 Program::Program(const Launch& given) {
   Launch launch = given;
-  if (launch.uid) {
+  const bool has_state = std::any_of(
+      launch.environment.begin(), launch.environment.end(), [](const std::string& variable) {
+        return variable.starts_with("XDG_STATE_HOME=");
+      });
+  if (launch.uid && !has_state) {
     state_.emplace();
     check(::chown(state_->path().c_str(), *launch.uid, *launch.uid), "give the state folder");
     launch.environment.push_back("XDG_STATE_HOME=" + state_->path());
@@ -244,14 +249,14 @@ Folder::~Folder() {
 std::string Folder::write(const std::string& name,
                           const std::string& content,
                           unsigned mode) const {
-  const std::string path = file(name);
+  std::string path = file(name);
   std::ofstream(path, std::ios::binary) << content;
   check(::chmod(path.c_str(), mode), "set the mode of " + path);
   return path;
 }
 
 std::string Folder::copy(const std::string& program, const std::string& name) const {
-  const std::string path = file(name);
+  std::string path = file(name);
   std::filesystem::copy_file(program, path);
   check(::chmod(path.c_str(), 0755), "set the mode of " + path);
   return path;

@@ -6,6 +6,7 @@
 
 #include "launcher/plan/plan.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/pci_tree.hpp"
 
 namespace vmlaunch::launcher {
 namespace {
@@ -23,12 +24,19 @@ survey::Survey host(bool has_kvm) {
   survey.kvm.mode = 0660;
   survey.kvm.usable_by_caller = has_kvm;
   survey.kvm.vendor_module = has_kvm;
+  tests::PciTree tree;
+  tests::add_laptop(tree);
+  survey.pci = survey::look_at_pci(tree.tree());
   survey.uefi = {"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"};
   return survey;
 }
 
 Identity alice() {
   return {false, {"alice", {1000, 1000, {1000, kKvmGroup}}}, true};
+}
+
+Identity sudo_alice() {
+  return {true, {"alice", {1000, 1000, {1000, kKvmGroup}}}, true};
 }
 
 /// Root without a person behind it: QEMU has a uid of its own.
@@ -61,7 +69,9 @@ TEST_CASE("plan: every example has the plan that is on record", "[plan]") {
     INFO(name);
     const config::VmSpec spec =
         read("configs/" + name + ".json", std::string(kExamples) + name + ".json");
-    check_plan(name, plan::make_plan(spec, host(true), alice(), Authority::user));
+    // What takes a device from the host needs root.
+    const Identity identity = spec.pci.empty() ? alice() : sudo_alice();
+    check_plan(name, plan::make_plan(spec, host(true), identity, Authority::user));
     tests::check_golden("golden/" + name + ".effective.json",
                         config::effective(spec).dump(2) + "\n");
   }

@@ -288,7 +288,7 @@ TEST_CASE("spawn: what was opened is what runs, whatever its name means now", "[
 TEST_CASE("spawn: a program that cannot be executed is told with its stage and cause",
           "[sandbox]") {
   const tests::Folder folder;
-  const std::string exec = "6: Cannot execute the program: ";
+  const std::string exec = "7: Cannot execute the program: ";
   const std::string no_entry =
       "No such file or directory (a script cannot be run here, nor a program whose loader is "
       "missing) (2)";
@@ -303,7 +303,7 @@ TEST_CASE("spawn: a program that cannot be executed is told with its stage and c
   CHECK(setup_error_of(folder.write("plain", "", 0644)) == exec + "Permission denied (13)");
   CHECK(setup_error_of(folder.path()) == exec + "Permission denied (13)");
   CHECK(setup_error({-1, {"x"}, {}, {}, somebody()}) ==
-        "2: Cannot place descriptors, close all others: Bad file descriptor (9)");
+        "3: Cannot place descriptors, close all others: Bad file descriptor (9)");
 }
 
 TEST_CASE("spawn: a program that only root may execute is refused to another user", "[sandbox]") {
@@ -314,13 +314,13 @@ TEST_CASE("spawn: a program that only root may execute is refused to another use
   std::filesystem::copy_file("/bin/true", folder.file("true"));
   base::check(::chmod(folder.file("true").c_str(), 0700), "close the program");
   CHECK(setup_error_of(folder.file("true")) ==
-        "6: Cannot execute the program: Permission denied (13)");
+        "7: Cannot execute the program: Permission denied (13)");
 }
 
 TEST_CASE("spawn: a descriptor that is not open is told", "[sandbox]") {
   const base::UniqueFd program = program_at("/bin/true");
   CHECK(setup_error({program.get(), {"true"}, {}, {{999, 3}}, somebody()}) ==
-        "2: Cannot place descriptors, close all others: Bad file descriptor (9)");
+        "3: Cannot place descriptors, close all others: Bad file descriptor (9)");
 }
 
 TEST_CASE("spawn: nobody is started as root, and nobody changes users without it", "[sandbox]") {
@@ -328,7 +328,7 @@ TEST_CASE("spawn: nobody is started as root, and nobody changes users without it
     return;
   }
   const std::string refused =
-      "4: Cannot change user, drop capabilities, set no_new_privs: Operation not permitted (1)";
+      "5: Cannot change user, drop capabilities, set no_new_privs: Operation not permitted (1)";
   CHECK(setup_error_of("/bin/true", {0, 0, {}}) == refused);
   for (const uid_t uid : {uid_t{0}, tests::kOther}) {
     INFO(uid);
@@ -350,7 +350,8 @@ TEST_CASE("spawn: every stage has a description of its own", "[sandbox]") {
                             Stage::exec}) {
     descriptions.emplace_back(describe(stage));
   }
-  CHECK(descriptions == std::vector<std::string>{"start a session of its own",
+  CHECK(descriptions == std::vector<std::string>{"wait for the parent's word",
+                                     "start a session of its own",
                                                  "reset signals",
                                                  "place descriptors, close all others",
                                                  "set resource limits",

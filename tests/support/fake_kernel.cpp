@@ -1,0 +1,169 @@
+#include "tests/support/fake_kernel.hpp"
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <system_error>
+
+namespace vmlaunch::tests {
+
+namespace {
+
+namespace fs = std::filesystem;
+using launcher::steps::Owner;
+using launcher::steps::Stuck;
+
+constexpr const char* kDevices = "/sys/bus/pci/devices/";
+
+[[noreturn]] void fail() {
+  throw std::system_error(EIO, std::generic_category(), "a fault that the test made");
+}
+
+/// "0000:01:00.0" of a path below kDevices.
+std::string address_of(const std::string& path) {
+  const std::string rest = path.substr(std::string(kDevices).size());
+  return rest.substr(0, rest.find('/'));
+}
+
+}  // namespace
+
+template <typename Change>
+void FakeKernel::meet(Change change) {
+  const bool now = ++count_ == fail_at_;
+  if (now && fault_ == Fault::fails) {
+    fail();
+  }
+  if (now && fault_ == Fault::killed) {
+    throw Killed{};
+  }
+  if (now && fault_ == Fault::stuck) {
+    throw Stuck("Cannot do what the test asked: the kernel does not come back");
+  }
+  change();
+  if (now && fault_ == Fault::fails_after) {
+    fail();
+  }
+  if (now && fault_ == Fault::killed_after) {
+    throw Killed{};
+  }
+}
+
+void FakeKernel::write(const std::string& path, const std::string& value) {
+  meet([&] {
+    const std::string real =
+        path.starts_with(kDevices)
+            ? tree_.device(address_of(path)) + path.substr(std::string(kDevices).size() +
+                                                           address_of(path).size())
+            : path;
+    tree_.write(real, (value.empty() ? "(null)" : value) + "\n");
+  });
+}
+
+void FakeKernel::write_to_driver(const std::string& path, const std::string& value) {
+  meet([&] { path.ends_with("/unbind") ? bind(value, "") : probe(value); });
+}
+
+void FakeKernel::probe(const std::string& address) {
+  const std::string folder = kDevices + address;
+  const std::string wanted = tree().read(folder + "/driver_override").value_or("");
+  if (wanted != "(null)" && !tree().link_name(folder + "/driver") &&
+      tree().exists("/sys/bus/pci/drivers/" + wanted)) {
+    bind(address, wanted);
+  }
+}
+
+/// A group has a node as long as vfio-pci has a device of it.
+void FakeKernel::bind(const std::string& address, const std::string& driver) {
+  tree_.bind(address, driver);
+  const auto group = tree().link_name(kDevices + address + "/iommu_group");
+  if (!group) {
+    return;
+  }
+  const std::string members = "/sys/kernel/iommu_groups/" + *group + "/devices";
+  bool has_vfio = false;
+  for (const std::string& member : tree().list(members)) {
+    has_vfio = has_vfio || tree().link_name(kDevices + member + "/driver") == "vfio-pci";
+  }
+  const std::string node = "/dev/vfio/" + *group;
+  if (!has_vfio) {
+    tree_.remove(node);
+    owners_.erase(node);
+  } else if (!tree().exists(node)) {
+    tree_.write(node, "");
+    owners_[node] = {0, 0, 0600};
+  }
+}
+
+void FakeKernel::make_folder(const std::string& path) {
+  meet([&] {
+    tree_.write(path + "/cgroup.events", "populated 0\nfrozen 0\n");
+    tree_.write(path + "/cgroup.procs", "");
+  });
+}
+
+void FakeKernel::remove_folder(const std::string& path) {
+  meet([&] { tree_.remove(path); });
+}
+
+void FakeKernel::set_owner(const std::string& path, const Owner& owner) {
+  meet([&] { owners_[path] = owner; });
+}
+
+std::optional<Owner> FakeKernel::owner(const std::string& path) const {
+  const auto found = owners_.find(path);
+  return found == owners_.end() ? std::nullopt : std::optional(found->second);
+}
+
+void FakeKernel::load_module(const std::string& name) {
+  meet([&] {
+    tree_.folder("/sys/bus/pci/drivers/" + name);
+    tree_.folder("/sys/module/" + name);
+  });
+}
+
+void add_system(PciTree& tree) {
+  tree.write("/proc/self/mountinfo", "31 23 0:28 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw\n");
+  tree.write("/proc/self/cgroup", "0::/\n");
+  tree.write("/sys/fs/cgroup/cgroup.procs", "");
+  tree.folder("/lib/modules");
+  tree.folder("/dev/vfio");
+  // Loaded modules stay loaded: from the start, so that they are no difference.
+  tree.folder("/sys/bus/pci/drivers/vfio-pci");
+}
+
+std::map<std::string, std::string> snapshot(const PciTree& tree) {
+  std::map<std::string, std::string> all;
+  for (const auto& entry : fs::recursive_directory_iterator(tree.root())) {
+    const std::string path = entry.path().string().substr(tree.root().size());
+    if (entry.is_symlink()) {
+      all[path] = "-> " + fs::read_symlink(entry.path()).string();
+    } else if (entry.is_regular_file()) {
+      std::ifstream file(entry.path(), std::ios::binary);
+      all[path] = std::string(std::istreambuf_iterator<char>(file), {});
+    } else {
+      all[path] = "folder";
+    }
+  }
+  return all;
+}
+
+std::string difference(const std::map<std::string, std::string>& before,
+                       const std::map<std::string, std::string>& after) {
+  std::string text;
+  for (const auto& [path, content] : before) {
+    const auto now = after.find(path);
+    if (now == after.end()) {
+      text += path + " is gone\n";
+    } else if (now->second != content) {
+      text += path + ": \"" + content + "\" became \"" + now->second + "\"\n";
+    }
+  }
+  for (const auto& [path, content] : after) {
+    if (!before.contains(path)) {
+      text += path + " is new: \"" + content + "\"\n";
+    }
+  }
+  return text;
+}
+
+}  // namespace vmlaunch::tests

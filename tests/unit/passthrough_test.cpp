@@ -1,0 +1,187 @@
+#include "launcher/plan/passthrough.hpp"
+
+#include <string>
+#include <vector>
+
+#include "base/text.hpp"
+#include "launcher/plan/plan.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/pci_tree.hpp"
+#include "tests/unit/child.hpp"
+
+namespace vmlaunch::launcher::plan {
+namespace {
+
+using tests::PciTree;
+
+const Identity kRoot{true, {"uid 1880000042", {1880000042, 1880000042, {}}}, false};
+const Identity kPlain{false, {"anna", {1000, 1000, {}}}, true};
+
+config::VmSpec spec_of(const std::string& pci) {
+  const std::string path = "/vms/win10.json";
+  return config::load(config::Document(path, "{\"name\": \"win10\", \"pci\": " + pci + "}"), path);
+}
+
+survey::Survey laptop(bool iommu = true) {
+  PciTree tree;
+  tests::add_laptop(tree, iommu);
+  survey::Survey survey;
+  survey.cgroup = true;
+  survey.pci = survey::look_at_pci(tree.tree());
+  return survey;
+}
+
+Plan plan_of(const std::string& pci,
+             const survey::Survey& survey = laptop(),
+             const Identity& identity = kRoot) {
+  return make_plan(spec_of(pci), survey, identity, Authority::user);
+}
+
+std::string steps_of(const Plan& plan) {
+  std::vector<std::string> lines;
+  for (const steps::Step& step : plan.steps) {
+    lines.push_back(steps::describe(step));
+  }
+  return base::join(lines, "\n");
+}
+
+/// Exit code and text of the refusal.
+std::string refusal(const std::string& pci,
+                    const survey::Survey& survey = laptop(),
+                    const Identity& identity = kRoot) {
+  return tests::refusal([&] { static_cast<void>(plan_of(pci, survey, identity)); });
+}
+
+std::string devices_of(const Plan& plan) {
+  std::string text;
+  for (std::size_t i = 0; i + 1 < plan.qemu.arguments.size(); ++i) {
+    const std::string& value = plan.qemu.arguments[i + 1];
+    if (plan.qemu.arguments[i] == "-device") {
+      const auto device = config::Json::parse(value);
+      text += device.at("driver").get<std::string>() + " " + device.value("host", "") + " " +
+              device.at("bus").get<std::string>() + " " + device.at("addr").get<std::string>() +
+              (device.value("multifunction", false) ? " multifunction" : "") + "\n";
+    }
+  }
+  return text;
+}
+
+TEST_CASE("pci: all functions of a card are bound, and the listed one is given", "[pci]") {
+  const Plan plan = plan_of(R"([{"device": "01:00.0"}])");
+  CHECK(steps_of(plan) ==
+        "make the cgroup vmlaunch-win10\n"
+        "load the kernel module vfio-pci\n"
+        "keep 0000:01:00.0 awake: power/control on, d3cold_allowed 0\n"
+        "keep 0000:01:00.1 awake: power/control on, d3cold_allowed 0\n"
+        "reserve 0000:01:00.0 for vfio-pci (driver_override)\n"
+        "reserve 0000:01:00.1 for vfio-pci (driver_override)\n"
+        "bind 0000:01:00.0 to vfio-pci; it has nouveau\n"
+        "bind 0000:01:00.1 to vfio-pci; it has snd_hda_intel\n"
+        "let QEMU's user alone open /dev/vfio/2");
+  CHECK(devices_of(plan) ==
+        "pcie-root-port  pcie.0 0x1c.0x0 multifunction\n"
+        "vfio-pci 0000:01:00.0 port0 0x0.0x0\n");
+  REQUIRE(plan.qemu.memlock);
+  CHECK(plan.qemu.memlock->bytes == 2 * base::kGiB);
+}
+
+TEST_CASE("pci: all functions of a card are given where that is asked, on one port", "[pci]") {
+  const std::string both =
+      "pcie-root-port  pcie.0 0x1c.0x0 multifunction\n"
+      "vfio-pci 0000:01:00.0 port0 0x0.0x0 multifunction\n"
+      "vfio-pci 0000:01:00.1 port0 0x0.0x1 multifunction\n";
+  CHECK(devices_of(plan_of(R"([{"device": "01:00.0", "functions": "all"}])")) == both);
+  CHECK(devices_of(plan_of(R"([{"device": "01:00.1"}, {"device": "01:00.0"}])")) == both);
+}
+
+TEST_CASE("pci: each card has a port of its own", "[pci]") {
+  CHECK(devices_of(plan_of(R"([{"device": "02:00.0"}, {"device": "01:00.1"}])")) ==
+        "pcie-root-port  pcie.0 0x1c.0x0 multifunction\n"
+        "vfio-pci 0000:01:00.1 port0 0x0.0x0\n"
+        "pcie-root-port  pcie.0 0x1c.0x1 multifunction\n"
+        "vfio-pci 0000:02:00.0 port1 0x0.0x0\n");
+}
+
+TEST_CASE("pci: every member of a group has its verdict", "[pci]") {
+  const Plan plan = plan_of(R"([{"device": "01:00.0"}])");
+  REQUIRE(plan.passthrough.groups.size() == 1);
+  std::vector<std::string> verdicts;
+  for (const GroupMember& member : plan.passthrough.groups[0].members) {
+    verdicts.push_back(describe(member));
+  }
+  CHECK(verdicts == std::vector<std::string>{
+                        "0000:00:01.0 bridge",
+                        "0000:01:00.0 must bind, has nouveau, the guest gets it",
+                        "0000:01:00.1 must bind, has snd_hda_intel",
+                    });
+}
+
+TEST_CASE("pci: a group that the host uses is refused with the verdict of each member", "[pci]") {
+  CHECK(refusal(R"([{"device": "00:1f.3"}])") ==
+        "12: Cannot give IOMMU group 11 to the guest: the host uses devices in it, and a group has "
+        "one owner\n"
+        "  0000:00:1f.0 bridge\n"
+        "  0000:00:1f.3 must bind, has snd_hda_intel, the guest gets it\n"
+        "  0000:00:1f.4 in use by i801_smbus\n"
+        "  to take them too, list them in the config's \"pci\" or set \"group\": \"all\" there; "
+        "else put the card into another slot; type: vmlaunch host");
+}
+
+TEST_CASE("pci: the whole group is taken where that is asked or all are listed", "[pci]") {
+  const std::string steps =
+      "make the cgroup vmlaunch-win10\n"
+      "load the kernel module vfio-pci\n"
+      "keep 0000:00:1f.3 awake: power/control on, d3cold_allowed 0\n"
+      "keep 0000:00:1f.4 awake: power/control on, d3cold_allowed 0\n"
+      "reserve 0000:00:1f.3 for vfio-pci (driver_override)\n"
+      "reserve 0000:00:1f.4 for vfio-pci (driver_override)\n"
+      "bind 0000:00:1f.3 to vfio-pci; it has snd_hda_intel\n"
+      "bind 0000:00:1f.4 to vfio-pci; it has i801_smbus\n"
+      "let QEMU's user alone open /dev/vfio/11";
+  CHECK(steps_of(plan_of(R"([{"device": "00:1f.3", "group": "all"}])")) == steps);
+  CHECK(steps_of(plan_of(R"([{"device": "00:1f.3"}, {"device": "00:1f.4"}])")) == steps);
+}
+
+TEST_CASE("pci: a device that vfio has already is taken as it is", "[pci]") {
+  PciTree tree;
+  tests::add_laptop(tree);
+  tree.bind("0000:02:00.0", "vfio-pci");
+  survey::Survey survey = laptop();
+  survey.pci = survey::look_at_pci(tree.tree());
+  const unsigned group = *survey.pci.find({0, 2, 0, 0})->iommu_group;
+  const std::string node = "/dev/vfio/" + std::to_string(group);
+  const std::string nic = R"([{"device": "02:00.0"}])";
+  CHECK(steps_of(plan_of(nic, survey)) ==
+        "make the cgroup vmlaunch-win10\n"
+        "keep 0000:02:00.0 awake: power/control on, d3cold_allowed 0\n"
+        "let QEMU's user alone open " + node);
+  // Without root it is enough that node and limit are there.
+  CHECK(refusal(nic, survey, kPlain) ==
+        "10: Cannot open " + node + "; type: sudo chown $USER " + node +
+            ", or: sudo vmlaunch …");
+  survey.open_groups = {group};
+  survey.memlock_limit = 2 * base::kGiB - 1;
+  CHECK(refusal(nic, survey, kPlain) ==
+        "10: Cannot lock 2G of memory for devices: the limit is 2147483647; raise \"memlock\" in "
+        "/etc/security/limits.conf, or type: sudo vmlaunch …");
+  survey.memlock_limit = 2 * base::kGiB;
+  CHECK(steps_of(plan_of(nic, survey, kPlain)) == "make the cgroup vmlaunch-win10");
+}
+
+TEST_CASE("pci: what cannot be given is refused, all of it at once", "[pci]") {
+  CHECK(refusal(R"([{"device": "05:00.0"}, {"device": "00:01.0"},
+                    {"device": "01:00.0", "expect": "10de:1b81"}])") ==
+        "10: Cannot find the PCI device 0000:05:00.0; type: vmlaunch host\n"
+        "Cannot give 0000:00:01.0 to the guest: it is a bridge, part of the host's own fabric; "
+        "type: vmlaunch host\n"
+        "Cannot give 0000:01:00.0 to the guest: it is 10de:1ba1, and the config expects 10de:1b81: "
+        "the hardware or its order changed; type: vmlaunch host");
+  CHECK(refusal(R"([{"device": "01:00.0"}])", laptop(false))
+            .starts_with("10: Cannot give PCI devices to the guest: the host's IOMMU is off; "));
+  CHECK(refusal(R"([{"device": "01:00.0"}])", laptop(), kPlain) ==
+        "10: Cannot bind 0000:01:00.0 to vfio-pci without root; type: sudo vmlaunch …\n"
+        "Cannot bind 0000:01:00.1 to vfio-pci without root; type: sudo vmlaunch …");
+}
+
+}  // namespace
+}  // namespace vmlaunch::launcher::plan

@@ -1,0 +1,493 @@
+#include "launcher/steps/transaction.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "base/file.hpp"
+#include "launcher/plan/plan.hpp"
+#include "launcher/steps/recovery.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/fake_kernel.hpp"
+#include "tests/support/golden.hpp"
+
+namespace vmlaunch::launcher::steps {
+namespace {
+
+using tests::FakeKernel;
+using tests::Folder;
+using tests::PciTree;
+using Fault = FakeKernel::Fault;
+
+const base::PciAddress kGpu{0, 1, 0, 0};
+const base::PciAddress kSound{0, 1, 0, 1};
+
+/// A laptop with all that steps look for.
+struct Laptop {
+  PciTree tree;
+  Folder state;
+
+  Laptop() {
+    tests::add_laptop(tree);
+    tests::add_system(tree);
+  }
+  [[nodiscard]] Journal journal() const { return Journal::create(state.path(), "vm"); }
+  [[nodiscard]] StateFolders folders() const { return {state.path(), state.path()}; }
+};
+
+Context context() {
+  return {"vm", {1234, 1234, {}}, {}};
+}
+
+/// The steps of every example config on the laptop, as a run by root has them.
+std::vector<std::vector<Step>> plans_of_examples(const PciTree& tree) {
+  std::vector<std::vector<Step>> all;
+  for (const std::string& file : tests::sources_in("configs", ".json")) {
+    if (file.ends_with(".schema.json")) {
+      continue;
+    }
+    const std::string path = "/configs/" + file;
+    const config::VmSpec spec =
+        config::load(config::Document(path, tests::read_source("configs/" + file)), path);
+    survey::Survey survey;
+    survey.cgroup = true;
+    survey.kvm = {true, 0, 0, 0666, true, true, false};
+    survey.pci = survey::look_at_pci(tree.tree());
+    survey.uefi = survey::Uefi{"/code.fd", "/vars.fd"};
+    const Identity root{true, {"uid 1880000042", {1880000042, 1880000042, {}}}, false};
+    all.push_back(plan::make_plan(spec, survey, root, Authority::root).steps);
+  }
+  return all;
+}
+
+/// Applies steps in order; false when one failed.
+bool apply_all(const std::vector<Step>& steps, FakeKernel& kernel, Journal& journal) {
+  try {
+    for (const Step& step : steps) {
+      apply(step, kernel, context(), journal);
+    }
+    return true;
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
+int changes_of(const std::vector<Step>& steps) {
+  Laptop laptop;
+  FakeKernel kernel(laptop.tree);
+  Journal journal = laptop.journal();
+  REQUIRE(apply_all(steps, kernel, journal));
+  return kernel.count();
+}
+
+std::string text_of(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+TEST_CASE("steps: what every example's steps change is undone from their journal", "[steps]") {
+  Laptop any;
+  for (const auto& steps : plans_of_examples(any.tree)) {
+    INFO(describe(steps.front()) << ", " << steps.size() << " steps");
+    Laptop laptop;
+    FakeKernel kernel(laptop.tree);
+    const auto before = tests::snapshot(laptop.tree);
+    Journal journal = laptop.journal();
+    REQUIRE(apply_all(steps, kernel, journal));
+    CHECK(tests::snapshot(laptop.tree) != before);
+    const Undone undone = undo_all(kernel, journal);
+    CHECK(undone.code == ExitCode::ended);
+    CHECK(undone.leftovers.empty());
+    CHECK(undone.restored.size() == steps.size());
+    CHECK(tests::difference(before, tests::snapshot(laptop.tree)).empty());
+    CHECK(laptop.state.names().empty());
+  }
+}
+
+TEST_CASE("steps: whichever change fails, the host is as it was", "[steps]") {
+  Laptop any;
+  int swept = 0;
+  for (const auto& steps : plans_of_examples(any.tree)) {
+    const int changes = changes_of(steps);
+    for (int n = 1; n <= changes; ++n) {
+      for (const Fault fault : {Fault::fails, Fault::fails_after}) {
+        INFO(describe(steps.front()) << ", change " << n << " of " << changes
+                                     << (fault == Fault::fails ? "" : ", after it was made"));
+        Laptop laptop;
+        FakeKernel kernel(laptop.tree);
+        const auto before = tests::snapshot(laptop.tree);
+        Journal journal = laptop.journal();
+        kernel.fail_at(n, fault);
+        // A probe may say that it failed and have bound the device: then nothing failed.
+        static_cast<void>(apply_all(steps, kernel, journal));
+        const Undone undone = undo_all(kernel, journal);
+        CHECK(undone.leftovers.empty());
+        CHECK(tests::difference(before, tests::snapshot(laptop.tree)).empty());
+        ++swept;
+      }
+    }
+  }
+  INFO(swept << " faults");
+  CHECK(swept >= 2 * 20);
+}
+
+TEST_CASE("steps: wherever a run is killed, another process restores the host", "[steps]") {
+  Laptop any;
+  for (const auto& steps : plans_of_examples(any.tree)) {
+    const int changes = changes_of(steps);
+    for (int n = 1; n <= 2 * changes; ++n) {  // the second half: while it is undone
+      for (const Fault fault : {Fault::killed, Fault::killed_after}) {
+        INFO(describe(steps.front()) << ", change " << n << " of " << 2 * changes);
+        Laptop laptop;
+        FakeKernel kernel(laptop.tree);
+        const auto before = tests::snapshot(laptop.tree);
+        try {
+          Journal journal = laptop.journal();
+          kernel.fail_at(n, fault);
+          static_cast<void>(apply_all(steps, kernel, journal));
+          static_cast<void>(undo_all(kernel, journal));
+        } catch (const FakeKernel::Killed&) {
+        }
+        const auto undone = recover_vm(kernel, laptop.folders(), "vm");
+        if (undone) {
+          CHECK(undone->leftovers.empty());
+        }
+        CHECK(tests::difference(before, tests::snapshot(laptop.tree)).empty());
+        CHECK(laptop.state.names().empty());
+      }
+    }
+  }
+}
+
+TEST_CASE("steps: an undo that fails is told, the others go on, and the next try succeeds",
+          "[steps]") {
+  Laptop laptop;
+  FakeKernel kernel(laptop.tree);
+  const auto before = tests::snapshot(laptop.tree);
+  Journal journal = laptop.journal();
+  REQUIRE(apply_all({KeepAwake{kGpu}, OverrideDriver{kGpu, "nouveau"}, BindDriver{kGpu, "nouveau"},
+                     KeepAwake{kSound}},
+                    kernel,
+                    journal));
+  kernel.fail_at(3, Fault::fails);  // of the way back: the sound's two settings, then an override
+  const Undone first = undo_all(kernel, journal);
+  CHECK(first.code == ExitCode::host_not_restored);
+  REQUIRE(first.leftovers.size() == 3);  // all about the GPU, so that the order stays
+  CHECK(first.leftovers[0].starts_with("bind 0000:01:00.0 to vfio-pci"));
+  CHECK(first.restored.size() == 1);
+  const auto second = recover_vm(kernel, laptop.folders(), "vm");
+  REQUIRE(second);
+  CHECK(second->code == ExitCode::ended);
+  CHECK(tests::difference(before, tests::snapshot(laptop.tree)) == "");
+}
+
+TEST_CASE("steps: what somebody else changed is left, named once, and nothing else suffers",
+          "[steps]") {
+  Laptop laptop;
+  FakeKernel kernel(laptop.tree);
+  Journal journal = laptop.journal();
+  REQUIRE(apply_all({MakeCgroup{"vm"}, KeepAwake{kGpu}, OverrideDriver{kGpu, "nouveau"},
+                     BindDriver{kGpu, "nouveau"}, OwnNode{2}},
+                    kernel,
+                    journal));
+  const std::string gpu = laptop.tree.device("0000:01:00.0");
+  laptop.tree.write(gpu + "/power/control", "auto \n");
+  laptop.tree.write(gpu + "/driver_override", "nvidia\n");
+  laptop.tree.bind("0000:01:00.0", "nvidia");
+  kernel.set_owner("/dev/vfio/2", {77, 77, 0666});
+  const Undone undone = undo_all(kernel, journal);
+  CHECK(undone.code == ExitCode::host_not_restored);
+  REQUIRE(undone.leftovers.size() == 4);
+  const std::string left = "changed by somebody else meanwhile, and left: ";
+  CHECK(undone.leftovers[0] == left + "/dev/vfio/2 belongs to uid 77, belonged to uid 0");
+  CHECK(undone.leftovers[1] == left + "0000:01:00.0 has nvidia, had nouveau");
+  CHECK(undone.leftovers[2] == left +
+                                   "/sys/bus/pci/devices/0000:01:00.0/driver_override is "
+                                   "\"nvidia\", was \"\"");
+  CHECK(undone.leftovers[3] == left +
+                                   "/sys/bus/pci/devices/0000:01:00.0/power/control is \"auto \", "
+                                   "was \"auto\"");
+  CHECK(kernel.tree().read(gpu + "/d3cold_allowed") == "1");
+  CHECK_FALSE(kernel.tree().exists("/sys/fs/cgroup/vmlaunch-vm"));
+  CHECK(laptop.state.names().empty());
+}
+
+TEST_CASE("steps: a device that went away is named, and the rest is restored", "[steps]") {
+  Laptop laptop;
+  FakeKernel kernel(laptop.tree);
+  Journal journal = laptop.journal();
+  REQUIRE(apply_all({OverrideDriver{kGpu, "nouveau"}, BindDriver{kGpu, "nouveau"},
+                     OverrideDriver{kSound, "snd_hda_intel"}, BindDriver{kSound, "snd_hda_intel"}},
+                    kernel,
+                    journal));
+  laptop.tree.remove("/sys/bus/pci/devices/0000:01:00.0");
+  const Undone undone = undo_all(kernel, journal);
+  REQUIRE(undone.leftovers.size() == 2);
+  CHECK(undone.leftovers[0].find("0000:01:00.0 is gone") != std::string::npos);
+  CHECK(kernel.tree().link_name("/sys/bus/pci/devices/0000:01:00.1/driver") == "snd_hda_intel");
+}
+
+TEST_CASE("steps: behind a call that is stuck nothing is forced, and the journal stays",
+          "[steps]") {
+  Laptop laptop;
+  FakeKernel kernel(laptop.tree);
+  Journal journal = laptop.journal();
+  const std::vector<Step> steps = {MakeCgroup{"vm"}, KeepAwake{kSound}, KeepAwake{kGpu},
+                                   OverrideDriver{kGpu, "nouveau"}, BindDriver{kGpu, "nouveau"}};
+  const int changes = changes_of(steps);
+  kernel.fail_at(changes - 1, Fault::stuck);  // the unbind
+  CHECK_THROWS_AS(
+      [&] {
+        for (const Step& step : steps) {
+          apply(step, kernel, context(), journal);
+        }
+      }(),
+      Stuck);
+  const int before = kernel.count();
+  const Undone undone = undo_all(kernel, journal, {"0000:01:00.0"});
+  CHECK(undone.code == ExitCode::stuck);
+  CHECK(undone.leftovers.size() == 3);
+  CHECK(undone.restored.size() == 2);
+  CHECK(kernel.count() == before + 3);  // the sound's two settings and the cgroup
+  CHECK(kernel.tree().read("/sys/bus/pci/devices/0000:01:00.0/driver_override") == "vfio-pci");
+  CHECK(laptop.state.names() == std::vector<std::string>{"vm"});
+}
+
+TEST_CASE("steps: a FIFO in an attribute's place ends at the deadline", "[steps]") {
+  Laptop laptop;
+  const std::string gpu = laptop.tree.device("0000:01:00.0");
+  laptop.tree.fifo(gpu + "/driver_override");
+  Host::Deadlines deadlines;
+  deadlines.attribute = base::Milliseconds(200);
+  Host host(laptop.tree.root(), deadlines);
+  const auto start = std::chrono::steady_clock::now();
+  CHECK_THROWS_AS(host.write("/sys/bus/pci/devices/0000:01:00.0/driver_override", "vfio-pci"),
+                  Stuck);
+  Journal journal = laptop.journal();
+  try {
+    apply(OverrideDriver{kGpu, "nouveau"}, host, context(), journal);
+    FAIL("it was applied");
+  } catch (const Stuck& stuck) {
+    CHECK(stuck.code() == ExitCode::stuck);
+    const std::string text = stuck.what();
+    CHECK(text.find("driver_override") != std::string::npos);
+    CHECK(text.find("has not come back for 200ms") != std::string::npos);
+  }
+  CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(5));
+}
+
+TEST_CASE("steps: an attribute that refuses says what was written where", "[steps]") {
+  const Laptop laptop;
+  Host host(laptop.tree.root(), {});
+  try {
+    host.write("/sys/bus/pci/devices/0000:01:00.0/nothing", "a\x1b");
+    FAIL("it was written");
+  } catch (const std::system_error& error) {
+    CHECK(error.code().value() == ENOENT);
+    CHECK(std::string(error.what()).find("write \"a\\x1b\" to ") != std::string::npos);
+  }
+}
+
+TEST_CASE("steps: while QEMU may live no device is touched", "[steps]") {
+  Laptop laptop;
+  FakeKernel kernel(laptop.tree);
+  Journal journal = laptop.journal();
+  REQUIRE(apply_all({MakeCgroup{"vm"}, OverrideDriver{kGpu, "nouveau"},
+                     BindDriver{kGpu, "nouveau"}},
+                    kernel,
+                    journal));
+  journal.begin(StartQemu{true}, {{"cgroup", "/sys/fs/cgroup/vmlaunch-vm"}, {"pid", 0U}, {"start", 0U}});
+  laptop.tree.write("/sys/fs/cgroup/vmlaunch-vm/cgroup.events", "populated 1\nfrozen 0\n");
+  const auto changed = tests::snapshot(laptop.tree);
+  Host::Deadlines deadlines;
+  deadlines.kill = base::Milliseconds(100);
+  Host host(laptop.tree.root(), deadlines);
+  laptop.tree.write("/sys/fs/cgroup/vmlaunch-vm/cgroup.kill", "");
+  const Undone undone = undo_all(host, journal);
+  CHECK(undone.code == ExitCode::stuck);
+  REQUIRE(undone.leftovers.size() == 1);
+  CHECK(undone.leftovers[0].starts_with("start QEMU: Cannot end QEMU: a process in "));
+  laptop.tree.remove("/sys/fs/cgroup/vmlaunch-vm/cgroup.kill");
+  CHECK(tests::difference(changed, tests::snapshot(laptop.tree)).empty());
+  CHECK(laptop.state.names() == std::vector<std::string>{"vm"});
+}
+
+TEST_CASE("steps: a QEMU that is left over is ended by number and start", "[steps]") {
+  Laptop laptop;
+  Host host;
+  for (const bool same : {true, false}) {
+    INFO((same ? "the same process" : "another process with its number"));
+    const base::Child child = base::fork_child("a child that waits");
+    if (child.pid == 0) {
+      ::pause();
+      ::_exit(0);
+    }
+    Journal journal = laptop.journal();
+    Context waiting = context();
+    waiting.start = [&](const std::function<void(pid_t)>& born) { born(child.pid); };
+    apply(StartQemu{false}, host, waiting, journal);
+    if (!same) {
+      journal.note(0, {{"start", 1U}});
+    }
+    const auto undone = recover_vm(host, laptop.folders(), "vm");
+    REQUIRE(undone);
+    CHECK(undone->code == ExitCode::ended);
+    if (!same) {
+      CHECK_FALSE(base::reap_within(child.pidfd.get(), std::chrono::milliseconds(50)));
+      static_cast<void>(base::send_signal(child.pidfd.get(), SIGKILL));
+    }
+    CHECK(base::reap_within(child.pidfd.get(), std::chrono::seconds(5)) ==
+          base::ExitStatus{0, SIGKILL});
+  }
+}
+
+TEST_CASE("journal: cut at any byte it holds what was written before the cut", "[steps]") {
+  const Folder folder;
+  std::vector<std::size_t> sizes;
+  {
+    Journal journal = Journal::create(folder.path(), "vm");
+    const auto note_size = [&] { sizes.push_back(text_of(folder.file("vm")).size()); };
+    note_size();
+    journal.begin(MakeCgroup{"vm"}, {{"path", "/x"}, {"made", true}});
+    note_size();
+    journal.begin(StartQemu{true}, {{"cgroup", "/x"}, {"pid", 0U}, {"start", 0U}});
+    note_size();
+    journal.note(1, {{"pid", 17U}});
+    note_size();
+    journal.settle(1);
+    note_size();
+  }
+  const std::string whole = text_of(folder.file("vm"));
+  REQUIRE(sizes.back() == whole.size());
+  for (std::size_t length = 0; length <= whole.size(); ++length) {
+    INFO(length);
+    folder.write("vm", whole.substr(0, length), 0600);
+    const auto journal = Journal::open(folder.path(), "vm");
+    REQUIRE(journal);
+    const auto& entries = journal->entries();
+    CHECK(entries.size() == static_cast<std::size_t>(length >= sizes[1]) +
+                                static_cast<std::size_t>(length >= sizes[2]));
+    if (entries.size() == 2) {
+      CHECK(entries[1].found.at("pid") == (length >= sizes[3] ? 17U : 0U));
+      CHECK(entries[1].settled == (length >= sizes[4]));
+      CHECK_FALSE(entries[0].settled);
+    }
+    // The cut line is gone, so that the next one stands alone.
+    const std::size_t kept = text_of(folder.file("vm")).size();
+    CHECK((kept == 0 || whole[kept - 1] == '\n'));
+    CHECK(kept <= length);
+  }
+}
+
+TEST_CASE("journal: garbage is reported and kept, and nothing of it is executed", "[steps]") {
+  Laptop laptop;
+  FakeKernel kernel(laptop.tree);
+  {
+    Journal journal = laptop.journal();
+    REQUIRE(apply_all({KeepAwake{kGpu}, OverrideDriver{kGpu, "nouveau"}}, kernel, journal));
+  }
+  const auto changed = tests::snapshot(laptop.tree);
+  const std::string whole = text_of(laptop.state.file("vm"));
+  std::vector<std::string> damaged = {"garbage\n", whole + "x\n", "\n" + whole, whole + whole,
+                                      whole.substr(whole.find('\n') + 1)};
+  for (std::size_t i = 0; i < whole.size(); i += 7) {
+    std::string one = whole;
+    one[i] = one[i] == '\n' ? ' ' : static_cast<char>(one[i] ^ 1);
+    damaged.push_back(one);
+  }
+  for (const std::string& text : damaged) {
+    INFO(text);
+    laptop.state.write("vm", text, 0600);
+    const auto undone = recover_vm(kernel, laptop.folders(), "vm");
+    REQUIRE(undone);
+    CHECK(undone->code == ExitCode::host_not_restored);
+    REQUIRE(undone->leftovers.size() == 1);
+    CHECK(undone->leftovers[0].starts_with("Cannot use the journal " + laptop.state.file("vm")));
+    CHECK(text_of(laptop.state.file("vm")) == text);
+    CHECK(tests::difference(changed, tests::snapshot(laptop.tree)).empty());
+  }
+}
+
+TEST_CASE("journal: only a file of ours that others cannot write is believed", "[steps]") {
+  const Folder folder;
+  { Journal::create(folder.path(), "vm").begin(LoadVfio{}, Json::object()); }
+  const std::string path = folder.file("vm");
+  const auto refused = [&] {
+    try {
+      static_cast<void>(Journal::open(folder.path(), "vm"));
+      return false;
+    } catch (const JournalError&) {
+      return true;
+    }
+  };
+  CHECK_FALSE(refused());
+  for (const mode_t mode : {0620U, 0602U, 0640U}) {
+    REQUIRE(::chmod(path.c_str(), mode) == 0);
+    CHECK(refused());
+  }
+  REQUIRE(::rename(path.c_str(), folder.file("other").c_str()) == 0);
+  REQUIRE(::chmod(folder.file("other").c_str(), 0600) == 0);
+  REQUIRE(::symlink("other", path.c_str()) == 0);
+  CHECK(refused());
+  REQUIRE(::unlink(path.c_str()) == 0);
+  REQUIRE(::mkfifo(path.c_str(), 0600) == 0);
+  CHECK(refused());
+}
+
+TEST_CASE("journal: one of an earlier boot is dropped and undoes nothing", "[steps]") {
+  Laptop laptop;
+  FakeKernel kernel(laptop.tree);
+  {
+    Journal journal = laptop.journal();
+    REQUIRE(apply_all({KeepAwake{kGpu}}, kernel, journal));
+  }
+  // Written as another boot would have: the header's line with another id and its checksum.
+  const std::string path = laptop.state.file("vm");
+  const std::string whole = text_of(path);
+  const std::string header = whole.substr(0, whole.find('\n'));
+  const Json first = Json::parse(header.substr(9));
+  REQUIRE(::unlink(path.c_str()) == 0);
+  const std::string other = R"({"boot":"another","journal":1,"vm":"vm"})";
+  CHECK(first.at("journal") == 1);
+  laptop.state.write("vm", "39fbf330 " + other + "\n" + whole.substr(whole.find('\n') + 1), 0600);
+  const auto changed = tests::snapshot(laptop.tree);
+  const auto undone = recover_vm(kernel, laptop.folders(), "vm");
+  REQUIRE(undone);
+  INFO((undone->leftovers.empty() ? "" : undone->leftovers[0]));
+  CHECK(undone->code == ExitCode::ended);
+  CHECK(undone->restored.empty());
+  CHECK(tests::difference(changed, tests::snapshot(laptop.tree)).empty());
+  CHECK(laptop.state.names().empty());
+}
+
+TEST_CASE("lock: a VM has one run, and a dead one's lock is free", "[steps]") {
+  const Folder folder;
+  base::Pipe ready = base::make_pipe();
+  const base::Child child = base::fork_child("a run");
+  if (child.pid == 0) {
+    const auto lock = VmLock::take(folder.path(), "vm");
+    base::write_all(ready.write_end.get(), lock ? "y" : "n", "the pipe");
+    ::pause();
+    ::_exit(0);
+  }
+  REQUIRE(base::wait_readable(ready.read_end.get(),
+                              std::chrono::steady_clock::now() + std::chrono::seconds(10)));
+  CHECK_FALSE(VmLock::take(folder.path(), "vm").has_value());
+  CHECK(VmLock::holder(folder.path(), "vm") == child.pid);
+  CHECK(VmLock::take(folder.path(), "other").has_value());
+  static_cast<void>(base::send_signal(child.pidfd.get(), SIGKILL));
+  REQUIRE(base::reap_within(child.pidfd.get(), std::chrono::seconds(10)));
+  CHECK_FALSE(VmLock::holder(folder.path(), "vm").has_value());
+  { CHECK(VmLock::take(folder.path(), "vm").has_value()); }
+  CHECK(folder.names().empty());
+}
+
+}  // namespace
+}  // namespace vmlaunch::launcher::steps
