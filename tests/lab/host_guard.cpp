@@ -7,8 +7,8 @@
 #include "tests/support/program.hpp"
 
 #if __has_include(<catch2/reporters/catch_reporter_event_listener.hpp>)
-#include <catch2/catch_test_macros.hpp>
 #include <catch2/catch_test_case_info.hpp>
+#include <catch2/catch_test_macros.hpp>
 #include <catch2/reporters/catch_reporter_event_listener.hpp>
 #include <catch2/reporters/catch_reporter_registrars.hpp>
 using Listener = Catch::EventListenerBase;
@@ -30,7 +30,7 @@ class HostGuard : public Listener {
   void testRunStarting(const Catch::TestRunInfo& /*info*/) override {
     if (machine_name().empty()) {
       std::cerr << "lab_cases: changes its host, and runs in a machine of the lab only: "
-                   "tests/lab/boot --case NAME MACHINE\n";
+                   "tests/lab/boot --cases NAME MACHINE\n";
       ::_exit(2);
     }
   }

@@ -3,8 +3,6 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -76,14 +74,9 @@ class Survey {
   void owner(const fs::path& path, const std::string& otherwise = "") {
     struct stat status {};
     if (::lstat(path.c_str(), &status) == 0) {
-      std::array<char, 64> text{};
-      static_cast<void>(std::snprintf(text.data(),
-                                      text.size(),
-                                      "%u:%u %06o",
-                                      status.st_uid,
-                                      status.st_gid,
-                                      status.st_mode));
-      found_[path.string()] = text.data();
+      std::ostringstream text;
+      text << status.st_uid << ':' << status.st_gid << ' ' << std::oct << status.st_mode;
+      found_[path.string()] = text.str();
     } else if (!otherwise.empty()) {
       found_[path.string()] = otherwise;
     }
@@ -225,7 +218,7 @@ class Survey {
 
   void nodes() {
     // It comes with the module, like this.
-    owner("/dev/vfio/vfio", "0:0 020666");
+    owner("/dev/vfio/vfio", "0:0 20666");
     for (const fs::path& node : entries("/dev/vfio")) {
       owner(node);
     }

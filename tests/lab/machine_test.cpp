@@ -1,15 +1,32 @@
+#include "tests/lab/machine.hpp"
+
 #include <unistd.h>
 
+#include <array>
+#include <cstdlib>
 #include <filesystem>
+#include <fstream>
 
-#include "tests/lab/machine.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/program.hpp"
 
 using namespace vmlaunch::tests;
 
 namespace {
 
 using Addresses = std::vector<std::string>;
+
+bool is_there(const std::string& address) {
+  return std::filesystem::exists("/sys/bus/pci/devices/" + address);
+}
+
+/// Gives a device to `driver`, or to its own if that is empty.
+void give(const std::string& address, const std::string& driver) {
+  const std::string folder = "/sys/bus/pci/devices/" + address;
+  std::ofstream(folder + "/driver_override") << driver << '\n';
+  std::ofstream(folder + "/driver/unbind") << address;
+  std::ofstream("/sys/bus/pci/drivers_probe") << address;
+}
 
 }  // namespace
 
@@ -67,6 +84,34 @@ TEST_CASE("machine: the monitor of the QEMU outside answers, time and again", "[
     OuterMachine outer;
     CHECK(outer.execute("query-status").at("status") == "running");
     CHECK_THROWS(outer.execute("device_del", {{"id", "no such device"}}));
+  }
+}
+
+TEST_CASE("machine: a device that is plugged in outside appears, and goes when it is asked for",
+          "[intel]") {
+  const std::string address = "0000:05:00.0";
+  OuterMachine outer;
+  outer.execute("device_add", {{"driver", "e1000e"}, {"id", "guest"}, {"bus", "port5"}});
+  CHECK(eventually([&] { return driver_of(address) == "e1000e"; }, Seconds(30)));
+  outer.execute("device_del", {{"id", "guest"}});
+  outer.wait_for("DEVICE_DELETED");
+  CHECK(eventually([&] { return !is_there(address); }));
+}
+
+TEST_CASE("machine: a GPU with its audio and a NIC go to VFIO and back",
+          "[intel][intel-6.12][amd][each]") {
+  REQUIRE(std::system("modprobe vfio-pci") == 0);
+  const std::vector<std::string> devices = {device::gpu, device::gpu_audio, device::nic};
+  for (const std::string& address : devices) {
+    give(address, "vfio-pci");
+    CHECK(driver_of(address) == "vfio-pci");
+    const auto group =
+        std::filesystem::read_symlink("/sys/bus/pci/devices/" + address + "/iommu_group");
+    CHECK(std::filesystem::exists("/dev/vfio" / group.filename()));
+  }
+  for (const std::string& address : devices) {
+    give(address, "");
+    CHECK(driver_of(address) != "vfio-pci");
   }
 }
 
