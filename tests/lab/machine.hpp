@@ -19,6 +19,7 @@ inline const std::string second_gpu_audio = "0000:02:00.1";
 inline const std::string nic = "0000:03:00.0";
 inline const std::string usb = "0000:04:00.0";
 inline const std::string nvme = "0000:00:18.0";
+inline const std::string second_nvme = "0000:05:00.0";
 inline const std::string no_reset = "0000:00:19.0";
 inline const std::string lpc = "0000:00:1f.0";
 inline const std::string sata = "0000:00:1f.2";
@@ -28,7 +29,8 @@ inline const std::string gpu_port = "0000:00:10.0";
 inline const std::string second_gpu_port = "0000:00:11.0";
 inline const std::string nic_port = "0000:00:12.0";
 inline const std::string usb_port = "0000:00:13.0";
-inline const std::string empty_port = "0000:00:14.0";
+inline const std::string second_nvme_port = "0000:00:14.0";
+inline const std::string empty_port = "0000:00:15.0";
 }  // namespace device
 
 /// Which machine of the lab this is; empty outside of the lab.

@@ -41,6 +41,7 @@ TEST_CASE("machine: its devices and their drivers are those of the table",
       {device::nic, "0x8086", "0x020000", "e1000e"},
       {device::usb, "0x1b36", "0x0c0330", "xhci_hcd"},
       {device::nvme, "0x1b36", "0x010802", "nvme"},
+      {device::second_nvme, "0x1b36", "0x010802", "nvme"},
       {device::no_reset, "0x1234", "0x00ff00", ""},
       {device::sata, "0x8086", "0x010601", "ahci"},
       {device::smbus, "0x8086", "0x0c0500", "i801_smbus"},
@@ -89,9 +90,9 @@ TEST_CASE("machine: the monitor of the QEMU outside answers, time and again", "[
 
 TEST_CASE("machine: a device that is plugged in outside appears, and goes when it is asked for",
           "[intel]") {
-  const std::string address = "0000:05:00.0";
+  const std::string address = "0000:06:00.0";
   OuterMachine outer;
-  outer.execute("device_add", {{"driver", "e1000e"}, {"id", "guest"}, {"bus", "port5"}});
+  outer.execute("device_add", {{"driver", "e1000e"}, {"id", "guest"}, {"bus", "port6"}});
   CHECK(eventually([&] { return driver_of(address) == "e1000e"; }, Seconds(30)));
   outer.execute("device_del", {{"id", "guest"}});
   outer.wait_for("DEVICE_DELETED");
