@@ -150,7 +150,8 @@ class Survey {
     attribute("/proc/irq/default_smp_affinity");
     for (const fs::path& interrupt : entries("/proc/irq")) {
       for (const fs::path& action : entries(interrupt)) {
-        if (fs::is_directory(action)) {
+        std::error_code error;
+        if (fs::is_directory(action, error)) {
           add("interrupt " + action.filename().string(), text_of(interrupt / "smp_affinity_list"));
         }
       }
