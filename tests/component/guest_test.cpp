@@ -42,7 +42,7 @@ TEST_CASE("guest: the demo config boots, says hello and ends with exit code 0") 
 
 TEST_CASE("guest: disks and NICs of the config are what the guest sees") {
   const Folder folder;
-  Json config = guest_config("");
+  Json config = guest_config("demo.ping=10.0.2.2");
   folder.write("data.img", std::string(std::size_t{16} << 20U, '\0'));
   config["disks"] = {{{"path", "data.img"}, {"format", "raw"}, {"readonly", true}}};
   config["network"] = {{{"user", Json::object()}, {"mac", "52:54:00:12:34:99"}}};
@@ -52,6 +52,7 @@ TEST_CASE("guest: disks and NICs of the config are what the guest sees") {
   CHECK(code == 0);
   CHECK(program.output().find("disk vda 16 MiB") != std::string::npos);
   CHECK(program.output().find("52:54:00:12:34:99") != std::string::npos);
+  CHECK(program.output().find("ping 10.0.2.2 answered") != std::string::npos);
   CHECK(program.output().find("pci 0000:00:04.0 1af4:1001") != std::string::npos);
 }
 
