@@ -1,0 +1,239 @@
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+
+#include "tests/component/vm.hpp"
+#include "tests/lab/machine.hpp"
+#include "tests/support/catch.hpp"
+
+using namespace vmlaunch::tests;
+
+namespace {
+
+/// A config of the demo guest with devices of the host.
+Json with_devices(Json config, const Json& pci) {
+  config["pci"] = pci;
+  config["cpu"] = {{"cores", 1}};
+  return config;
+}
+
+Json nic_guest(const std::string& words) {
+  return with_devices(guest_config(words), {{{"device", device::nic}, {"expect", "8086:10d3"}}});
+}
+
+/// The probe in QEMU's place, with devices bound for it.
+Json probe_with(const Json& pci, const std::vector<std::string>& words = {}) {
+  return with_devices(probe_config(words), pci);
+}
+
+const std::string kVfio = "vfio-pci";
+
+bool said(const Program& program, const std::string& text) {
+  return program.output().find(text) != std::string::npos;
+}
+
+}  // namespace
+
+TEST_CASE("passthrough: a NIC is in the guest, is pinged through, and comes back",
+          "[intel][intel-6.12][amd][systemd][each]") {
+  const Folder folder;
+  Program program(run_of(folder, nic_guest("demo.ping=10.0.2.2")));
+  const int code = program.exit_code(Seconds(300));
+  INFO(program.output());
+  CHECK(code == 0);
+  CHECK(said(program, "bind 0000:03:00.0 to vfio-pci; it has e1000e"));
+  CHECK(said(program, " 8086:10d3 class 0200"));
+  CHECK(said(program, "vmlaunch demo guest: ping 10.0.2.2 answered"));
+  CHECK(said(program, "host restored"));
+  CHECK(driver_of(device::nic) == "e1000e");
+}
+
+TEST_CASE("passthrough: of a card with two functions both are bound, and the listed one is given",
+          "[intel][amd]") {
+  const Folder folder;
+  Program program(run_of(
+      folder, with_devices(guest_config("demo.stay"), {{{"device", device::gpu}}})));
+  REQUIRE(program.says("vmlaunch demo guest: ready", Seconds(200)));
+  CHECK(driver_of(device::gpu) == kVfio);
+  CHECK(driver_of(device::gpu_audio) == kVfio);
+  CHECK(attribute(device::gpu, "power/control") == "on");
+  CHECK(attribute(device::gpu_audio, "d3cold_allowed") == "0");
+  program.signal(SIGTERM);
+  const int code = program.exit_code(Seconds(100));
+  INFO(program.output());
+  CHECK(code == 0);
+  CHECK(said(program, " 1234:1111 class 0380"));
+  CHECK_FALSE(said(program, "class 0403"));
+  CHECK(driver_of(device::gpu) == "bochs-drm");
+  CHECK(driver_of(device::gpu_audio) == "snd_hda_intel");
+}
+
+TEST_CASE("passthrough: of two identical cards the one at the address is taken", "[intel]") {
+  const Folder folder;
+  Program program(run_of(
+      folder, probe_with({{{"device", device::second_gpu}, {"functions", "all"}}})));
+  REQUIRE(program.says("] running"));
+  CHECK(driver_of(device::second_gpu) == kVfio);
+  CHECK(driver_of(device::second_gpu_audio) == kVfio);
+  CHECK(driver_of(device::gpu) == "bochs-drm");
+  CHECK(driver_of(device::gpu_audio) == "snd_hda_intel");
+  CHECK(attribute(device::gpu, "driver_override") == "(null)");
+  program.signal(SIGTERM);
+  CHECK(program.exit_code() == 0);
+  INFO(program.output());
+  CHECK(said(program, "host restored"));
+}
+
+TEST_CASE("passthrough: a group that the host uses is refused with every verdict", "[intel]") {
+  const Folder folder;
+  for (const char* verb : {"run", "check", "plan"}) {
+    INFO(verb);
+    Program program(command_of(
+        {verb, folder.write("vm.json", probe_with({{{"device", device::smbus}}}).dump())}));
+    CHECK(program.exit_code() == 12);
+    INFO(program.output());
+    CHECK(said(program, device::lpc + " bridge\n"));
+    CHECK(said(program, device::sata + " in use by ahci\n"));
+    CHECK(said(program, device::smbus + " must bind, has i801_smbus, the guest gets it\n"));
+    CHECK(said(program, "\"group\": \"all\""));
+  }
+}
+
+TEST_CASE("passthrough: a device that is not there, or is another one, is refused", "[intel]") {
+  const Folder folder;
+  for (const auto& [pci, words] :
+       {std::pair(Json{{"device", "0000:0f:00.0"}}, "Cannot find the PCI device 0000:0f:00.0"),
+        std::pair(Json{{"device", device::gpu_port}}, "it is a bridge"),
+        std::pair(Json{{"device", device::nic}, {"expect", "10de:1b81"}},
+                  "it is 8086:10d3, and the config expects 10de:1b81")}) {
+    INFO(words);
+    Program program(run_of(folder, probe_with({pci})));
+    CHECK(program.exit_code() == 10);
+    INFO(program.output());
+    CHECK(said(program, words));
+  }
+}
+
+TEST_CASE("passthrough: without an IOMMU it is refused with what to do", "[none]") {
+  const Folder folder;
+  Program program(run_of(folder, probe_with({{{"device", device::nic}}})));
+  CHECK(program.exit_code() == 10);
+  INFO(program.output());
+  CHECK(said(program, "the host's IOMMU is off"));
+  CHECK(said(program, "intel_iommu=on"));
+}
+
+TEST_CASE("passthrough: a device that vfio-pci has already is taken as it is and left so",
+          "[intel]") {
+  REQUIRE(std::system(("modprobe vfio-pci; echo vfio-pci > /sys/bus/pci/devices/" + device::nic +
+                       "/driver_override; echo " + device::nic + " > /sys/bus/pci/devices/" +
+                       device::nic + "/driver/unbind; echo " + device::nic +
+                       " > /sys/bus/pci/drivers_probe")
+                          .c_str()) == 0);
+  REQUIRE(driver_of(device::nic) == kVfio);
+  const Folder folder;
+  {
+    Program program(run_of(folder, probe_with({{{"device", device::nic}}})));
+    REQUIRE(program.says("] running"));
+    CHECK_FALSE(said(program, "bind " + device::nic));
+    program.signal(SIGTERM);
+    CHECK(program.exit_code() == 0);
+  }
+  CHECK(driver_of(device::nic) == kVfio);
+  CHECK(attribute(device::nic, "driver_override") == kVfio);
+  CHECK(std::system(("echo > /sys/bus/pci/devices/" + device::nic + "/driver_override; echo " +
+                     device::nic + " > /sys/bus/pci/devices/" + device::nic +
+                     "/driver/unbind; echo " + device::nic + " > /sys/bus/pci/drivers_probe")
+                        .c_str()) == 0);
+}
+
+TEST_CASE("passthrough: QEMU has the group's node, the limit for its memory and nothing of root's",
+          "[intel]") {
+  const Folder folder;
+  Program program(run_of(folder, probe_with({{{"device", device::nic}}})));
+  REQUIRE(program.says("] running"));
+  const std::string group =
+      std::filesystem::read_symlink("/sys/bus/pci/devices/" + device::nic + "/iommu_group")
+          .filename();
+  struct stat node {};
+  REQUIRE(::stat(("/dev/vfio/" + group).c_str(), &node) == 0);
+  CHECK((node.st_mode & 0777U) == 0600);
+  const std::string status = contents("/proc/" + std::to_string(qemu_pid(program)) + "/status");
+  CHECK(status.find("Uid:\t" + std::to_string(node.st_uid)) != std::string::npos);
+  CHECK(node.st_uid != 0);
+  const std::string limits = contents("/proc/" + std::to_string(qemu_pid(program)) + "/limits");
+  CHECK(limits.find("Max locked memory         2147483648           2147483648") !=
+        std::string::npos);
+  program.signal(SIGTERM);
+  CHECK(program.exit_code() == 0);
+}
+
+namespace {
+
+/// Runs the probe with the NIC, does `harm` to the run, and gives its exit code.
+int harmed(const std::function<void(Program&)>& harm, std::string* vm = nullptr) {
+  const Folder folder;
+  const Json config = probe_with({{{"device", device::nic}}});
+  if (vm != nullptr) {
+    *vm = config.at("name");
+  }
+  Program program(run_of(folder, config));
+  REQUIRE(program.says("] running"));
+  REQUIRE(driver_of(device::nic) == kVfio);
+  harm(program);
+  const int code = program.exit_code(Seconds(60));
+  INFO(program.output());
+  return code;
+}
+
+bool nic_is_back() {
+  return eventually([] { return driver_of(device::nic) == "e1000e"; }, Seconds(30));
+}
+
+}  // namespace
+
+TEST_CASE("passthrough: however QEMU dies, the host is restored at once", "[intel]") {
+  for (const int signal : {SIGKILL, SIGABRT, SIGSEGV}) {
+    INFO(signal);
+    CHECK(harmed([&](Program& program) { ::kill(qemu_pid(program), signal); }) == 16);
+    CHECK(driver_of(device::nic) == "e1000e");
+  }
+  const int stopped = harmed([](Program& program) {
+    ::kill(qemu_pid(program), SIGSTOP);
+    program.signal(SIGTERM);
+  });
+  CHECK(stopped == 18);
+  CHECK(driver_of(device::nic) == "e1000e");
+}
+
+TEST_CASE("passthrough: a killed supervisor costs the host nothing", "[intel]") {
+  CHECK(harmed([](Program& program) { program.signal(SIGKILL); }) == 137);
+  CHECK(nic_is_back());
+}
+
+TEST_CASE("passthrough: after the guardian was killed recover restores the host", "[intel]") {
+  for (const bool both : {false, true}) {
+    INFO((both ? "guardian and supervisor" : "guardian"));
+    std::string vm;
+    const int code = harmed(
+        [&](Program& program) {
+          const pid_t guardian = guardian_pid(program);
+          if (both) {
+            ::kill(program.pid(), SIGSTOP);
+          }
+          ::kill(guardian, SIGKILL);
+          if (both) {
+            program.signal(SIGKILL);
+          }
+        },
+        &vm);
+    CHECK(code == (both ? 137 : 20));
+    CHECK(driver_of(device::nic) == kVfio);
+    Program recover(command_of({"recover", vm}));
+    CHECK(recover.exit_code() == 0);
+    INFO(recover.output());
+    CHECK(driver_of(device::nic) == "e1000e");
+  }
+}
