@@ -15,7 +15,8 @@ struct PciAddress {
   std::uint8_t device = 0;
   std::uint8_t function = 0;
 
-  auto operator<=>(const PciAddress&) const = default;
+  // clang-tidy takes the 0 in what the compiler writes for ours.
+  auto operator<=>(const PciAddress&) const = default;  // NOLINT(modernize-use-nullptr)
 };
 
 /// "0000:04:00.0" or "04:00.0". Hexadecimal in full width, so that nothing can be smuggled into a

@@ -144,7 +144,7 @@ std::optional<std::string> Tree::resolve(const std::string& path) const {
   if (!fd) {
     return std::nullopt;
   }
-  const auto real = target_of(AT_FDCWD, own_path(fd.get()));
+  std::optional<std::string> real = target_of(AT_FDCWD, own_path(fd.get()));
   const auto root = target_of(AT_FDCWD, own_path(folder_.get()));
   if (!real || !root) {
     return std::nullopt;

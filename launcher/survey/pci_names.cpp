@@ -18,12 +18,13 @@ namespace {
 /// A pci.ids that libpci cannot read.
 class BadNames : public std::exception {};
 
-/// libpci's own would end the process, and it expects that this does not return.
-[[noreturn]] void give_up(char* /*format*/, ...) {
+/// libpci's own would end the process, and it expects that this does not return. For clang only the
+/// old spelling of the attribute is part of the type.
+__attribute__((noreturn)) void give_up(char* /*format*/, ...) {  // NOLINT(cert-dcl50-cpp)
   throw BadNames();
 }
 
-void ignore(char* /*format*/, ...) {}
+void ignore(char* /*format*/, ...) {}  // NOLINT(cert-dcl50-cpp)
 
 }  // namespace
 

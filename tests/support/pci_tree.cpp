@@ -34,7 +34,7 @@ PciTree::PciTree() {
 }
 
 std::string PciTree::make_room(const std::string& path) const {
-  const std::string real = path_of(path);
+  std::string real = path_of(path);
   fs::create_directories(fs::path(real).parent_path());
   fs::remove_all(real);
   return real;
