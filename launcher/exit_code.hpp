@@ -8,10 +8,10 @@ namespace vmlaunch::launcher {
 
 /// What a run tells its caller. README.md lists them all; where several hold, the largest counts.
 enum class ExitCode : int {
-  ended = 0,       ///< the guest ended, the host is restored
-  failed = 1,      ///< something failed, the host is restored
-  usage = 2,       ///< command line or config
-  preflight = 10,  ///< refused before anything was changed
+  ended = 0,              ///< the guest ended, the host is restored
+  failed = 1,             ///< something failed, the host is restored
+  usage = 2,              ///< command line or config
+  preflight = 10,         ///< refused before anything was changed
   device_busy = 11,       ///< somebody else has a device
   group_not_viable = 12,  ///< the host uses another device of an IOMMU group
   qemu_did_not_start = 15,

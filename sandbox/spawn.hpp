@@ -61,7 +61,6 @@ class ChildSetupError : public std::runtime_error {
 /// waits: it goes on only when that has returned. It dies with this process (SIGKILL). When its
 /// uid is another one the caller must keep CAP_KILL to its end: the kernel asks whether the dying
 /// parent might signal the child. The caller must have one thread. Throws ChildSetupError.
-[[nodiscard]] base::Child spawn(const ChildSpec& spec,
-                                const std::function<void(pid_t)>& born = {});
+[[nodiscard]] base::Child spawn(const ChildSpec& spec, const std::function<void(pid_t)>& born = {});
 
 }  // namespace vmlaunch::sandbox

@@ -102,7 +102,8 @@ ExitCode recover(const RecoverOptions& options) {
 
 void add_recover(CLI::App& app, Choice& choice) {
   CLI::App* verb = app.add_subcommand(
-      "recover", "Put back what a dead run has left changed on the host; all of them, or those named");
+      "recover",
+      "Put back what a dead run has left changed on the host; all of them, or those named");
   auto options = std::make_shared<RecoverOptions>();
   verb->add_option("VM", options->vms, "Names of VMs");
   verb->add_flag("--dry-run", options->dry_run, "Only print what would be undone");

@@ -331,10 +331,9 @@ Json effective_network(const VmSpec& spec) {
 Json effective_pci(const VmSpec& spec) {
   Json pci = Json::array();
   for (const VmSpec::Pci& device : spec.pci) {
-    Json entry = {
-        {"device", base::to_string(device.device)},
-        {"functions", to_string(device.all_functions ? PciScope::all : PciScope::listed)},
-        {"group", to_string(device.whole_group ? PciScope::all : PciScope::listed)}};
+    Json entry = {{"device", base::to_string(device.device)},
+                  {"functions", to_string(device.all_functions ? PciScope::all : PciScope::listed)},
+                  {"group", to_string(device.whole_group ? PciScope::all : PciScope::listed)}};
     if (device.expect) {
       entry["expect"] = to_string(*device.expect);
     }

@@ -307,8 +307,7 @@ class Guardian {
     }
     base::UniqueFd cgroup;
     if (has_cgroup()) {
-      cgroup = base::open_file(steps::cgroup_of(changes_.host(), plan_.name),
-                               O_PATH | O_DIRECTORY);
+      cgroup = base::open_file(steps::cgroup_of(changes_.host(), plan_.name), O_PATH | O_DIRECTORY);
       child.cgroup = cgroup.get();
     }
     child.fds = {{errors.write_end.get(), STDERR_FILENO}, {qmp_qemus.get(), plan::kQmpFd}};

@@ -309,40 +309,40 @@ std::string encode(const Request& request) {
 }
 
 std::string encode(const Reply& reply) {
-  const Json json = std::visit(
-      Overloaded{
-          [](const Sealed& sealed) {
-            return Json{{"is", "sealed"},
-                        {"files", encode_facts(sealed)},
-                        {"recovered", wire_texts(sealed.recovered)}};
-          },
-          [](const Applied& applied) {
-            return Json{{"is", "applied"}, {"step", applied.step}};
-          },
-          [](const Spawned& spawned) {
-            return Json{{"is", "spawned"}, {"pid", spawned.pid}};
-          },
-          [](const Done& done) {
-            return Json{{"is", "done"},
-                        {"code", static_cast<int>(done.code)},
-                        {"leftovers", wire_texts(done.leftovers)}};
-          },
-          [](const StatusReply& status) {
-            return Json{{"is", "status"},
-                        {"state", wire_text(status.state)},
-                        {"pid", std::max(status.pid, 0)}};
-          },
-          [](const Refused& refused) {
-            return Json{{"is", "refused"},
-                        {"code", static_cast<int>(refused.code)},
-                        {"message", wire_text(refused.message)}};
-          },
-          [](const Exited& exited) {
-            return Json{
-                {"is", "exited"}, {"code", exited.status.code}, {"signal", exited.status.signal}};
-          },
-      },
-      reply);
+  const Json json = std::visit(Overloaded{
+                                   [](const Sealed& sealed) {
+                                     return Json{{"is", "sealed"},
+                                                 {"files", encode_facts(sealed)},
+                                                 {"recovered", wire_texts(sealed.recovered)}};
+                                   },
+                                   [](const Applied& applied) {
+                                     return Json{{"is", "applied"}, {"step", applied.step}};
+                                   },
+                                   [](const Spawned& spawned) {
+                                     return Json{{"is", "spawned"}, {"pid", spawned.pid}};
+                                   },
+                                   [](const Done& done) {
+                                     return Json{{"is", "done"},
+                                                 {"code", static_cast<int>(done.code)},
+                                                 {"leftovers", wire_texts(done.leftovers)}};
+                                   },
+                                   [](const StatusReply& status) {
+                                     return Json{{"is", "status"},
+                                                 {"state", wire_text(status.state)},
+                                                 {"pid", std::max(status.pid, 0)}};
+                                   },
+                                   [](const Refused& refused) {
+                                     return Json{{"is", "refused"},
+                                                 {"code", static_cast<int>(refused.code)},
+                                                 {"message", wire_text(refused.message)}};
+                                   },
+                                   [](const Exited& exited) {
+                                     return Json{{"is", "exited"},
+                                                 {"code", exited.status.code},
+                                                 {"signal", exited.status.signal}};
+                                   },
+                               },
+                               reply);
   return json.dump();
 }
 

@@ -62,10 +62,11 @@ void require_prepared(const survey::Survey& survey, const Plan& plan) {
     }
   }
   if (problems.empty() && survey.memlock_limit < plan.qemu.memlock->bytes) {
-    problems.push_back("Cannot lock " + base::to_string(*plan.qemu.memlock) +
-                       " of memory for devices: the limit is " +
-                       base::to_string(base::ByteSize{survey.memlock_limit}) +
-                       "; raise \"memlock\" in /etc/security/limits.conf, or type: sudo vmlaunch …");
+    problems.push_back(
+        "Cannot lock " + base::to_string(*plan.qemu.memlock) +
+        " of memory for devices: the limit is " +
+        base::to_string(base::ByteSize{survey.memlock_limit}) +
+        "; raise \"memlock\" in /etc/security/limits.conf, or type: sudo vmlaunch …");
   }
   if (!problems.empty()) {
     throw Failure(ExitCode::preflight, base::join(problems, "\n"));

@@ -54,6 +54,11 @@ class Chooser {
                     "(AMD: IOMMU) in the firmware's setup, add intel_iommu=on iommu=pt to the "
                     "kernel's command line (AMD: iommu=pt), reboot, then type: vmlaunch host");
     }
+    if (!wanted_.empty() && !pci_.unseen.empty()) {
+      // A group could be larger than it looks.
+      problems_.add(ExitCode::preflight,
+                    "Cannot tell what the host uses: " + base::join(pci_.unseen, "; "));
+    }
     for (const VmSpec::Pci& entry : wanted_) {
       take(entry);
     }
@@ -82,15 +87,16 @@ class Chooser {
                     "Cannot give " + shown +
                         " to the guest: it is a bridge, part of the host's own fabric; type: "
                         "vmlaunch host");
-    } else if (entry.expect && *entry.expect != config::PciIds{function->vendor, function->device}) {
+    } else if (entry.expect &&
+               *entry.expect != config::PciIds{function->vendor, function->device}) {
       problems_.add(ExitCode::preflight,
                     "Cannot give " + shown + " to the guest: it is " + ids_of(*function) +
                         ", and the config expects " + to_string(*entry.expect) +
                         ": the hardware or its order changed; type: vmlaunch host");
     } else if (!function->iommu_group) {
-      problems_.add(ExitCode::preflight,
-                    "Cannot give " + shown +
-                        " to the guest: no IOMMU serves it; type: vmlaunch host");
+      problems_.add(
+          ExitCode::preflight,
+          "Cannot give " + shown + " to the guest: no IOMMU serves it; type: vmlaunch host");
     } else {
       take(entry, *function);
     }

@@ -97,6 +97,11 @@ void BindDriver::apply(Host& host,
     unbind(host, device);
   }
   probe(host, device, kVfioDriver);
+  // vfio-pci lets what it takes over sleep (pm_runtime_allow); the step that keeps the device awake
+  // came before, and puts back what was there at the end.
+  if (host.tree().read(device_folder(device) + "/power/control") == "auto") {
+    host.write(device_folder(device) + "/power/control", "on");
+  }
 }
 
 void BindDriver::undo(Host& host, const Json& found) const {
@@ -108,8 +113,7 @@ void BindDriver::undo(Host& host, const Json& found) const {
     return;
   }
   if (!now.empty() && now != kVfioDriver) {
-    throw ChangedMeanwhile(base::to_string(device) + " has " + named(now) + ", had " +
-                           named(from));
+    throw ChangedMeanwhile(base::to_string(device) + " has " + named(now) + ", had " + named(from));
   }
   if (!from.empty()) {
     require_driver(host, from, module);

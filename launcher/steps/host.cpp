@@ -86,8 +86,7 @@ std::string Host::read_locked(const std::string& path) const {
 void Host::write_within(const std::string& path,
                         const std::string& value,
                         base::Milliseconds limit) const {
-  const std::string action =
-      "write \"" + base::printable(value) + "\" to " + tree_.path_of(path);
+  const std::string action = "write \"" + base::printable(value) + "\" to " + tree_.path_of(path);
   in_child(action, limit, [&] {
     const int flags = O_WRONLY | O_NOFOLLOW;
     return with_attribute(tree_, path, flags, [&](int fd) {
@@ -150,7 +149,12 @@ std::optional<Owner> Host::owner(const std::string& path) const {
 void Host::load_module(const std::string& name) {
   in_child("load the kernel module " + name, deadlines_.program, [&] {
     close_all_but(STDERR_FILENO);
-    ::execle("/sbin/modprobe", "modprobe", "-q", "--", name.c_str(), nullptr,
+    ::execle("/sbin/modprobe",
+             "modprobe",
+             "-q",
+             "--",
+             name.c_str(),
+             nullptr,
              std::array<char*, 1>{nullptr}.data());
     return errno;
   });

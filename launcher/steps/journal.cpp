@@ -4,14 +4,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <boost/crc.hpp>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <cstdio>
 #include <filesystem>
 #include <utility>
+
+#include <boost/crc.hpp>
 
 #include "base/errors.hpp"
 #include "base/file.hpp"
@@ -72,7 +72,8 @@ Journal Journal::create(const std::string& folder, const std::string& vm) {
 
 std::optional<Journal> Journal::open(const std::string& folder, const std::string& vm) {
   const std::string path = path_in(folder, vm);
-  base::UniqueFd file(::open(path.c_str(), O_RDWR | O_APPEND | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
+  base::UniqueFd file(
+      ::open(path.c_str(), O_RDWR | O_APPEND | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
   if (!file && errno == ENOENT) {
     return std::nullopt;
   }

@@ -9,15 +9,17 @@ namespace vmlaunch::launcher::steps {
 
 namespace {
 
-/// An attribute and what it is to say (Documentation/ABI/testing/sysfs-devices-power, sysfs-bus-pci).
+/// An attribute, what it is to say, and what else it can
+/// (Documentation/ABI/testing/sysfs-devices-power, sysfs-bus-pci).
 struct Setting {
   const char* key;
   const char* file;
   const char* ours;
+  const char* other;
 };
 constexpr std::array kSettings = {
-    Setting{"control", "/power/control", "on"},
-    Setting{"d3cold", "/d3cold_allowed", "0"},
+    Setting{"control", "/power/control", "on", "auto"},
+    Setting{"d3cold", "/d3cold_allowed", "0", "1"},
 };
 
 /// One of the kernel's own words, "" for an attribute that is not there.
@@ -84,7 +86,8 @@ void KeepAwake::undo(Host& host, const Json& found) const {
     if (before.empty() || now == before) {
       continue;
     }
-    if (now == setting.ours) {
+    // Drivers set it too when they take a device or let it go, which was our doing.
+    if (now == setting.ours || now == setting.other) {
       host.write(path, before);
     } else {
       changed += path + " is \"" + base::printable(now) + "\", was \"" + before + "\"; ";

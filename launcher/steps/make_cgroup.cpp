@@ -89,8 +89,7 @@ void MakeCgroup::undo(Host& host, const Json& found) const {
     if (error.code().value() != EBUSY) {
       throw;
     }
-    throw ChangedMeanwhile("the cgroup " + path +
-                           " is used by somebody else: type: cat " +
+    throw ChangedMeanwhile("the cgroup " + path + " is used by somebody else: type: cat " +
                            base::shell_quote(path + "/cgroup.procs"));
   }
 }

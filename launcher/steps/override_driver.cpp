@@ -68,8 +68,8 @@ void OverrideDriver::undo(Host& host, const Json& found) const {
   }
   // The way back to its driver leads over an override with that driver's name.
   if (now != kVfioDriver && now != from) {
-    throw ChangedMeanwhile(override_file(device) + " is \"" + base::printable(now) +
-                           "\", was \"" + before + "\"");
+    throw ChangedMeanwhile(override_file(device) + " is \"" + base::printable(now) + "\", was \"" +
+                           before + "\"");
   }
   host.write(override_file(device), before);  // an empty line clears it
 }

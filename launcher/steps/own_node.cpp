@@ -59,10 +59,8 @@ Json OwnNode::capture(const Host& host, const Context& context) const {
                   "Cannot find " + node_of(group) +
                       ", which belongs to a bound IOMMU group; type: ls -l /dev/vfio");
   }
-  return {{"uid", owner->uid},
-          {"gid", owner->gid},
-          {"mode", owner->mode},
-          {"to", context.qemu.uid}};
+  return {
+      {"uid", owner->uid}, {"gid", owner->gid}, {"mode", owner->mode}, {"to", context.qemu.uid}};
 }
 
 void OwnNode::apply(Host& host,

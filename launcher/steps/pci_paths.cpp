@@ -19,9 +19,9 @@ base::PciAddress read_address(Fields& fields, const char* key) {
 std::string read_driver(Fields& fields, const char* key) {
   const std::string name = fields.text(key);
   const bool plain = std::all_of(name.begin(), name.end(), [](unsigned char c) {
-    return std::isalnum(c) != 0 || c == '_' || c == '-' || c == '.';
+    return std::isalnum(c) != 0 || c == '_' || c == '-' || c == '.' || c == ' ';
   });
-  if (!plain || name.size() > 64 || name.starts_with('.')) {
+  if (!plain || name.size() > 64 || name.starts_with('.') || name.starts_with(' ')) {
     throw FormError("not a driver's name");
   }
   return name;
@@ -29,9 +29,9 @@ std::string read_driver(Fields& fields, const char* key) {
 
 void require_device(const Host& host, const base::PciAddress& device) {
   if (!host.tree().exists(device_folder(device))) {
-    throw Failure(ExitCode::preflight,
-                  "Cannot find the PCI device " + base::to_string(device) +
-                      "; type: vmlaunch host");
+    throw Failure(
+        ExitCode::preflight,
+        "Cannot find the PCI device " + base::to_string(device) + "; type: vmlaunch host");
   }
 }
 

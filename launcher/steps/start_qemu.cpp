@@ -28,8 +28,7 @@ std::uint64_t start_of(const Host& host, pid_t pid) {
   }
   const std::vector<std::string> fields = base::split(stat->substr(stat->rfind(')') + 1), ' ');
   constexpr std::size_t kStart = 20;  // counted from the second field's end
-  return fields.size() > kStart ? base::parse_number<std::uint64_t>(fields[kStart]).value_or(0)
-                                : 0;
+  return fields.size() > kStart ? base::parse_number<std::uint64_t>(fields[kStart]).value_or(0) : 0;
 }
 
 [[noreturn]] void refuse_to_go_on(const std::string& who) {
@@ -93,16 +92,17 @@ std::string StartQemu::object() const {
 void StartQemu::check(const Host& /*host*/) const {}
 
 Json StartQemu::capture(const Host& host, const Context& context) const {
-  return {{"cgroup", wire_text(cgroup ? cgroup_of(host, context.vm) : "")},
-          {"pid", 0U},
-          {"start", 0U}};
+  return {
+      {"cgroup", wire_text(cgroup ? cgroup_of(host, context.vm) : "")}, {"pid", 0U}, {"start", 0U}};
 }
 
 void StartQemu::apply(Host& host,
                       const Context& context,
                       const Json& /*found*/,
                       const Note& note) const {
-  context.start([&](pid_t pid) { note({{"pid", static_cast<std::uint64_t>(pid)}, {"start", start_of(host, pid)}}); });
+  context.start([&](pid_t pid) {
+    note({{"pid", static_cast<std::uint64_t>(pid)}, {"start", start_of(host, pid)}});
+  });
 }
 
 void StartQemu::undo(Host& host, const Json& found) const {

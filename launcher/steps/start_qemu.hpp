@@ -7,8 +7,8 @@
 
 namespace vmlaunch::launcher::steps {
 
-/// Starts QEMU. As long as its undo has not succeeded no device is touched: an unbind under a living
-/// QEMU sleeps in the kernel for ever.
+/// Starts QEMU. As long as its undo has not succeeded no device is touched: an unbind under a
+/// living QEMU sleeps in the kernel for ever.
 struct StartQemu {
   static constexpr const char* kKind = "start-qemu";
   static constexpr int kCapability = kNoCapability;

@@ -25,13 +25,8 @@
 ///   too. Throws ChangedMeanwhile for a value that is neither what we wrote nor what we found.
 namespace vmlaunch::launcher::steps {
 
-using Step = std::variant<MakeCgroup,
-                          LoadVfio,
-                          KeepAwake,
-                          OverrideDriver,
-                          BindDriver,
-                          OwnNode,
-                          StartQemu>;
+using Step =
+    std::variant<MakeCgroup, LoadVfio, KeepAwake, OverrideDriver, BindDriver, OwnNode, StartQemu>;
 
 [[nodiscard]] Json to_json(const Step& step);
 

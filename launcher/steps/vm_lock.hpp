@@ -15,8 +15,7 @@ namespace vmlaunch::launcher::steps {
 class VmLock {
  public:
   /// Nothing when another process has it. Throws std::system_error.
-  [[nodiscard]] static std::optional<VmLock> take(const std::string& folder,
-                                                  const std::string& vm);
+  [[nodiscard]] static std::optional<VmLock> take(const std::string& folder, const std::string& vm);
 
   /// Who has it; nothing when nobody does.
   [[nodiscard]] static std::optional<pid_t> holder(const std::string& folder,

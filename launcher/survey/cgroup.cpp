@@ -9,8 +9,8 @@ namespace vmlaunch::launcher::survey {
 
 namespace {
 
-/// Where cgroup2 is mounted for writing (proc(5), /proc/[pid]/mountinfo: the fields before " - " are
-/// six and more, the fifth the mount point, the sixth its options).
+/// Where cgroup2 is mounted for writing (proc(5), /proc/[pid]/mountinfo: the fields before " - "
+/// are six and more, the fifth the mount point, the sixth its options).
 std::optional<std::string> find_mount(const base::Tree& tree) {
   const std::string mounts = tree.read("/proc/self/mountinfo").value_or("");
   for (const std::string& line : base::split(mounts, '\n')) {

@@ -59,8 +59,6 @@ struct Survey {
 /// Throws Failure when run_as names nobody. `privileged`: the run changes the host as root,
 /// whoever looks. Looks below `root`, so that a test can give a tree of
 /// its own; "" is the host.
-[[nodiscard]] Survey look(const std::string& root,
-                          const config::VmSpec& spec,
-                          bool privileged);
+[[nodiscard]] Survey look(const std::string& root, const config::VmSpec& spec, bool privileged);
 
 }  // namespace vmlaunch::launcher::survey

@@ -22,8 +22,7 @@ struct Traces {
     const auto folders = launcher::steps::find_state_folders();
     journal = folders.journal + "/" + vm;
     lock = folders.locks + "/" + vm + ".lock";
-    const auto parent =
-        launcher::survey::find_cgroup_parent(base::Tree(""), ::geteuid() == 0);
+    const auto parent = launcher::survey::find_cgroup_parent(base::Tree(""), ::geteuid() == 0);
     cgroup = parent ? *parent + "/vmlaunch-" + vm : "";
   }
   ~Traces() { ::unlink(journal.c_str()); }
@@ -124,10 +123,9 @@ TEST_CASE("recover: a VM that runs is left alone, and its name is taken") {
     INFO(verb);
     Program second(command_of({verb, folder.file("vm.json")}));
     CHECK(second.exit_code() == 21);
-    CHECK(second.output().find("Cannot start " + traces.vm +
-                               ": it runs already (its guardian is pid " + guardian +
-                               "); stop it first, or give this VM another name") !=
-          std::string::npos);
+    CHECK(second.output().find(
+              "Cannot start " + traces.vm + ": it runs already (its guardian is pid " + guardian +
+              "); stop it first, or give this VM another name") != std::string::npos);
   }
   const std::string journal = text_of(traces.journal);
   Program recover(command_of({"recover", traces.vm}));

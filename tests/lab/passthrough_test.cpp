@@ -53,8 +53,8 @@ TEST_CASE("passthrough: a NIC is in the guest, is pinged through, and comes back
 TEST_CASE("passthrough: of a card with two functions both are bound, and the listed one is given",
           "[intel][amd]") {
   const Folder folder;
-  Program program(run_of(
-      folder, with_devices(guest_config("demo.stay"), {{{"device", device::gpu}}})));
+  Program program(
+      run_of(folder, with_devices(guest_config("demo.stay"), {{{"device", device::gpu}}})));
   REQUIRE(program.says("vmlaunch demo guest: ready", Seconds(200)));
   CHECK(driver_of(device::gpu) == kVfio);
   CHECK(driver_of(device::gpu_audio) == kVfio);
@@ -72,8 +72,8 @@ TEST_CASE("passthrough: of a card with two functions both are bound, and the lis
 
 TEST_CASE("passthrough: of two identical cards the one at the address is taken", "[intel]") {
   const Folder folder;
-  Program program(run_of(
-      folder, probe_with({{{"device", device::second_gpu}, {"functions", "all"}}})));
+  Program program(
+      run_of(folder, probe_with({{{"device", device::second_gpu}, {"functions", "all"}}})));
   REQUIRE(program.says("] running"));
   CHECK(driver_of(device::second_gpu) == kVfio);
   CHECK(driver_of(device::second_gpu_audio) == kVfio);
@@ -109,7 +109,7 @@ TEST_CASE("passthrough: a device that is not there, or is another one, is refuse
         std::pair(Json{{"device", device::nic}, {"expect", "10de:1b81"}},
                   "it is 8086:10d3, and the config expects 10de:1b81")}) {
     INFO(words);
-    Program program(run_of(folder, probe_with({pci})));
+    Program program(run_of(folder, probe_with(Json::array({pci}))));
     CHECK(program.exit_code() == 10);
     INFO(program.output());
     CHECK(said(program, words));

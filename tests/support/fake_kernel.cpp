@@ -52,8 +52,8 @@ void FakeKernel::write(const std::string& path, const std::string& value) {
   meet([&] {
     const std::string real =
         path.starts_with(kDevices)
-            ? tree_.device(address_of(path)) + path.substr(std::string(kDevices).size() +
-                                                           address_of(path).size())
+            ? tree_.device(address_of(path)) +
+                  path.substr(std::string(kDevices).size() + address_of(path).size())
             : path;
     tree_.write(real, (value.empty() ? "(null)" : value) + "\n");
   });
@@ -122,7 +122,8 @@ void FakeKernel::load_module(const std::string& name) {
 }
 
 void add_system(PciTree& tree) {
-  tree.write("/proc/self/mountinfo", "31 23 0:28 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw\n");
+  tree.write("/proc/self/mountinfo",
+             "31 23 0:28 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw\n");
   tree.write("/proc/self/cgroup", "0::/\n");
   tree.write("/sys/fs/cgroup/cgroup.procs", "");
   tree.folder("/lib/modules");

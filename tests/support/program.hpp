@@ -17,8 +17,8 @@ using Seconds = std::chrono::duration<double>;
 /// How a program is started for a test.
 struct Launch {
   std::vector<std::string> arguments;    ///< the first is the program's path
-  std::vector<std::string> environment;  ///< in addition to PATH, the sanitizers' options and, for a
-                                         ///< uid, a state folder of its own
+  std::vector<std::string> environment;  ///< in addition to PATH, the sanitizers' options and, for
+                                         ///< a uid, a state folder of its own
   std::optional<uid_t> uid;              ///< without groups and capabilities; the program's folder
                                          ///< may be closed to it
   bool terminal = false;                 ///< standard input and output are a terminal of its own

@@ -154,11 +154,11 @@ TEST_CASE("pci: a device that vfio has already is taken as it is", "[pci]") {
   CHECK(steps_of(plan_of(nic, survey)) ==
         "make the cgroup vmlaunch-win10\n"
         "keep 0000:02:00.0 awake: power/control on, d3cold_allowed 0\n"
-        "let QEMU's user alone open " + node);
+        "let QEMU's user alone open " +
+            node);
   // Without root it is enough that node and limit are there.
   CHECK(refusal(nic, survey, kPlain) ==
-        "10: Cannot open " + node + "; type: sudo chown $USER " + node +
-            ", or: sudo vmlaunch …");
+        "10: Cannot open " + node + "; type: sudo chown $USER " + node + ", or: sudo vmlaunch …");
   survey.open_groups = {group};
   survey.memlock_limit = 2 * base::kGiB - 1;
   CHECK(refusal(nic, survey, kPlain) ==
@@ -176,6 +176,10 @@ TEST_CASE("pci: what cannot be given is refused, all of it at once", "[pci]") {
         "type: vmlaunch host\n"
         "Cannot give 0000:01:00.0 to the guest: it is 10de:1ba1, and the config expects 10de:1b81: "
         "the hardware or its order changed; type: vmlaunch host");
+  survey::Survey hidden = laptop();
+  hidden.pci.unseen = {"/sys is closed"};
+  CHECK(refusal(R"([{"device": "01:00.0"}])", hidden) ==
+        "10: Cannot tell what the host uses: /sys is closed");
   CHECK(refusal(R"([{"device": "01:00.0"}])", laptop(false))
             .starts_with("10: Cannot give PCI devices to the guest: the host's IOMMU is off; "));
   CHECK(refusal(R"([{"device": "01:00.0"}])", laptop(), kPlain) ==

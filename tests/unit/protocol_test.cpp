@@ -271,7 +271,8 @@ TEST_CASE("protocol: a plan that lacks any field is refused", "[guardian]") {
 }
 
 TEST_CASE("protocol: a plan with a field too many anywhere is refused", "[guardian]") {
-  for (const char* object : {"", "/steps/0", "/steps/1", "/steps/4", "/files/0", "/files/2", "/qemu", "/deadlines"}) {
+  for (const char* object :
+       {"", "/steps/0", "/steps/1", "/steps/4", "/files/0", "/files/2", "/qemu", "/deadlines"}) {
     INFO(object);
     Json json = seal_json();
     json[Json::json_pointer(object)]["extra"] = 1;
@@ -287,8 +288,7 @@ TEST_CASE("protocol: a small request with a field too many or too few is refused
   CHECK(complaint(Json{{"do", "undo"}}) == "\"keep_files\" is missing");
   CHECK(complaint(Json{{"do", "undo"}, {"keep_files", true}, {"now", true}}) == "a field too many");
   CHECK(complaint(Json{{"do", "apply"}}) == "\"step\" is missing");
-  CHECK(complaint(Json{{"do", "apply"}, {"step", 1025}}) ==
-        "\"step\" has the wrong type or range");
+  CHECK(complaint(Json{{"do", "apply"}, {"step", 1025}}) == "\"step\" has the wrong type or range");
   CHECK(complaint(Json{{"do", "apply"}, {"step", 0}, {"twice", 1}}) == "a field too many");
   CHECK(complaint(Json{{"do", "signal"}}) == "\"signal\" is missing");
   CHECK(complaint(Json{{"do", "signal"}, {"signal", 9}, {"pid", 1}}) == "a field too many");
@@ -367,7 +367,8 @@ TEST_CASE("protocol: a step of a form that no plan has is refused", "[guardian]"
            Row{"/steps/4/device", "", address},
            Row{"/steps/3/from", "../vfio-pci", driver},
            Row{"/steps/4/from", "..", driver},
-           Row{"/steps/4/from", "a b", driver},
+           Row{"/steps/4/from", " a", driver},
+           Row{"/steps/4/from", "a/b", driver},
            Row{"/steps/4/from", "a\nb", driver},
            Row{"/name", "../win10", "not a VM's name"},
            Row{"/name", "", "not a VM's name"},
@@ -504,37 +505,38 @@ TEST_CASE("protocol: a plan with any byte replaced is refused or still a request
 }
 
 TEST_CASE("protocol: a reply that is not of the protocol is refused", "[guardian]") {
-  for (const char* bytes : {R"({"is":"spawned"})",
-                            R"({"is":"spawned","pid":0})",
-                            R"({"is":"spawned","pid":-1})",
-                            R"({"is":"spawned","pid":2147483648})",
-                            R"({"is":"spawned","pid":1,"more":1})",
-                            R"({"is":"done"})",
-                            R"({"is":"done","leftovers":[]})",
-                            R"({"is":"done","code":256,"leftovers":[]})",
-                            R"({"is":"applied"})",
-                            R"({"is":"applied","step":1025})",
-                            R"({"is":"done","code":0,"leftovers":"x"})",
-                            R"({"is":"done","code":0,"leftovers":[1]})",
-                            R"({"is":"done","code":0,"leftovers":["a\u0000b"]})",
-                            R"({"is":"status","state":"idle"})",
-                            R"({"is":"status","state":1,"pid":0})",
-                            R"({"is":"refused","code":0,"message":""})",
-                            R"({"is":"refused","code":256,"message":""})",
-                            R"({"is":"refused","code":10})",
-                            R"({"is":"exited","code":256,"signal":0})",
-                            R"({"is":"exited","code":0,"signal":129})",
-                            R"({"is":"exited","code":0})",
-                            R"({"is":"sealed"})",
-                            R"({"is":"sealed","files":[]})",
-                            R"({"is":"sealed","files":{},"recovered":[]})",
-                            R"({"is":"sealed","files":[1],"recovered":[]})",
-                            R"({"is":"sealed","files":[{"index":0}],"recovered":[]})",
-                            R"({"is":"sealed","files":[{"index":65,"head":""}],"recovered":[]})",
-                            R"({"is":"sealed","files":[{"index":0,"head":"zz"}],"recovered":[]})",
-                            R"({"is":"sealed","files":[{"index":0,"head":"0"}],"recovered":[]})",
-                            R"({"is":"sealed","files":[{"index":0,"head":"000"}],"recovered":[]})",
-                            R"({"is":"sealed","files":[{"index":0,"head":"","more":1}],"recovered":[]})"}) {
+  for (const char* bytes :
+       {R"({"is":"spawned"})",
+        R"({"is":"spawned","pid":0})",
+        R"({"is":"spawned","pid":-1})",
+        R"({"is":"spawned","pid":2147483648})",
+        R"({"is":"spawned","pid":1,"more":1})",
+        R"({"is":"done"})",
+        R"({"is":"done","leftovers":[]})",
+        R"({"is":"done","code":256,"leftovers":[]})",
+        R"({"is":"applied"})",
+        R"({"is":"applied","step":1025})",
+        R"({"is":"done","code":0,"leftovers":"x"})",
+        R"({"is":"done","code":0,"leftovers":[1]})",
+        R"({"is":"done","code":0,"leftovers":["a\u0000b"]})",
+        R"({"is":"status","state":"idle"})",
+        R"({"is":"status","state":1,"pid":0})",
+        R"({"is":"refused","code":0,"message":""})",
+        R"({"is":"refused","code":256,"message":""})",
+        R"({"is":"refused","code":10})",
+        R"({"is":"exited","code":256,"signal":0})",
+        R"({"is":"exited","code":0,"signal":129})",
+        R"({"is":"exited","code":0})",
+        R"({"is":"sealed"})",
+        R"({"is":"sealed","files":[]})",
+        R"({"is":"sealed","files":{},"recovered":[]})",
+        R"({"is":"sealed","files":[1],"recovered":[]})",
+        R"({"is":"sealed","files":[{"index":0}],"recovered":[]})",
+        R"({"is":"sealed","files":[{"index":65,"head":""}],"recovered":[]})",
+        R"({"is":"sealed","files":[{"index":0,"head":"zz"}],"recovered":[]})",
+        R"({"is":"sealed","files":[{"index":0,"head":"0"}],"recovered":[]})",
+        R"({"is":"sealed","files":[{"index":0,"head":"000"}],"recovered":[]})",
+        R"({"is":"sealed","files":[{"index":0,"head":"","more":1}],"recovered":[]})"}) {
     INFO(bytes);
     CHECK(complaint_of_reply(bytes) != "nothing");
   }

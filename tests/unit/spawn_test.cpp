@@ -351,7 +351,7 @@ TEST_CASE("spawn: every stage has a description of its own", "[sandbox]") {
     descriptions.emplace_back(describe(stage));
   }
   CHECK(descriptions == std::vector<std::string>{"wait for the parent's word",
-                                     "start a session of its own",
+                                                 "start a session of its own",
                                                  "reset signals",
                                                  "place descriptors, close all others",
                                                  "set resource limits",

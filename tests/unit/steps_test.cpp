@@ -1,5 +1,3 @@
-#include "launcher/steps/transaction.hpp"
-
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -14,6 +12,7 @@
 #include "base/file.hpp"
 #include "launcher/plan/plan.hpp"
 #include "launcher/steps/recovery.hpp"
+#include "launcher/steps/transaction.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/fake_kernel.hpp"
 #include "tests/support/golden.hpp"
@@ -172,7 +171,9 @@ TEST_CASE("steps: an undo that fails is told, the others go on, and the next try
   FakeKernel kernel(laptop.tree);
   const auto before = tests::snapshot(laptop.tree);
   Journal journal = laptop.journal();
-  REQUIRE(apply_all({KeepAwake{kGpu}, OverrideDriver{kGpu, "nouveau"}, BindDriver{kGpu, "nouveau"},
+  REQUIRE(apply_all({KeepAwake{kGpu},
+                     OverrideDriver{kGpu, "nouveau"},
+                     BindDriver{kGpu, "nouveau"},
                      KeepAwake{kSound}},
                     kernel,
                     journal));
@@ -193,8 +194,11 @@ TEST_CASE("steps: what somebody else changed is left, named once, and nothing el
   Laptop laptop;
   FakeKernel kernel(laptop.tree);
   Journal journal = laptop.journal();
-  REQUIRE(apply_all({MakeCgroup{"vm"}, KeepAwake{kGpu}, OverrideDriver{kGpu, "nouveau"},
-                     BindDriver{kGpu, "nouveau"}, OwnNode{2}},
+  REQUIRE(apply_all({MakeCgroup{"vm"},
+                     KeepAwake{kGpu},
+                     OverrideDriver{kGpu, "nouveau"},
+                     BindDriver{kGpu, "nouveau"},
+                     OwnNode{2}},
                     kernel,
                     journal));
   const std::string gpu = laptop.tree.device("0000:01:00.0");
@@ -223,8 +227,10 @@ TEST_CASE("steps: a device that went away is named, and the rest is restored", "
   Laptop laptop;
   FakeKernel kernel(laptop.tree);
   Journal journal = laptop.journal();
-  REQUIRE(apply_all({OverrideDriver{kGpu, "nouveau"}, BindDriver{kGpu, "nouveau"},
-                     OverrideDriver{kSound, "snd_hda_intel"}, BindDriver{kSound, "snd_hda_intel"}},
+  REQUIRE(apply_all({OverrideDriver{kGpu, "nouveau"},
+                     BindDriver{kGpu, "nouveau"},
+                     OverrideDriver{kSound, "snd_hda_intel"},
+                     BindDriver{kSound, "snd_hda_intel"}},
                     kernel,
                     journal));
   laptop.tree.remove("/sys/bus/pci/devices/0000:01:00.0");
@@ -239,8 +245,11 @@ TEST_CASE("steps: behind a call that is stuck nothing is forced, and the journal
   Laptop laptop;
   FakeKernel kernel(laptop.tree);
   Journal journal = laptop.journal();
-  const std::vector<Step> steps = {MakeCgroup{"vm"}, KeepAwake{kSound}, KeepAwake{kGpu},
-                                   OverrideDriver{kGpu, "nouveau"}, BindDriver{kGpu, "nouveau"}};
+  const std::vector<Step> steps = {MakeCgroup{"vm"},
+                                   KeepAwake{kSound},
+                                   KeepAwake{kGpu},
+                                   OverrideDriver{kGpu, "nouveau"},
+                                   BindDriver{kGpu, "nouveau"}};
   const int changes = changes_of(steps);
   kernel.fail_at(changes - 1, Fault::stuck);  // the unbind
   CHECK_THROWS_AS(
@@ -299,11 +308,12 @@ TEST_CASE("steps: while QEMU may live no device is touched", "[steps]") {
   Laptop laptop;
   FakeKernel kernel(laptop.tree);
   Journal journal = laptop.journal();
-  REQUIRE(apply_all({MakeCgroup{"vm"}, OverrideDriver{kGpu, "nouveau"},
-                     BindDriver{kGpu, "nouveau"}},
-                    kernel,
-                    journal));
-  journal.begin(StartQemu{true}, {{"cgroup", "/sys/fs/cgroup/vmlaunch-vm"}, {"pid", 0U}, {"start", 0U}});
+  REQUIRE(
+      apply_all({MakeCgroup{"vm"}, OverrideDriver{kGpu, "nouveau"}, BindDriver{kGpu, "nouveau"}},
+                kernel,
+                journal));
+  journal.begin(StartQemu{true},
+                {{"cgroup", "/sys/fs/cgroup/vmlaunch-vm"}, {"pid", 0U}, {"start", 0U}});
   laptop.tree.write("/sys/fs/cgroup/vmlaunch-vm/cgroup.events", "populated 1\nfrozen 0\n");
   const auto changed = tests::snapshot(laptop.tree);
   Host::Deadlines deadlines;
@@ -395,8 +405,8 @@ TEST_CASE("journal: garbage is reported and kept, and nothing of it is executed"
   }
   const auto changed = tests::snapshot(laptop.tree);
   const std::string whole = text_of(laptop.state.file("vm"));
-  std::vector<std::string> damaged = {"garbage\n", whole + "x\n", "\n" + whole, whole + whole,
-                                      whole.substr(whole.find('\n') + 1)};
+  std::vector<std::string> damaged = {
+      "garbage\n", whole + "x\n", "\n" + whole, whole + whole, whole.substr(whole.find('\n') + 1)};
   for (std::size_t i = 0; i < whole.size(); i += 7) {
     std::string one = whole;
     one[i] = one[i] == '\n' ? ' ' : static_cast<char>(one[i] ^ 1);
