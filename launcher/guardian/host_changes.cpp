@@ -15,13 +15,24 @@ namespace {
 }
 
 /// The lines of one recovery as a run shows them.
-void tell(const std::string& vm, const steps::Undone& undone, std::vector<std::string>& lines) {
+std::vector<std::string> lines_of(const std::string& vm, const steps::Undone& undone) {
+  const std::string left = "left by an earlier run of " + vm;
+  const std::string put_back = left + ", put back now: ";
+  std::vector<std::string> lines;
   for (const std::string& line : undone.restored) {
-    lines.push_back("left by an earlier run of " + vm + ", put back now: " + line);
+    lines.push_back(put_back + line);
   }
   for (const std::string& line : undone.leftovers) {
-    lines.push_back("left by an earlier run of " + vm + ": " + line);
+    lines.push_back(left);
+    lines.back() += ": " + line;
   }
+  return lines;
+}
+
+[[noreturn]] void refuse_unrecovered(const std::string& vm, const steps::Undone& undone) {
+  throw Failure(undone.code,
+                base::join(lines_of(vm, undone), "\n") + "\nCannot start " + vm +
+                    " before that is put back; type: vmlaunch recover " + vm);
 }
 
 }  // namespace
@@ -50,12 +61,11 @@ std::vector<std::string> HostChanges::begin(const std::string& vm) {
     if (!undone) {
       continue;
     }
-    tell(other, *undone, lines);
     if (other == vm && undone->code != ExitCode::ended) {
-      throw Failure(undone->code,
-                    base::join(lines, "\n") + "\nCannot start " + vm +
-                        " before that is put back; type: vmlaunch recover " + vm);
+      refuse_unrecovered(vm, *undone);
     }
+    const std::vector<std::string> told = lines_of(other, *undone);
+    lines.insert(lines.end(), told.begin(), told.end());
   }
   return lines;
 }

@@ -45,6 +45,10 @@ void add_device_steps(Plan& plan) {
   }
 }
 
+std::string lacks_node(const std::string& node) {
+  return "Cannot open " + node + "; type: sudo chown $USER " + node + ", or: sudo vmlaunch …";
+}
+
 /// Without root a run takes what somebody prepared: bound, with a node and a limit of the user's.
 void require_prepared(const survey::Survey& survey, const Plan& plan) {
   std::vector<std::string> problems;
@@ -57,8 +61,7 @@ void require_prepared(const survey::Survey& survey, const Plan& plan) {
   for (const Group& group : plan.passthrough.groups) {
     const std::string node = "/dev/vfio/" + std::to_string(group.number);
     if (problems.empty() && !survey.open_groups.contains(group.number)) {
-      problems.push_back("Cannot open " + node + "; type: sudo chown $USER " + node +
-                         ", or: sudo vmlaunch …");
+      problems.push_back(lacks_node(node));
     }
   }
   if (problems.empty() && survey.memlock_limit < plan.qemu.memlock->bytes) {

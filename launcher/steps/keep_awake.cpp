@@ -1,6 +1,7 @@
 #include "launcher/steps/keep_awake.hpp"
 
 #include <array>
+#include <vector>
 
 #include "base/text.hpp"
 #include "launcher/steps/pci_paths.hpp"
@@ -24,11 +25,17 @@ constexpr std::array kSettings = {
 
 /// One of the kernel's own words, "" for an attribute that is not there.
 std::string read_word(Fields& fields, const char* key) {
-  const std::string word = fields.text(key);
+  std::string word = fields.text(key);
   if (word.size() > 8 || word.find_first_not_of("aotun01f") != std::string::npos) {
     throw FormError("not a power setting");
   }
   return word;
+}
+
+std::string describe_change(const std::string& path,
+                            const std::string& now,
+                            const std::string& before) {
+  return path + " is \"" + base::printable(now) + "\", was \"" + before + "\"";
 }
 
 }  // namespace
@@ -70,7 +77,8 @@ void KeepAwake::apply(Host& host,
                       const Json& found,
                       const Note& /*note*/) const {
   for (const Setting& setting : kSettings) {
-    if (found.at(setting.key) != "" && found.at(setting.key) != setting.ours) {
+    const auto before = found.at(setting.key).get<std::string>();
+    if (!before.empty() && before != setting.ours) {
       host.write(device_folder(device) + setting.file, setting.ours);
     }
   }
@@ -78,7 +86,7 @@ void KeepAwake::apply(Host& host,
 
 void KeepAwake::undo(Host& host, const Json& found) const {
   Fields fields(found);
-  std::string changed;
+  std::vector<std::string> changed;
   for (const Setting& setting : kSettings) {
     const std::string before = read_word(fields, setting.key);
     const std::string path = device_folder(device) + setting.file;
@@ -90,11 +98,11 @@ void KeepAwake::undo(Host& host, const Json& found) const {
     if (now == setting.ours || now == setting.other) {
       host.write(path, before);
     } else {
-      changed += path + " is \"" + base::printable(now) + "\", was \"" + before + "\"; ";
+      changed.push_back(describe_change(path, now, before));
     }
   }
   if (!changed.empty()) {
-    throw ChangedMeanwhile(changed.substr(0, changed.size() - 2));
+    throw ChangedMeanwhile(base::join(changed, "; "));
   }
 }
 

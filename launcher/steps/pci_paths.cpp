@@ -17,7 +17,7 @@ base::PciAddress read_address(Fields& fields, const char* key) {
 }
 
 std::string read_driver(Fields& fields, const char* key) {
-  const std::string name = fields.text(key);
+  std::string name = fields.text(key);
   const bool plain = std::all_of(name.begin(), name.end(), [](unsigned char c) {
     return std::isalnum(c) != 0 || c == '_' || c == '-' || c == '.' || c == ' ';
   });

@@ -165,21 +165,32 @@ int sweep(Victim victim, int first, int step) {
   }
 }
 
-void sweep_all(int first, int step) {
-  for (const Victim victim : {Victim::supervisor, Victim::guardian, Victim::both, Victim::group}) {
-    const int held = sweep(victim, first, step);
-    CHECK(held >= 12 / step);
-    std::printf("kill sweep: %s killed at %d of %d entries\n", name_of(victim), held, held);
-  }
+void sweep_whole(Victim victim, int first, int step) {
+  const int held = sweep(victim, first, step);
+  CHECK(held >= 12 / step);
+  std::printf("kill sweep: %s killed at %d of %d entries\n", name_of(victim), held, held);
 }
 
 }  // namespace
 
 TEST_CASE("sweep: killed at a sample of the journal's entries, the host comes back", "[intel]") {
-  sweep_all(2, 7);
+  for (const Victim victim : {Victim::supervisor, Victim::guardian, Victim::both, Victim::group}) {
+    sweep_whole(victim, 2, 7);
+  }
 }
 
-TEST_CASE("sweep: killed at every entry of the journal, the host comes back",
-          "[intel][intel-6.12][full]") {
-  sweep_all(1, 1);
+TEST_CASE("sweep: the supervisor killed at every entry, the host comes back", "[intel][full]") {
+  sweep_whole(Victim::supervisor, 1, 1);
+}
+
+TEST_CASE("sweep: the guardian killed at every entry, the host comes back", "[intel][full]") {
+  sweep_whole(Victim::guardian, 1, 1);
+}
+
+TEST_CASE("sweep: both killed at every entry, the host comes back", "[intel][full]") {
+  sweep_whole(Victim::both, 1, 1);
+}
+
+TEST_CASE("sweep: the process group killed at every entry, the host comes back", "[intel][full]") {
+  sweep_whole(Victim::group, 1, 1);
 }

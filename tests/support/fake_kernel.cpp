@@ -5,6 +5,8 @@
 #include <iterator>
 #include <system_error>
 
+#include "base/text.hpp"
+
 namespace vmlaunch::tests {
 
 namespace {
@@ -156,12 +158,12 @@ std::string difference(const std::map<std::string, std::string>& before,
     if (now == after.end()) {
       text += path + " is gone\n";
     } else if (now->second != content) {
-      text += path + ": \"" + content + "\" became \"" + now->second + "\"\n";
+      text += base::join({path, ": \"", content, "\" became \"", now->second, "\"\n"}, "");
     }
   }
   for (const auto& [path, content] : after) {
     if (!before.contains(path)) {
-      text += path + " is new: \"" + content + "\"\n";
+      text += base::join({path, " is new: \"", content, "\"\n"}, "");
     }
   }
   return text;

@@ -58,7 +58,7 @@ class Folder {
 /// it outlives the object.
 class Program {
  public:
-  explicit Program(const Launch& launch);
+  explicit Program(const Launch& given);
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
   ~Program();
