@@ -123,9 +123,10 @@ class Guardian {
 
   void seal(const Seal& request, std::vector<base::UniqueFd> fds) {
     const std::size_t expected = 2 + (request.program_opened ? 1 : 0) + request.opened.size();
-    if (sealed_ || fds.size() != expected) {
-      throw ProtocolError(sealed_ ? "a second plan" : "the plan's descriptors do not match it");
+    if (sealing_ || fds.size() != expected) {
+      throw ProtocolError(sealing_ ? "a second plan" : "the plan's descriptors do not match it");
     }
+    sealing_ = !request.dry;
     authority_ =
         identity_.privileged
             ? derive_authority(
@@ -436,6 +437,7 @@ class Guardian {
   base::UniqueFd qmp_;  ///< a second descriptor of QEMU's monitor, never read here
   HostChanges changes_;
   std::size_t applied_ = 0;  ///< steps of the plan, from the first
+  bool sealing_ = false;     ///< a plan was given, whether it could be sealed or not
   bool sealed_ = false;
   bool spawned_ = false;
   bool finished_ = false;

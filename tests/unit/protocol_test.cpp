@@ -370,6 +370,10 @@ TEST_CASE("protocol: a step of a form that no plan has is refused", "[guardian]"
            Row{"/steps/4/from", " a", driver},
            Row{"/steps/4/from", "a/b", driver},
            Row{"/steps/4/from", "a\nb", driver},
+           Row{"/steps/0/vm", "win11", "a step that is no part of this plan"},
+           Row{"/steps/0",
+               Json{{"kind", "start-qemu"}, {"cgroup", true}},
+               "a step that is no part of this plan"},
            Row{"/name", "../win10", "not a VM's name"},
            Row{"/name", "", "not a VM's name"},
        }) {
