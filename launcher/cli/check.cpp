@@ -20,16 +20,28 @@ struct Result {
   std::vector<std::string> warnings;
 };
 
+/// For the guardian to look at files, on slow disks too.
+constexpr std::chrono::seconds kSealDeadline{30};
+
+/// Throws the Failure that the sealing of a run's plan would end with.
+void check_sealing(const Trusted& trusted, const plan::Plan& plan, run::GuardianProcess& guardian) {
+  const run::OpenFiles opened = run::open_files(plan, trusted.authority, run::Making::pretended);
+  const run::Sealing sealing = run::sealing_of(trusted.config, plan, opened);
+  const guardian::Reply reply = guardian.ask(sealing.request, sealing.fds, kSealDeadline);
+  run::check_facts(sealing.request.plan, std::get<guardian::Sealed>(reply));
+}
+
 Result check(const std::string& file, const std::optional<std::string>& as) {
   Result result;
   try {
     const Identity identity = find_identity(as);
-    run::GuardianProcess guardian(identity);
+    run::GuardianProcess guardian(identity, run::GuardianProcess::Kind::child);
     const Trusted trusted = open_and_become(file, identity);
-    const run::Prepared prepared = run::prepare(trusted.config, identity, trusted.authority);
-    result.warnings = prepared.plan.warnings;
-    const base::UniqueFd control = guardian.take_control();
-    run::check_with_guardian(trusted.config, prepared.plan, trusted.authority, control.get());
+    config::VmSpec spec = run::load_config(trusted.config);
+    result.warnings = guardian.begin({spec.name, true});
+    const plan::Plan plan = run::prepare(std::move(spec), identity, trusted.authority).plan;
+    result.warnings.insert(result.warnings.end(), plan.warnings.begin(), plan.warnings.end());
+    check_sealing(trusted, plan, guardian);
   } catch (const Failure& failure) {
     result.code = failure.code();
     result.problem = failure.what();

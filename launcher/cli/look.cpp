@@ -1,4 +1,5 @@
 #include "launcher/cli/verbs.hpp"
+#include "launcher/steps/recovery.hpp"
 #include "sandbox/privileges.hpp"
 
 namespace vmlaunch::launcher::cli {
@@ -25,11 +26,16 @@ Trusted open_and_become(const std::string& file, const Identity& identity) {
 
 run::Prepared look_at(const std::string& file, const std::optional<std::string>& as) {
   const Identity identity = find_identity(as);
+  const std::vector<std::string> leftovers = steps::leftovers(steps::find_state_folders(), "");
   if (identity.privileged && identity.invoker) {
     sandbox::become(identity.user.credentials);
   }
   const Trusted trusted = open_trusted(file, identity);
-  return run::prepare(trusted.config, identity, trusted.authority);
+  run::Prepared prepared =
+      run::prepare(run::load_config(trusted.config), identity, trusted.authority);
+  std::vector<std::string>& warnings = prepared.plan.warnings;
+  warnings.insert(warnings.begin(), leftovers.begin(), leftovers.end());
+  return prepared;
 }
 
 }  // namespace vmlaunch::launcher::cli

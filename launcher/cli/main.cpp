@@ -15,7 +15,7 @@ namespace vmlaunch::launcher::cli {
 
 namespace {
 
-constexpr auto kVerbs = {add_run, add_plan, add_check, add_recover, add_host};
+constexpr auto kVerbs = {add_run, add_plan, add_check, add_recover, add_host, add_guardian};
 
 void print_error(const std::string& text) {
   static_cast<void>(std::fprintf(stderr, "vmlaunch: %s\n", text.c_str()));

@@ -1,6 +1,3 @@
-#include <unistd.h>
-
-#include <algorithm>
 #include <iostream>
 #include <memory>
 #include <vector>
@@ -21,17 +18,8 @@ struct RecoverOptions {
 
 /// What would be undone, last things first; nothing is changed.
 ExitCode show(const steps::StateFolders& folders, const std::string& vm) {
-  const auto journal = steps::Journal::open(folders.journal, vm);
-  if (!journal) {
-    return ExitCode::ended;
-  }
-  if (!journal->of_this_boot()) {
-    std::cout << vm << ": of an earlier boot, nothing to undo\n";
-    return ExitCode::ended;
-  }
-  for (const steps::Step& step : steps::steps_to_undo(*journal)) {
-    std::cout << vm << ": would undo: " << steps::describe(step) << ": "
-              << steps::describe_undo(step) << "\n";
+  for (const std::string& line : steps::would_undo(folders, vm)) {
+    std::cout << vm << ": would undo: " << line << "\n";
   }
   return ExitCode::ended;
 }

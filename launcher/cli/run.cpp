@@ -19,9 +19,13 @@ ExitCode run_file(const std::string& file, const std::optional<std::string>& as)
   const Identity identity = find_identity(as);
   run::Console console;
   run::Terminal terminal;
-  run::GuardianProcess guardian(identity);
+  run::GuardianProcess guardian(identity, run::GuardianProcess::Kind::keeper);
   Trusted trusted = open_and_become(file, identity);
-  run::Prepared prepared = run::prepare(trusted.config, identity, trusted.authority);
+  config::VmSpec spec = run::load_config(trusted.config);
+  for (const std::string& line : guardian.begin({spec.name})) {
+    console.warn(line);
+  }
+  run::Prepared prepared = run::prepare(std::move(spec), identity, trusted.authority);
   for (const std::string& warning : prepared.plan.warnings) {
     console.warn(warning);
   }

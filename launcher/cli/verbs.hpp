@@ -24,6 +24,7 @@ void add_plan(CLI::App& app, Choice& choice);
 void add_check(CLI::App& app, Choice& choice);
 void add_recover(CLI::App& app, Choice& choice);
 void add_host(CLI::App& app, Choice& choice);
+void add_guardian(CLI::App& app, Choice& choice);
 
 /// A config that was opened, and whose it is.
 struct Trusted {

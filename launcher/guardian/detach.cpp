@@ -39,7 +39,9 @@ base::UniqueFd close_all_but(base::UniqueFd control) {
 }  // namespace
 
 base::UniqueFd detach(base::UniqueFd control) {
-  check(::setsid(), "start a session of the guardian's own");
+  if (::getsid(0) != ::getpid()) {
+    check(::setsid(), "start a session of the guardian's own");
+  }
   for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE}) {
     static_cast<void>(std::signal(signal, SIG_IGN));
   }

@@ -96,7 +96,9 @@ class Guardian {
 
   void handle(const Request& request, std::vector<base::UniqueFd> fds) {
     try {
-      if (const auto* seal_request = std::get_if<Seal>(&request)) {
+      if (const auto* begin_request = std::get_if<Begin>(&request)) {
+        begin(*begin_request);
+      } else if (const auto* seal_request = std::get_if<Seal>(&request)) {
         seal(*seal_request, std::move(fds));
       } else if (const auto* step = std::get_if<Apply>(&request)) {
         apply(*step);
@@ -111,6 +113,8 @@ class Guardian {
       }
     } catch (const Failure& failure) {
       reply(Refused{failure.code(), failure.what()});
+    } catch (const std::system_error& error) {
+      reply(Refused{ExitCode::failed, error.what()});
     }
   }
 
@@ -121,12 +125,25 @@ class Guardian {
     return spawned_ ? "ended" : (sealed_ ? "sealed" : "idle");
   }
 
+  void begin(const Begin& request) {
+    if (begun_) {
+      throw ProtocolError("a second run");
+    }
+    begun_ = true;
+    dry_ = request.dry;
+    vm_ = request.vm;
+    reply(Begun{dry_ ? changes_.look(vm_) : changes_.begin(vm_)});
+  }
+
   void seal(const Seal& request, std::vector<base::UniqueFd> fds) {
     const std::size_t expected = 2 + (request.program_opened ? 1 : 0) + request.opened.size();
-    if (sealing_ || fds.size() != expected) {
-      throw ProtocolError(sealing_ ? "a second plan" : "the plan's descriptors do not match it");
+    if (sealing_ || request.plan.name != vm_) {
+      throw ProtocolError(sealing_ ? "a second plan" : "a plan for a VM that was not begun");
     }
-    sealing_ = !request.dry;
+    if (fds.size() != expected) {
+      throw ProtocolError("the plan's descriptors do not match it");
+    }
+    sealing_ = true;
     authority_ =
         identity_.privileged
             ? derive_authority(
@@ -140,15 +157,11 @@ class Guardian {
     for (const std::size_t index : request.opened) {
       files_[index].fd = std::move(*next++);
     }
-    Sealed sealed = open_own_files(request.dry);
+    const Sealed sealed = open_own_files();
     require_readable_by_qemu();
     raise_memlock();
-    changes_.require_free(plan_.name);
-    if (!request.dry) {
-      sealed.recovered = changes_.begin(plan_.name);
-    }
     changes_.check(plan_.steps);
-    if (!request.dry) {
+    if (!dry_) {
       keep_capabilities();
       sealed_ = true;
     }
@@ -232,7 +245,7 @@ class Guardian {
   }
 
   /// Those that the supervisor had no right to open.
-  Sealed open_own_files(bool dry) {
+  Sealed open_own_files() {
     Sealed sealed;
     for (std::size_t i = 0; i < files_.size(); ++i) {
       if (files_[i].fd) {
@@ -246,7 +259,7 @@ class Guardian {
       if (file.create == plan::FileUse::Create::from_template) {
         file.template_path = require_roots_own_path(file.template_path);
       }
-      if (dry && must_be_made(file)) {
+      if (dry_ && must_be_made(file)) {
         check_plan_file(file);
         continue;
       }
@@ -436,8 +449,11 @@ class Guardian {
   std::optional<base::Child> qemu_;
   base::UniqueFd qmp_;  ///< a second descriptor of QEMU's monitor, never read here
   HostChanges changes_;
+  std::string vm_;           ///< whose run was begun
   std::size_t applied_ = 0;  ///< steps of the plan, from the first
-  bool sealing_ = false;     ///< a plan was given, whether it could be sealed or not
+  bool begun_ = false;       ///< a VM was named, whether its name could be had or not
+  bool dry_ = false;
+  bool sealing_ = false;  ///< a plan was given, whether it could be sealed or not
   bool sealed_ = false;
   bool spawned_ = false;
   bool finished_ = false;

@@ -13,6 +13,10 @@ using Rescuer = void (*)(base::UniqueFd qmp,
                          const sandbox::Credentials& credentials,
                          pid_t parent);
 
+/// The verb of a program that is a guardian and nothing else; its argument is an encoded identity,
+/// its standard input the control socket.
+constexpr const char* kVerb = "guardian";
+
 /// The guardian's whole life, in a process of its own: obeys the supervisor at the other end of
 /// `control`, and ends QEMU and undoes everything when the supervisor is gone. Returns the exit
 /// status of its process. The caller must have one thread and no asio state.

@@ -37,10 +37,12 @@ std::vector<std::string> lines_of(const std::string& vm, const steps::Undone& un
 
 }  // namespace
 
-void HostChanges::require_free(const std::string& vm) const {
-  if (const auto holder = steps::VmLock::holder(steps::find_state_folders().locks, vm)) {
+std::vector<std::string> HostChanges::look(const std::string& vm) const {
+  const steps::StateFolders folders = steps::find_state_folders();
+  if (const auto holder = steps::VmLock::holder(folders.locks, vm)) {
     refuse_held(vm, holder);
   }
+  return steps::leftovers(folders, vm);
 }
 
 std::vector<std::string> HostChanges::begin(const std::string& vm) {

@@ -14,8 +14,8 @@ namespace vmlaunch::launcher::guardian {
 /// What one run does to the host: its lock, its journal, and the way back.
 class HostChanges {
  public:
-  /// Throws Failure (held) when another run has the VM. Changes nothing.
-  void require_free(const std::string& vm) const;
+  /// What `begin` would come to: throws as it would, and changes nothing.
+  [[nodiscard]] std::vector<std::string> look(const std::string& vm) const;
 
   /// Takes the VM's lock and puts back what dead runs have left, of this VM and of others; tells
   /// what that was. Throws Failure: held, or when something of this VM's could not be put back.

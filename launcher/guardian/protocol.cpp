@@ -105,6 +105,14 @@ plan::Deadlines decode_deadlines(const Json& json) {
   return deadlines;
 }
 
+std::string read_vm_name(Fields& fields, const char* key) {
+  std::string name = fields.text(key);
+  if (!config::is_vm_name(name)) {
+    throw ProtocolError("not a VM's name");
+  }
+  return name;
+}
+
 /// QEMU's start is asked for by itself, and a run has no cgroup but its own.
 steps::Step decode_step(const Json& json, const std::string& vm) {
   steps::Step step = steps::read_step(json);
@@ -131,7 +139,6 @@ Json encode_seal(const Seal& seal) {
           {"files", files},
           {"qemu", encode_qemu(seal.plan.qemu)},
           {"deadlines", encode_deadlines(seal.plan.deadlines)},
-          {"dry", seal.dry},
           {"program_opened", seal.program_opened},
           {"opened", seal.opened}};
 }
@@ -139,10 +146,7 @@ Json encode_seal(const Seal& seal) {
 Seal decode_seal(Fields& fields) {
   Seal seal;
   seal.config_name = fields.text("config");
-  seal.plan.name = fields.text("name");
-  if (!config::is_vm_name(seal.plan.name)) {
-    throw ProtocolError("not a VM's name");
-  }
+  seal.plan.name = read_vm_name(fields, "name");
   for (const Json& step : fields.array("steps", kMostSteps)) {
     seal.plan.steps.push_back(decode_step(step, seal.plan.name));
   }
@@ -155,7 +159,6 @@ Seal decode_seal(Fields& fields) {
   }
   seal.plan.qemu = decode_qemu(fields.any("qemu"));
   seal.plan.deadlines = decode_deadlines(fields.any("deadlines"));
-  seal.dry = fields.boolean("dry");
   seal.program_opened = fields.boolean("program_opened");
   std::size_t next = 0;
   for (const std::uint64_t index : fields.numbers("opened", 0, kMostFiles)) {
@@ -177,6 +180,10 @@ Signal decode_signal(Fields& fields) {
 }
 
 Request decode_known(const std::string& what, Fields& fields) {
+  if (what == "begin") {
+    const std::string vm = read_vm_name(fields, "vm");
+    return Begin{vm, fields.boolean("dry")};
+  }
   if (what == "seal") {
     return decode_seal(fields);
   }
@@ -237,11 +244,13 @@ Sealed decode_sealed(Fields& fields) {
     sealed.files.push_back({facts.number("index", 0, kMostFiles), from_hex(facts.text("head"))});
     facts.finish();
   }
-  sealed.recovered = fields.texts("recovered");
   return sealed;
 }
 
 Reply decode_known_reply(const std::string& what, Fields& fields) {
+  if (what == "begun") {
+    return Begun{fields.texts("leftovers")};
+  }
   if (what == "sealed") {
     return decode_sealed(fields);
   }
@@ -279,13 +288,13 @@ Json parse_object(const std::string& bytes) {
   return json;
 }
 
-template <typename Message, typename Decode>
-Message decode(const std::string& bytes, const char* key, Decode decode_known) {
+/// What `read` makes of all fields of one object.
+template <typename Message, typename Read>
+Message decode(const std::string& bytes, Read read) {
   const Json json = parse_object(bytes);
   try {
     Fields fields(json);
-    const std::string what = fields.text(key);
-    Message message = decode_known(what, fields);
+    Message message = read(fields);
     fields.finish();
     return message;
   } catch (const FormError& error) {
@@ -296,72 +305,102 @@ Message decode(const std::string& bytes, const char* key, Decode decode_known) {
 }  // namespace
 
 std::string encode(const Request& request) {
-  const Json json = std::visit(Overloaded{
-                                   [](const Seal& seal) { return encode_seal(seal); },
-                                   [](const Apply& apply) {
-                                     return Json{{"do", "apply"}, {"step", apply.step}};
-                                   },
-                                   [](const Spawn&) {
-                                     return Json{{"do", "spawn"}};
-                                   },
-                                   [](const Signal& signal) {
-                                     return Json{{"do", "signal"}, {"signal", signal.signal}};
-                                   },
-                                   [](const Status&) {
-                                     return Json{{"do", "status"}};
-                                   },
-                                   [](const Undo& undo) {
-                                     return Json{{"do", "undo"}, {"keep_files", undo.keep_files}};
-                                   },
-                               },
-                               request);
+  const Json json = std::visit(
+      Overloaded{
+          [](const Begin& begin) {
+            return Json{{"do", "begin"}, {"vm", wire_text(begin.vm)}, {"dry", begin.dry}};
+          },
+          [](const Seal& seal) { return encode_seal(seal); },
+          [](const Apply& apply) {
+            return Json{{"do", "apply"}, {"step", apply.step}};
+          },
+          [](const Spawn&) {
+            return Json{{"do", "spawn"}};
+          },
+          [](const Signal& signal) {
+            return Json{{"do", "signal"}, {"signal", signal.signal}};
+          },
+          [](const Status&) {
+            return Json{{"do", "status"}};
+          },
+          [](const Undo& undo) {
+            return Json{{"do", "undo"}, {"keep_files", undo.keep_files}};
+          },
+      },
+      request);
   return json.dump();
 }
 
 std::string encode(const Reply& reply) {
-  const Json json = std::visit(Overloaded{
-                                   [](const Sealed& sealed) {
-                                     return Json{{"is", "sealed"},
-                                                 {"files", encode_facts(sealed)},
-                                                 {"recovered", wire_texts(sealed.recovered)}};
-                                   },
-                                   [](const Applied& applied) {
-                                     return Json{{"is", "applied"}, {"step", applied.step}};
-                                   },
-                                   [](const Spawned& spawned) {
-                                     return Json{{"is", "spawned"}, {"pid", spawned.pid}};
-                                   },
-                                   [](const Done& done) {
-                                     return Json{{"is", "done"},
-                                                 {"code", static_cast<int>(done.code)},
-                                                 {"leftovers", wire_texts(done.leftovers)}};
-                                   },
-                                   [](const StatusReply& status) {
-                                     return Json{{"is", "status"},
-                                                 {"state", wire_text(status.state)},
-                                                 {"pid", std::max(status.pid, 0)}};
-                                   },
-                                   [](const Refused& refused) {
-                                     return Json{{"is", "refused"},
-                                                 {"code", static_cast<int>(refused.code)},
-                                                 {"message", wire_text(refused.message)}};
-                                   },
-                                   [](const Exited& exited) {
-                                     return Json{{"is", "exited"},
-                                                 {"code", exited.status.code},
-                                                 {"signal", exited.status.signal}};
-                                   },
-                               },
-                               reply);
+  const Json json = std::visit(
+      Overloaded{
+          [](const Begun& begun) {
+            return Json{{"is", "begun"}, {"leftovers", wire_texts(begun.leftovers)}};
+          },
+          [](const Sealed& sealed) {
+            return Json{{"is", "sealed"}, {"files", encode_facts(sealed)}};
+          },
+          [](const Applied& applied) {
+            return Json{{"is", "applied"}, {"step", applied.step}};
+          },
+          [](const Spawned& spawned) {
+            return Json{{"is", "spawned"}, {"pid", spawned.pid}};
+          },
+          [](const Done& done) {
+            return Json{{"is", "done"},
+                        {"code", static_cast<int>(done.code)},
+                        {"leftovers", wire_texts(done.leftovers)}};
+          },
+          [](const StatusReply& status) {
+            return Json{{"is", "status"},
+                        {"state", wire_text(status.state)},
+                        {"pid", std::max(status.pid, 0)}};
+          },
+          [](const Refused& refused) {
+            return Json{{"is", "refused"},
+                        {"code", static_cast<int>(refused.code)},
+                        {"message", wire_text(refused.message)}};
+          },
+          [](const Exited& exited) {
+            return Json{
+                {"is", "exited"}, {"code", exited.status.code}, {"signal", exited.status.signal}};
+          },
+      },
+      reply);
   return json.dump();
 }
 
+std::string encode(const Identity& identity) {
+  const sandbox::Credentials& user = identity.user.credentials;
+  return Json{{"privileged", identity.privileged},
+              {"invoker", identity.invoker},
+              {"uid", user.uid},
+              {"gid", user.gid},
+              {"groups", user.groups}}
+      .dump();
+}
+
+Identity decode_identity(const std::string& bytes) {
+  return decode<Identity>(bytes, [](Fields& fields) {
+    Identity identity{fields.boolean("privileged"), {}, fields.boolean("invoker")};
+    sandbox::Credentials& user = identity.user.credentials;
+    user.uid = static_cast<uid_t>(fields.number("uid", 0, UINT32_MAX - 1));
+    user.gid = static_cast<gid_t>(fields.number("gid", 0, UINT32_MAX - 1));
+    for (const std::uint64_t group : fields.numbers("groups", 0, UINT32_MAX - 1)) {
+      user.groups.push_back(static_cast<gid_t>(group));
+    }
+    return identity;
+  });
+}
+
 Request decode_request(const std::string& bytes) {
-  return decode<Request>(bytes, "do", decode_known);
+  return decode<Request>(bytes,
+                         [](Fields& fields) { return decode_known(fields.text("do"), fields); });
 }
 
 Reply decode_reply(const std::string& bytes) {
-  return decode<Reply>(bytes, "is", decode_known_reply);
+  return decode<Reply>(
+      bytes, [](Fields& fields) { return decode_known_reply(fields.text("is"), fields); });
 }
 
 }  // namespace vmlaunch::launcher::guardian

@@ -10,6 +10,7 @@
 
 #include "base/process.hpp"
 #include "launcher/exit_code.hpp"
+#include "launcher/identity.hpp"
 #include "launcher/plan/plan.hpp"
 #include "launcher/wire.hpp"
 
@@ -24,12 +25,19 @@ class ProtocolError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// The plan, given once and before QEMU exists. Descriptors: the config, its folder, then the
-/// program and the files that the supervisor could open itself, in the order of `opened`.
+/// Takes the VM's name for this run and puts back what dead runs have left. Comes first, once, and
+/// before the host is looked at: a plan holds only for a host without leftovers.
+struct Begin {
+  std::string vm;
+  bool dry = false;  ///< only tell what this and the seal would come to; both change nothing
+};
+
+/// The plan, given once, for the VM that was begun, and before QEMU exists. Descriptors: the
+/// config, its folder, then the program and the files that the supervisor could open itself, in the
+/// order of `opened`.
 struct Seal {
   std::string config_name;  ///< the config's name in its folder
   plan::Plan plan;          ///< name, steps, files, qemu and deadlines; nothing else travels
-  bool dry = false;         ///< only tell whether it would be taken; nothing is made or sealed
   bool program_opened = false;
   std::vector<std::size_t> opened;  ///< indices into plan.files
 };
@@ -55,7 +63,7 @@ struct Undo {
   bool keep_files = true;  ///< false: the run never came to life, files made for it go too
 };
 
-using Request = std::variant<Seal, Apply, Spawn, Signal, Status, Undo>;
+using Request = std::variant<Begin, Seal, Apply, Spawn, Signal, Status, Undo>;
 
 /// What the guardian found in a file that it opened: facts that only root could read.
 struct FileFacts {
@@ -63,9 +71,12 @@ struct FileFacts {
   std::string head;  ///< the first bytes, for the recognition of image headers
 };
 
+struct Begun {
+  std::vector<std::string>
+      leftovers;  ///< lines on what earlier runs had left, and what became of it
+};
 struct Sealed {
   std::vector<FileFacts> files;
-  std::vector<std::string> recovered = {};  ///< what earlier runs had left and is put back now
 };
 struct Applied {
   std::size_t step = 0;
@@ -90,10 +101,14 @@ struct Exited {
   base::ExitStatus status;
 };
 
-using Reply = std::variant<Sealed, Applied, Spawned, Done, StatusReply, Refused, Exited>;
+using Reply = std::variant<Begun, Sealed, Applied, Spawned, Done, StatusReply, Refused, Exited>;
 
 [[nodiscard]] std::string encode(const Request& request);
 [[nodiscard]] std::string encode(const Reply& reply);
+
+/// Whom a guardian is for, when it is a program of its own. No name travels.
+[[nodiscard]] std::string encode(const Identity& identity);
+[[nodiscard]] Identity decode_identity(const std::string& bytes);
 
 /// Throw ProtocolError for anything that is not a message of this protocol.
 [[nodiscard]] Request decode_request(const std::string& bytes);

@@ -1,5 +1,6 @@
 #include "launcher/run/guardian_link.hpp"
 
+#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -14,6 +15,7 @@
 
 #include "base/file.hpp"
 #include "launcher/guardian/guardian.hpp"
+#include "launcher/run/guardian_unit.hpp"
 #include "launcher/run/rescuer.hpp"
 
 namespace vmlaunch::launcher::run {
@@ -25,32 +27,105 @@ namespace {
 /// For what the guardian has to undo; each wait of its own is shorter.
 constexpr std::chrono::seconds kGuardianEnd{30};
 
+/// For the guardian to put back first what earlier runs have left.
+constexpr std::chrono::minutes kBeginDeadline{10};
+
+/// Throws what the guardian refused.
+guardian::Reply accepted(guardian::Reply reply) {
+  if (const auto* refused = std::get_if<guardian::Refused>(&reply)) {
+    throw Failure(refused->code, refused->message);
+  }
+  return reply;
+}
+
+/// Whether the other end of a socket is closed, or becomes so in time.
+bool hung_up(int socket, std::chrono::milliseconds limit) {
+  pollfd waited{socket, 0, 0};  // POLLHUP needs no asking for
+  return ::poll(&waited, 1, static_cast<int>(limit.count())) == 1;
+}
+
+[[noreturn]] void fail_silent() {
+  throw Failure(ExitCode::stuck,
+                "The guardian does not answer: it waits for the kernel; type: ps -o "
+                "pid,stat,wchan,args -C vmlaunch");
+}
+
 }  // namespace
 
-GuardianProcess::GuardianProcess(const Identity& identity) {
+GuardianProcess::GuardianProcess(const Identity& identity, Kind kind) {
+  if (kind == Kind::keeper && can_start_unit(identity)) {
+    try {
+      start_unit(identity);
+      return;
+    } catch (const std::system_error& error) {
+      complaint_ = std::string("the guardian is no unit of systemd (") + error.what() +
+                   "): should it be killed, type: vmlaunch recover";
+    }
+  }
+  fork(identity);
+}
+
+void GuardianProcess::start_unit(const Identity& identity) {
   auto ends = base::make_socket_pair(SOCK_SEQPACKET);
-  child_ = base::fork_child("the guardian");
-  if (child_.pid == 0) {
+  start_guardian_unit(identity, ends.second.get());
+  unit_ = base::duplicate(ends.first.get());
+  control_ = std::move(ends.first);
+}
+
+void GuardianProcess::fork(const Identity& identity) {
+  auto ends = base::make_socket_pair(SOCK_SEQPACKET);
+  base::Child child = base::fork_child("the guardian");
+  if (child.pid == 0) {
     ends.first.reset();
     ::_exit(guardian::run(std::move(ends.second), identity, run_rescuer));
   }
+  child_ = std::move(child.pidfd);
   control_ = std::move(ends.first);
 }
 
 GuardianProcess::~GuardianProcess() {
   control_.reset();
+  if (unit_) {
+    static_cast<void>(::shutdown(unit_.get(), SHUT_WR));  // what the guardian takes for our end
+  }
   try {
-    static_cast<void>(reap());
+    static_cast<void>(await_end());
   } catch (const std::system_error&) {
     // Somebody else reaped it: it has ended all the same.
   }
 }
 
-bool GuardianProcess::reap() {
-  if (child_.pidfd && base::reap_within(child_.pidfd.get(), kGuardianEnd)) {
-    child_.pidfd.reset();
+bool GuardianProcess::await_end() {
+  if (child_ && base::reap_within(child_.get(), kGuardianEnd)) {
+    child_.reset();
   }
-  return !child_.pidfd;
+  if (unit_ && hung_up(unit_.get(), kGuardianEnd)) {
+    unit_.reset();
+  }
+  return !child_ && !unit_;
+}
+
+guardian::Reply GuardianProcess::ask(const guardian::Request& request,
+                                     const std::vector<int>& fds,
+                                     std::chrono::milliseconds deadline) {
+  base::send_packet(control_.get(), guardian::encode(request), fds);
+  if (!base::wait_readable(control_.get(), std::chrono::steady_clock::now() + deadline)) {
+    fail_silent();
+  }
+  const std::optional<base::Packet> packet = base::receive_packet(control_.get());
+  if (!packet) {
+    throw Failure(ExitCode::failed, "The guardian ended without an answer");
+  }
+  return accepted(guardian::decode_reply(packet->bytes));
+}
+
+std::vector<std::string> GuardianProcess::begin(const guardian::Begin& request) {
+  std::vector<std::string> lines =
+      std::get<guardian::Begun>(ask(request, {}, kBeginDeadline)).leftovers;
+  if (!complaint_.empty()) {
+    lines.push_back(complaint_);
+  }
+  return lines;
 }
 
 GuardianLink::GuardianLink(asio::io_context& io,
@@ -140,16 +215,15 @@ asio::awaitable<GuardianLink::Answer> GuardianLink::ask(guardian::Request reques
   }
   if (answers_.empty()) {
     outstanding_.assign(outstanding_.size(), false);  // a late answer is nobody's
-    throw Failure(gone_ ? ExitCode::host_not_restored : ExitCode::stuck,
-                  gone_ ? "The guardian died, and QEMU with it; type: vmlaunch recover"
-                        : "The guardian does not answer: it waits for the kernel; type: ps -o "
-                          "pid,stat,wchan,args -C vmlaunch");
+    if (!gone_) {
+      fail_silent();
+    }
+    throw Failure(ExitCode::host_not_restored,
+                  "The guardian died, and QEMU with it; type: vmlaunch recover");
   }
   Answer answer = std::move(answers_.front());
   answers_.pop_front();
-  if (const auto* refused = std::get_if<guardian::Refused>(&answer.reply)) {
-    throw Failure(refused->code, refused->message);
-  }
+  answer.reply = accepted(std::move(answer.reply));
   co_return answer;
 }
 

@@ -4,6 +4,7 @@
 #include <deque>
 #include <functional>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include <boost/asio/awaitable.hpp>
@@ -21,9 +22,12 @@ namespace vmlaunch::launcher::run {
 /// The guardian as a process of ours.
 class GuardianProcess {
  public:
-  /// Forks. Must come before any asio object, any file of the user's and any change of uid. Does
-  /// not return in the child.
-  explicit GuardianProcess(const Identity& identity);
+  /// Must come before any asio object, any file of the user's and any change of uid.
+  enum class Kind {
+    child,   ///< forks; does not return in the child
+    keeper,  ///< for a run: a unit of systemd where that can be, else a child
+  };
+  GuardianProcess(const Identity& identity, Kind kind);
   GuardianProcess(GuardianProcess&&) = default;
   GuardianProcess& operator=(GuardianProcess&&) = delete;
   GuardianProcess(const GuardianProcess&) = delete;
@@ -31,14 +35,30 @@ class GuardianProcess {
   /// Without its socket the guardian undoes what there is and ends.
   ~GuardianProcess();
 
+  /// Asks and waits for the answer, as long as the connection has not been taken. Throws Failure:
+  /// with the guardian's own code and words when it refuses, `stuck` when it does not answer in
+  /// time, `failed` when it is gone.
+  guardian::Reply ask(const guardian::Request& request,
+                      const std::vector<int>& fds,
+                      std::chrono::milliseconds deadline);
+
+  /// The first question of a run: lines on what earlier runs have left, and on what this one's
+  /// guardian lacks. Throws as `ask`.
+  std::vector<std::string> begin(const guardian::Begin& request);
+
   [[nodiscard]] base::UniqueFd take_control() { return std::move(control_); }
 
-  /// Waits for its end and reaps it; false when it does not end in time.
-  [[nodiscard]] bool reap();
+  /// Waits for its end; false when it does not end in time.
+  [[nodiscard]] bool await_end();
 
  private:
+  void fork(const Identity& identity);
+  void start_unit(const Identity& identity);
+
   base::UniqueFd control_;
-  base::Child child_;
+  base::UniqueFd child_;   ///< its pidfd; empty for a unit, and after the end
+  base::UniqueFd unit_;    ///< a second one of the unit's control socket; empty likewise
+  std::string complaint_;  ///< why it is a child although systemd is there
 };
 
 /// The supervisor's end of the connection: one request at a time, and news in between.

@@ -25,9 +25,6 @@ using plan::FileUse;
 
 constexpr std::size_t kConfigLimit = std::size_t{1} << 20U;
 
-/// For the guardian to look at files, on slow disks too.
-constexpr std::chrono::seconds kAnswerDeadline{30};
-
 [[noreturn]] void refuse_config(ExitCode code, const std::string& path, const std::string& why) {
   throw Failure(code, "Cannot read the config " + base::printable(path) + ": " + why);
 }
@@ -111,10 +108,14 @@ OpenConfig open_config(const std::string& path) {
   return config;
 }
 
-Prepared prepare(const OpenConfig& config, const Identity& identity, Authority authority) {
+config::VmSpec load_config(const OpenConfig& config) {
   const config::Document document(config.path,
                                   base::read_all(config.file.get(), kConfigLimit, config.path));
-  Prepared prepared{config::load(document, config.path), {}};
+  return config::load(document, config.path);
+}
+
+Prepared prepare(config::VmSpec spec, const Identity& identity, Authority authority) {
+  Prepared prepared{std::move(spec), {}};
   const survey::Survey survey = survey::look("", prepared.spec, identity.privileged);
   prepared.plan = plan::make_plan(prepared.spec, survey, identity, authority);
   return prepared;
@@ -153,39 +154,25 @@ OpenFiles open_files(const plan::Plan& plan, Authority authority, Making making)
   return opened;
 }
 
-void check_with_guardian(const OpenConfig& config,
-                         const plan::Plan& plan,
-                         Authority authority,
-                         int control) {
-  const OpenFiles opened = open_files(plan, authority, Making::pretended);
-  guardian::Seal seal{config.name, plan, true, static_cast<bool>(opened.program), {}};
-  seal.plan.files.clear();
-  std::vector<int> fds = {config.file.get(), config.folder.get()};
+Sealing sealing_of(const OpenConfig& config, const plan::Plan& plan, const OpenFiles& opened) {
+  Sealing sealing{{config.name, plan, static_cast<bool>(opened.program), {}},
+                  {config.file.get(), config.folder.get()}};
   if (opened.program) {
-    fds.push_back(opened.program.get());
+    sealing.fds.push_back(opened.program.get());
   }
+  std::vector<FileUse>& files = sealing.request.plan.files;
+  files.clear();
   for (std::size_t i = 0; i < plan.files.size(); ++i) {
-    if (opened.files[i].fd) {
-      seal.opened.push_back(seal.plan.files.size());
-      fds.push_back(opened.files[i].fd.get());
+    const guardian::OpenFile& open = opened.files[i];
+    if (open.fd) {
+      sealing.request.opened.push_back(files.size());
+      sealing.fds.push_back(open.fd.get());
     }
-    if (!opened.files[i].made) {
-      seal.plan.files.push_back(plan.files[i]);
+    if (open.fd || !open.made) {
+      files.push_back(plan.files[i]);
     }
   }
-  base::send_packet(control, guardian::encode(guardian::Request(seal)), fds);
-  if (!base::wait_readable(control, std::chrono::steady_clock::now() + kAnswerDeadline)) {
-    throw Failure(ExitCode::stuck, "The guardian does not answer: it waits for the kernel");
-  }
-  const std::optional<base::Packet> packet = base::receive_packet(control);
-  if (!packet) {
-    throw Failure(ExitCode::failed, "The guardian ended without an answer");
-  }
-  const guardian::Reply reply = guardian::decode_reply(packet->bytes);
-  if (const auto* refused = std::get_if<guardian::Refused>(&reply)) {
-    throw Failure(refused->code, refused->message);
-  }
-  check_facts(seal.plan, std::get<guardian::Sealed>(reply));
+  return sealing;
 }
 
 void check_facts(const plan::Plan& plan, const guardian::Sealed& sealed) {

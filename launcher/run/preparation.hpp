@@ -24,15 +24,16 @@ struct OpenConfig {
 /// preflight for what is missing or not permitted.
 [[nodiscard]] OpenConfig open_config(const std::string& path);
 
-/// A config and everything that follows from it and from the host, without any effect.
+/// Reads it. Throws ConfigError.
+[[nodiscard]] config::VmSpec load_config(const OpenConfig& config);
+
+/// A VM and everything that follows from it and from the host as it is now, without any effect.
 struct Prepared {
   config::VmSpec spec;
   plan::Plan plan;
 };
 
-[[nodiscard]] Prepared prepare(const OpenConfig& config,
-                               const Identity& identity,
-                               Authority authority);
+[[nodiscard]] Prepared prepare(config::VmSpec spec, const Identity& identity, Authority authority);
 
 /// The plan's files and program as far as this process may open them.
 struct OpenFiles {
@@ -50,12 +51,16 @@ enum class Making { done, pretended };
                                    Authority authority,
                                    Making making = Making::done);
 
-/// Asks the guardian at the other end of `control` whether a run would be taken, and makes nothing.
-/// Throws the Failure that the run would.
-void check_with_guardian(const OpenConfig& config,
-                         const plan::Plan& plan,
-                         Authority authority,
-                         int control);
+/// The sealing of a plan: descriptors of what was opened, in the protocol's order, beside it.
+struct Sealing {
+  guardian::Seal request;
+  std::vector<int> fds;
+};
+
+/// What was only pretended to be made is left out.
+[[nodiscard]] Sealing sealing_of(const OpenConfig& config,
+                                 const plan::Plan& plan,
+                                 const OpenFiles& opened);
 
 /// Refuses, by what the guardian found in the files that only it could open.
 void check_facts(const plan::Plan& plan, const guardian::Sealed& sealed);

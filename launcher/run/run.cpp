@@ -38,9 +38,6 @@ constexpr std::chrono::seconds kEndByItself{1};
 /// For the guardian to open files: more than any single wait of its own.
 constexpr std::chrono::seconds kGuardianMargin{30};
 
-/// For the guardian to put back first what an earlier run left.
-constexpr std::chrono::minutes kSealDeadline{10};
-
 /// For one change of the host, or its undo: more than the guardian waits for the kernel in it.
 constexpr std::chrono::seconds kStepDeadline{150};
 
@@ -122,24 +119,10 @@ class Run {
   }
 
   asio::awaitable<void> seal() {
-    guardian::Seal request{input_.config.name, plan(), false, false, {}};
-    std::vector<int> fds = {input_.config.file.get(), input_.config.folder.get()};
-    if (input_.files.program) {
-      request.program_opened = true;
-      fds.push_back(input_.files.program.get());
-    }
-    for (std::size_t i = 0; i < plan().files.size(); ++i) {
-      if (input_.files.files[i].fd) {
-        request.opened.push_back(i);
-        fds.push_back(input_.files.files[i].fd.get());
-      }
-    }
-    GuardianLink::Answer answer = co_await guardian_.ask(request, fds, kSealDeadline);
-    const auto sealed = expect<guardian::Sealed>(answer);
-    check_facts(plan(), sealed);
-    for (const std::string& line : sealed.recovered) {
-      console_.warn(line);
-    }
+    const Sealing sealing = sealing_of(input_.config, plan(), input_.files);
+    GuardianLink::Answer answer =
+        co_await guardian_.ask(sealing.request, sealing.fds, kGuardianMargin);
+    check_facts(plan(), expect<guardian::Sealed>(answer));
     console_.say("plan sealed");
   }
 
@@ -425,7 +408,7 @@ class Run {
   }
 
   ExitCode reap_guardian() {
-    if (!input_.guardian.reap()) {
+    if (!input_.guardian.await_end()) {
       console_.fail("the guardian does not end; type: ps -o pid,stat,wchan,args -C vmlaunch-guard");
       return ExitCode::stuck;
     }

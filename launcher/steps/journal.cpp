@@ -111,9 +111,7 @@ void Journal::read_back(const std::string& bytes) {
     }
     at = end + 1;
   }
-  if (at < bytes.size()) {
-    base::check(::ftruncate(file_.get(), static_cast<off_t>(at)), "cut " + path_);
-  }
+  size_ = at;
 }
 
 /// The first record names version and boot, the others steps by their order.
@@ -146,8 +144,12 @@ void Journal::take(const Json& record) {
 
 void Journal::append(const Json& record) {
   const std::string text = record.dump();
-  base::write_all(file_.get(), checksum(text) + " " + text + "\n", path_);
+  const std::string line = checksum(text) + " " + text + "\n";
+  // A line that was cut off, in an earlier run or by a full disk in this one, must not begin ours.
+  base::check(::ftruncate(file_.get(), static_cast<off_t>(size_)), "cut " + path_);
+  base::write_all(file_.get(), line, path_);
   base::check(::fdatasync(file_.get()), "write " + path_);
+  size_ += line.size();
 }
 
 void Journal::begin(const Step& step, const Json& found) {

@@ -32,7 +32,8 @@ class Journal {
   /// Starts the journal of a run. Throws std::system_error; EEXIST if there is one.
   [[nodiscard]] static Journal create(const std::string& folder, const std::string& vm);
 
-  /// The journal that an earlier run left; nothing if there is none. A cut last line is dropped.
+  /// The journal that an earlier run left; nothing if there is none. A cut last line counts for
+  /// nothing. The file is not changed before something is appended.
   /// Throws JournalError for anything that no run of this version wrote.
   [[nodiscard]] static std::optional<Journal> open(const std::string& folder,
                                                    const std::string& vm);
@@ -60,6 +61,7 @@ class Journal {
 
   std::string path_;
   base::UniqueFd file_;
+  std::size_t size_ = 0;  ///< of whole lines; what the file has beyond was cut off
   std::string boot_;
   std::vector<Entry> entries_;
 };

@@ -16,4 +16,13 @@ namespace vmlaunch::launcher::steps {
                                                const StateFolders& folders,
                                                const std::string& vm);
 
+/// What recover_vm would undo, last things first, a line each. Throws JournalError.
+[[nodiscard]] std::vector<std::string> would_undo(const StateFolders& folders,
+                                                  const std::string& vm);
+
+/// What a start of `vm` would put back first: of all VMs that do not run, a line each. Throws
+/// JournalError for a journal of `vm` that is not of our making; another one's is a line.
+[[nodiscard]] std::vector<std::string> leftovers(const StateFolders& folders,
+                                                 const std::string& vm);
+
 }  // namespace vmlaunch::launcher::steps

@@ -1,6 +1,7 @@
 #include "launcher/steps/transaction.hpp"
 
 #include <map>
+#include <system_error>
 #include <utility>
 
 namespace vmlaunch::launcher::steps {
@@ -24,7 +25,7 @@ class Undoing {
       }
     }
     if (!again_) {
-      journal_.remove();
+      remove_journal();
     }
     return std::move(undone_);
   }
@@ -43,19 +44,37 @@ class Undoing {
     try {
       std::visit([&](const auto& step) { step.undo(host_, entry.found); }, entry.step);
       undone_.restored.push_back(describe(entry.step) + ": " + describe_undo(entry.step));
-      journal_.settle(index);
+      settle(index);
     } catch (const ChangedMeanwhile& changed) {
       // Named once; it is not ours any more.
       undone_.leftovers.push_back("changed by somebody else meanwhile, and left: " +
                                   std::string(changed.what()));
       undone_.code = worse(undone_.code, ExitCode::host_not_restored);
-      journal_.settle(index);
+      settle(index);
     } catch (const Stuck& error) {
       leave(entry.step, error.what(), ExitCode::stuck);
       qemu_may_live_ = std::holds_alternative<StartQemu>(entry.step);
     } catch (const std::exception& error) {
       leave(entry.step, error.what(), ExitCode::host_not_restored);
       qemu_may_live_ = std::holds_alternative<StartQemu>(entry.step);
+    }
+  }
+
+  /// A disk that takes no more must not stop the way back: what is not settled is undone once more,
+  /// which changes nothing.
+  void settle(std::size_t index) {
+    try {
+      journal_.settle(index);
+    } catch (const std::system_error&) {
+    }
+  }
+
+  void remove_journal() {
+    try {
+      journal_.remove();
+    } catch (const std::system_error& error) {
+      undone_.leftovers.emplace_back(error.what());
+      undone_.code = worse(undone_.code, ExitCode::host_not_restored);
     }
   }
 
@@ -96,16 +115,6 @@ Undone recover(Host& host, Journal& journal) {
   }
   journal.remove();
   return {};
-}
-
-std::vector<Step> steps_to_undo(const Journal& journal) {
-  std::vector<Step> steps;
-  for (auto entry = journal.entries().rbegin(); entry != journal.entries().rend(); ++entry) {
-    if (!entry->settled) {
-      steps.push_back(entry->step);
-    }
-  }
-  return steps;
 }
 
 }  // namespace vmlaunch::launcher::steps

@@ -31,7 +31,4 @@ struct Undone {
 /// The same for a journal that an earlier run left. One of an earlier boot is dropped.
 [[nodiscard]] Undone recover(Host& host, Journal& journal);
 
-/// The steps that undo_all would undo, in its order.
-[[nodiscard]] std::vector<Step> steps_to_undo(const Journal& journal);
-
 }  // namespace vmlaunch::launcher::steps

@@ -72,6 +72,15 @@ class Talk {
     std::move(packet->fds.begin(), packet->fds.end(), std::back_inserter(fds_));
     return guardian::decode_reply(packet->bytes);
   }
+  /// What a run says after `vm` was begun.
+  std::optional<Reply> seal(const guardian::Seal& seal,
+                            const std::vector<int>& fds,
+                            const std::string& vm = "vm") {
+    const auto begun = ask(guardian::Request(guardian::Begin{vm}));
+    REQUIRE(begun.has_value());
+    REQUIRE(std::holds_alternative<guardian::Begun>(*begun));
+    return ask(guardian::Request(seal), fds);
+  }
   [[nodiscard]] std::string state() {
     const auto reply = ask(guardian::Request(guardian::Status{}));
     return reply ? std::get<guardian::StatusReply>(*reply).state : "gone";
@@ -90,7 +99,7 @@ struct Sealing {
   base::UniqueFd config = base::open_file(path, O_RDONLY);
   base::UniqueFd place = base::open_file(folder.path(), O_PATH | O_DIRECTORY);
   base::UniqueFd program = base::open_file(PROBE_PROGRAM, O_PATH);
-  guardian::Seal seal{"vm.json", {}, false, true, {}};
+  guardian::Seal seal{"vm.json", {}, true, {}};
 
   explicit Sealing(uid_t owner) {
     REQUIRE(::fchown(config.get(), owner, owner) == 0);
@@ -125,7 +134,7 @@ TEST_CASE("guardian: it obeys in the order of a run and tells each state") {
   sealing.seal.plan.qemu.user.credentials = uid(kPerson);
   Talk talk(person());
   CHECK(talk.state() == "idle");
-  auto reply = talk.ask(guardian::Request(sealing.seal), sealing.fds());
+  auto reply = talk.seal(sealing.seal, sealing.fds());
   REQUIRE(reply.has_value());
   REQUIRE(std::holds_alternative<guardian::Sealed>(*reply));
   CHECK(talk.state() == "sealed");
@@ -167,7 +176,7 @@ TEST_CASE("guardian: anything out of order ends the connection, and QEMU with it
     Sealing sealing(kPerson);
     sealing.seal.plan.qemu.user.credentials = uid(kPerson);
     Talk talk(person());
-    REQUIRE(talk.ask(guardian::Request(sealing.seal), sealing.fds()).has_value());
+    REQUIRE(talk.seal(sealing.seal, sealing.fds()).has_value());
     const auto spawned = talk.ask(guardian::Request(guardian::Spawn{}));
     REQUIRE(spawned.has_value());
     const pid_t qemu = std::get<guardian::Spawned>(*spawned).pid;
@@ -177,6 +186,20 @@ TEST_CASE("guardian: anything out of order ends the connection, and QEMU with it
     CHECK_FALSE(answer.has_value());
     CHECK(eventually([&] { return !lives(qemu); }));
   }
+}
+
+TEST_CASE("guardian: a plan is taken for the VM that was begun, and one VM is") {
+  if (!is_root()) {
+    WARN("needs root: skipped");
+    return;
+  }
+  Sealing sealing(kPerson);
+  sealing.seal.plan.qemu.user.credentials = uid(kPerson);
+  CHECK_FALSE(Talk(person()).ask(guardian::Request(sealing.seal), sealing.fds()).has_value());
+  CHECK_FALSE(Talk(person()).seal(sealing.seal, sealing.fds(), "other").has_value());
+  Talk twice(person());
+  REQUIRE(twice.ask(guardian::Request(guardian::Begin{"vm"})).has_value());
+  CHECK_FALSE(twice.ask(guardian::Request(guardian::Begin{"vm"})).has_value());
 }
 
 TEST_CASE("guardian: a plan that claims more than the config's owner may is not taken") {
@@ -190,7 +213,7 @@ TEST_CASE("guardian: a plan that claims more than the config's owner may is not 
     std::vector<int> fds = sealing.fds();
     change(sealing, fds);
     Talk talk(identity);
-    const auto reply = talk.ask(guardian::Request(sealing.seal), fds);
+    const auto reply = talk.seal(sealing.seal, fds);
     return !reply || std::holds_alternative<guardian::Refused>(*reply);
   };
   const auto nothing = [](Sealing&, std::vector<int>&) {};
@@ -231,7 +254,7 @@ TEST_CASE("guardian: a kernel that QEMU's user may not read is refused with what
   sealing.seal.plan.files[0].fd = plan::kFirstFileFd;
   sealing.seal.plan.files[0].reopened = true;
   Talk talk(root_alone());
-  const auto reply = talk.ask(guardian::Request(sealing.seal), sealing.fds());
+  const auto reply = talk.seal(sealing.seal, sealing.fds());
   REQUIRE(reply.has_value());
   const auto& refusal = std::get<guardian::Refused>(*reply);
   CHECK(refusal.code == ExitCode::preflight);

@@ -87,6 +87,29 @@ TEST_CASE("recover: puts back what a killed guardian left, and --dry-run only sa
   CHECK(again.output().empty());
 }
 
+TEST_CASE("recover: plan and check tell what a start would put back first, and change nothing") {
+  if (!is_root()) {
+    WARN("needs root: skipped");
+    return;
+  }
+  const Folder folder;
+  const Json config = probe_config();
+  const Traces traces(config);
+  leave_traces(folder, config, traces);
+  const std::string journal = text_of(traces.journal);
+  for (const char* verb : {"check", "plan"}) {
+    INFO(verb);
+    Program program(command_of({verb, folder.file("vm.json")}));
+    CHECK(program.exit_code() == 0);
+    INFO(program.output());
+    CHECK(program.output().find("left by an earlier run of " + traces.vm +
+                                ", put back first: start QEMU: ") != std::string::npos);
+    CHECK(text_of(traces.journal) == journal);
+  }
+  Program recover(command_of({"recover", traces.vm}));
+  CHECK(recover.exit_code() == 0);
+}
+
 TEST_CASE("recover: the next start does it first, and says so") {
   if (!is_root()) {
     WARN("needs root: skipped");
@@ -152,6 +175,7 @@ TEST_CASE("recover: a journal with garbage is reported and kept, and no run begi
   REQUIRE(::chmod(traces.journal.c_str(), 0600) == 0);
   for (const auto& arguments : {std::vector<std::string>{"recover", traces.vm},
                                 {"recover", "--dry-run", traces.vm},
+                                {"check", folder.write("vm.json", config.dump())},
                                 {"run", folder.write("vm.json", config.dump())}}) {
     INFO(arguments[0]);
     Program program(command_of(arguments));
@@ -196,6 +220,24 @@ TEST_CASE("recover: a user's runs have journals of their own") {
   INFO(recover.output());
   CHECK(recover.output().find(vm + ": host restored\n") != std::string::npos);
   CHECK_FALSE(std::filesystem::exists(journal));
+}
+
+TEST_CASE("recover: a lock that cannot be taken is told, and nothing is begun") {
+  if (!is_root()) {
+    WARN("needs root: skipped");
+    return;
+  }
+  const Folder folder;
+  const Json config = probe_config();
+  const Traces traces(config);
+  launcher::steps::make_state_folders(launcher::steps::find_state_folders());
+  REQUIRE(::mkdir(traces.lock.c_str(), 0700) == 0);
+  Program program(run_of(folder, config));
+  CHECK(program.exit_code() == 1);
+  INFO(program.output());
+  CHECK(program.output().find(traces.lock + ": Is a directory") != std::string::npos);
+  CHECK_FALSE(std::filesystem::exists(traces.journal));
+  REQUIRE(::rmdir(traces.lock.c_str()) == 0);
 }
 
 TEST_CASE("recover: a name that is none is refused") {

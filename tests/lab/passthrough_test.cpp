@@ -249,3 +249,44 @@ TEST_CASE("passthrough: after the guardian was killed recover restores the host"
     CHECK(driver_of(device::nic) == "e1000e");
   }
 }
+
+TEST_CASE("passthrough: after the guardian was killed the next start takes the NIC anew",
+          "[intel]") {
+  std::string vm;
+  CHECK(harmed([](Program& program) { ::kill(guardian_pid(program), SIGKILL); }, &vm) == 20);
+  REQUIRE(driver_of(device::nic) == kVfio);
+  const Folder folder;
+  Program next(run_of(folder, probe_with({{{"device", device::nic}}})));
+  REQUIRE(next.says("] running"));
+  CHECK(said(next, "left by an earlier run of " + vm + ", put back now: bind " + device::nic));
+  CHECK(said(next, "] bind 0000:03:00.0 to vfio-pci; it has e1000e"));
+  CHECK(driver_of(device::nic) == kVfio);
+  next.signal(SIGTERM);
+  CHECK(next.exit_code() == 0);
+  CHECK(driver_of(device::nic) == "e1000e");
+}
+
+TEST_CASE("passthrough: under systemd a killed guardian's host is restored at once", "[systemd]") {
+  for (const bool both : {false, true}) {
+    INFO((both ? "guardian and supervisor" : "guardian"));
+    const int code = harmed([&](Program& program) {
+      const pid_t guardian = guardian_pid(program);
+      CHECK(contents("/proc/" + std::to_string(guardian) + "/cgroup").find("vmlaunch-guardian-") !=
+            std::string::npos);
+      ::kill(guardian, SIGKILL);
+      if (both) {
+        program.signal(SIGKILL);
+      }
+    });
+    CHECK(code == (both ? 137 : 20));
+    CHECK(nic_is_back());
+    CHECK(eventually([] {
+      return std::system(
+                 "systemctl list-units --all --plain --no-legend 'vmlaunch-guardian-*' | "
+                 "grep -q .") != 0;
+    }));
+    Program recover(command_of({"recover"}));
+    CHECK(recover.exit_code() == 0);
+    CHECK(recover.output().empty());
+  }
+}

@@ -10,7 +10,7 @@ set(may_include_hooks hooks|base)
 set(may_include_launcher launcher|hooks|sandbox|qmp|base)
 
 # A library's headers, and the only folders and files of the product that include them.
-set(libraries nlohmann asio seccomp cap_ng spdlog cli11 libpci)
+set(libraries nlohmann asio seccomp cap_ng spdlog cli11 libpci systemd)
 set(headers_nlohmann nlohmann/)
 set(allowed_nlohmann qmp/|launcher/|hooks/)
 set(headers_asio boost/asio)
@@ -25,6 +25,8 @@ set(headers_cli11 CLI/)
 set(allowed_cli11 launcher/)
 set(headers_libpci pci/)
 set(allowed_libpci launcher/survey/pci_names[.]cpp)
+set(headers_systemd systemd/)
+set(allowed_systemd launcher/run/guardian_unit[.]cpp)
 
 set(count 0)
 function(finding file rule text)

@@ -112,7 +112,9 @@ TEST_CASE("protocol: every request is the same after a round trip", "[guardian]"
   Seal bare;
   bare.plan.name = "bare";
   bare.plan.qemu.user.credentials.reset();
-  for (const Request& request : {Request(rich_seal()),
+  for (const Request& request : {Request(Begin{"win10", false}),
+                                 Request(Begin{"a", true}),
+                                 Request(rich_seal()),
                                  Request(bare),
                                  Request(Apply{0}),
                                  Request(Apply{1024}),
@@ -130,14 +132,25 @@ TEST_CASE("protocol: every request is the same after a round trip", "[guardian]"
   }
 }
 
+TEST_CASE("protocol: a run begins with a VM's name", "[guardian]") {
+  for (const char* bytes : {R"({"do":"begin","vm":"../x","dry":false})",
+                            R"({"do":"begin","vm":"","dry":false})",
+                            R"({"do":"begin","vm":"vm"})",
+                            R"({"do":"begin","vm":"vm","dry":false,"more":1})"}) {
+    INFO(bytes);
+    CHECK_THROWS_AS(decode_request(bytes), ProtocolError);
+  }
+}
+
 TEST_CASE("protocol: every reply is the same after a round trip", "[guardian]") {
   std::string all_bytes;
   for (int byte = 0; byte < 256; ++byte) {
     all_bytes += static_cast<char>(byte);
   }
-  for (const Reply& reply : {Reply(Sealed{}),
+  for (const Reply& reply : {Reply(Begun{}),
+                             Reply(Begun{{"put back: \"x\"\n", "\xff"}}),
+                             Reply(Sealed{}),
                              Reply(Sealed{{{0, ""}, {63, "QFI\xfb\0\n"}, {2, all_bytes}}}),
-                             Reply(Sealed{{}, {"put back: \"x\"\n", "\xff"}}),
                              Reply(Applied{0}),
                              Reply(Applied{1024}),
                              Reply(Spawned{1}),
@@ -267,7 +280,7 @@ TEST_CASE("protocol: a plan that lacks any field is refused", "[guardian]") {
     CHECK(complaint(json) == "\"" + key + "\" is missing");
     ++fields;
   });
-  CHECK(fields == 10 + (2 + 1 + 2 + 3 + 3 + 2) + 3 * 7 + 7 + 5);
+  CHECK(fields == 9 + (2 + 1 + 2 + 3 + 3 + 2) + 3 * 7 + 7 + 5);
 }
 
 TEST_CASE("protocol: a plan with a field too many anywhere is refused", "[guardian]") {
@@ -509,38 +522,39 @@ TEST_CASE("protocol: a plan with any byte replaced is refused or still a request
 }
 
 TEST_CASE("protocol: a reply that is not of the protocol is refused", "[guardian]") {
-  for (const char* bytes :
-       {R"({"is":"spawned"})",
-        R"({"is":"spawned","pid":0})",
-        R"({"is":"spawned","pid":-1})",
-        R"({"is":"spawned","pid":2147483648})",
-        R"({"is":"spawned","pid":1,"more":1})",
-        R"({"is":"done"})",
-        R"({"is":"done","leftovers":[]})",
-        R"({"is":"done","code":256,"leftovers":[]})",
-        R"({"is":"applied"})",
-        R"({"is":"applied","step":1025})",
-        R"({"is":"done","code":0,"leftovers":"x"})",
-        R"({"is":"done","code":0,"leftovers":[1]})",
-        R"({"is":"done","code":0,"leftovers":["a\u0000b"]})",
-        R"({"is":"status","state":"idle"})",
-        R"({"is":"status","state":1,"pid":0})",
-        R"({"is":"refused","code":0,"message":""})",
-        R"({"is":"refused","code":256,"message":""})",
-        R"({"is":"refused","code":10})",
-        R"({"is":"exited","code":256,"signal":0})",
-        R"({"is":"exited","code":0,"signal":129})",
-        R"({"is":"exited","code":0})",
-        R"({"is":"sealed"})",
-        R"({"is":"sealed","files":[]})",
-        R"({"is":"sealed","files":{},"recovered":[]})",
-        R"({"is":"sealed","files":[1],"recovered":[]})",
-        R"({"is":"sealed","files":[{"index":0}],"recovered":[]})",
-        R"({"is":"sealed","files":[{"index":65,"head":""}],"recovered":[]})",
-        R"({"is":"sealed","files":[{"index":0,"head":"zz"}],"recovered":[]})",
-        R"({"is":"sealed","files":[{"index":0,"head":"0"}],"recovered":[]})",
-        R"({"is":"sealed","files":[{"index":0,"head":"000"}],"recovered":[]})",
-        R"({"is":"sealed","files":[{"index":0,"head":"","more":1}],"recovered":[]})"}) {
+  for (const char* bytes : {R"({"is":"spawned"})",
+                            R"({"is":"spawned","pid":0})",
+                            R"({"is":"spawned","pid":-1})",
+                            R"({"is":"spawned","pid":2147483648})",
+                            R"({"is":"spawned","pid":1,"more":1})",
+                            R"({"is":"done"})",
+                            R"({"is":"done","leftovers":[]})",
+                            R"({"is":"done","code":256,"leftovers":[]})",
+                            R"({"is":"applied"})",
+                            R"({"is":"applied","step":1025})",
+                            R"({"is":"done","code":0,"leftovers":"x"})",
+                            R"({"is":"done","code":0,"leftovers":[1]})",
+                            R"({"is":"done","code":0,"leftovers":["a\u0000b"]})",
+                            R"({"is":"status","state":"idle"})",
+                            R"({"is":"status","state":1,"pid":0})",
+                            R"({"is":"refused","code":0,"message":""})",
+                            R"({"is":"refused","code":256,"message":""})",
+                            R"({"is":"refused","code":10})",
+                            R"({"is":"exited","code":256,"signal":0})",
+                            R"({"is":"exited","code":0,"signal":129})",
+                            R"({"is":"exited","code":0})",
+                            R"({"is":"sealed"})",
+                            R"({"is":"sealed","files":[],"more":1})",
+                            R"({"is":"begun"})",
+                            R"({"is":"begun","leftovers":[1]})",
+                            R"({"is":"sealed","files":{}})",
+                            R"({"is":"sealed","files":[1]})",
+                            R"({"is":"sealed","files":[{"index":0}]})",
+                            R"({"is":"sealed","files":[{"index":65,"head":""}]})",
+                            R"({"is":"sealed","files":[{"index":0,"head":"zz"}]})",
+                            R"({"is":"sealed","files":[{"index":0,"head":"0"}]})",
+                            R"({"is":"sealed","files":[{"index":0,"head":"000"}]})",
+                            R"({"is":"sealed","files":[{"index":0,"head":"","more":1}]})"}) {
     INFO(bytes);
     CHECK(complaint_of_reply(bytes) != "nothing");
   }

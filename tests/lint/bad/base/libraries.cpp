@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <pci/pci.h>
 #include <spdlog/spdlog.h>
+#include <systemd/sd-bus.h>
 
 #include "base/text.hpp"
 #include "qmp/client.hpp"

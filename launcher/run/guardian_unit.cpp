@@ -1,0 +1,131 @@
+#include "launcher/run/guardian_unit.hpp"
+
+#include <systemd/sd-bus.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include "launcher/guardian/guardian.hpp"
+#include "launcher/guardian/protocol.hpp"
+
+namespace vmlaunch::launcher::run {
+
+namespace {
+
+constexpr std::chrono::microseconds kCallDeadline = std::chrono::seconds(5);
+
+/// For a guardian that puts everything back, and for `recover` after it: each wait of theirs is
+/// shorter.
+constexpr std::chrono::microseconds kStopDeadline = std::chrono::minutes(10);
+
+using Bus = std::unique_ptr<sd_bus, decltype(&sd_bus_flush_close_unref)>;
+using Message = std::unique_ptr<sd_bus_message, decltype(&sd_bus_message_unref)>;
+
+/// libsystemd returns negative error numbers.
+void require(int result) {
+  if (result < 0) {
+    throw std::system_error(-result, std::generic_category(), "ask systemd for the guardian");
+  }
+}
+
+Bus open_bus() {
+  sd_bus* bus = nullptr;
+  require(sd_bus_open_system(&bus));
+  Bus owned(bus, sd_bus_flush_close_unref);
+  require(sd_bus_set_method_call_timeout(bus, kCallDeadline.count()));
+  return owned;
+}
+
+/// The properties of a unit that is being described; their names are those of unit files.
+class Properties {
+ public:
+  explicit Properties(sd_bus_message* message) : message_(message) {
+    require(sd_bus_message_open_container(message_, 'a', "(sv)"));
+  }
+  void text(const char* name, const char* value) {
+    require(sd_bus_message_append(message_, "(sv)", name, "s", value));
+  }
+  void descriptor(const char* name, int fd) {
+    require(sd_bus_message_append(message_, "(sv)", name, "h", fd));
+  }
+  void time(const char* name, std::chrono::microseconds value) {
+    require(sd_bus_message_append(message_, "(sv)", name, "t", value.count()));
+  }
+  /// A program by its path, with its arguments behind its name.
+  void command(const char* name, std::vector<std::string> arguments) {
+    std::vector<char*> words;
+    for (std::string& argument : arguments) {
+      words.push_back(argument.data());
+    }
+    words.push_back(nullptr);
+    require(sd_bus_message_open_container(message_, 'r', "sv"));
+    require(sd_bus_message_append(message_, "s", name));
+    require(sd_bus_message_open_container(message_, 'v', "a(sasb)"));
+    require(sd_bus_message_open_container(message_, 'a', "(sasb)"));
+    require(sd_bus_message_open_container(message_, 'r', "sasb"));
+    require(sd_bus_message_append(message_, "s", words.front()));
+    require(sd_bus_message_append_strv(message_, words.data()));
+    require(sd_bus_message_append(message_, "b", 0));  // its failure is the unit's
+    for (int container = 0; container < 4; ++container) {
+      require(sd_bus_message_close_container(message_));
+    }
+  }
+  void end() { require(sd_bus_message_close_container(message_)); }
+
+ private:
+  sd_bus_message* message_;
+};
+
+void describe_unit(sd_bus_message* message, const Identity& identity, int control) {
+  const std::string program = std::filesystem::read_symlink("/proc/self/exe");
+  Properties unit(message);
+  unit.text("Description", "Host changes of a virtual machine (vmlaunch)");
+  unit.text("Type", "exec");
+  unit.command("ExecStart", {program, guardian::kVerb, guardian::encode(identity)});
+  unit.command("ExecStopPost", {program, "recover"});
+  unit.descriptor("StandardInputFileDescriptor", control);
+  unit.text("StandardOutput", "null");
+  unit.descriptor("StandardErrorFileDescriptor", STDERR_FILENO);
+  // What is stuck in the kernel must not hold `recover` up; QEMU dies with the guardian.
+  unit.text("KillMode", "process");
+  unit.time("TimeoutStopUSec", kStopDeadline);
+  unit.text("CollectMode", "inactive-or-failed");
+  unit.end();
+}
+
+/// No unit had it in this boot: process numbers come again, moments do not.
+std::string unit_name() {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  return "vmlaunch-guardian-" + std::to_string(::getpid()) + "-" + std::to_string(now.count()) +
+         ".service";
+}
+
+}  // namespace
+
+bool can_start_unit(const Identity& identity) {
+  return identity.privileged && sd_booted() > 0;
+}
+
+void start_guardian_unit(const Identity& identity, int control) {
+  const Bus bus = open_bus();
+  sd_bus_message* raw = nullptr;
+  require(sd_bus_message_new_method_call(bus.get(),
+                                         &raw,
+                                         "org.freedesktop.systemd1",
+                                         "/org/freedesktop/systemd1",
+                                         "org.freedesktop.systemd1.Manager",
+                                         "StartTransientUnit"));
+  const Message call(raw, sd_bus_message_unref);
+  require(sd_bus_message_append(raw, "ss", unit_name().c_str(), "fail"));
+  describe_unit(raw, identity, control);
+  require(sd_bus_message_append(raw, "a(sa(sv))", 0));  // no other units with it
+  require(sd_bus_call(bus.get(), raw, 0, nullptr, nullptr));
+}
+
+}  // namespace vmlaunch::launcher::run
