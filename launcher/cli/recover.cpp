@@ -30,8 +30,8 @@ ExitCode show(const steps::StateFolders& folders, const std::string& vm) {
     return ExitCode::ended;
   }
   for (const steps::Step& step : steps::steps_to_undo(*journal)) {
-    std::cout << vm << ": would undo: " << steps::describe(step) << ": "
-              << steps::describe_undo(step) << "\n";
+    std::cout << vm << ": would undo: " << step->describe() << ": " << step->describe_undo()
+              << "\n";
   }
   return ExitCode::ended;
 }
