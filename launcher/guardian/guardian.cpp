@@ -29,6 +29,7 @@
 #include "launcher/guardian/host_changes.hpp"
 #include "launcher/guardian/plan_file.hpp"
 #include "launcher/guardian/protocol.hpp"
+#include "launcher/steps/steps.hpp"
 #include "sandbox/spawn.hpp"
 
 namespace vmlaunch::launcher::guardian {
@@ -187,7 +188,7 @@ class Guardian {
   void keep_capabilities() const {
     sandbox::Capabilities needed = {CAP_KILL, CAP_SETUID, CAP_SETGID, CAP_SETPCAP};
     for (const steps::Step& step : plan_.steps) {
-      if (const int capability = steps::capability_of(step); capability >= 0) {
+      if (const int capability = step->capability(); capability >= 0) {
         needed.push_back(capability);
       }
     }
@@ -297,13 +298,12 @@ class Guardian {
       throw ProtocolError("QEMU is spawned once, after all steps of the sealed plan");
     }
     spawned_ = true;
-    changes_.apply(steps::StartQemu{has_cgroup()}, context());
+    changes_.apply(steps::start_qemu(has_cgroup()), context());
   }
 
   [[nodiscard]] bool has_cgroup() const {
-    return std::any_of(plan_.steps.begin(), plan_.steps.end(), [](const steps::Step& step) {
-      return std::holds_alternative<steps::MakeCgroup>(step);
-    });
+    const steps::Step cgroup = steps::make_cgroup(plan_.name);
+    return std::find(plan_.steps.begin(), plan_.steps.end(), cgroup) != plan_.steps.end();
   }
 
   void start_qemu(const std::function<void(pid_t)>& born) {

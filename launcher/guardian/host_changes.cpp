@@ -77,7 +77,7 @@ void HostChanges::check(const std::vector<steps::Step>& steps) const {
   std::vector<std::string> problems;
   for (const steps::Step& step : steps) {
     try {
-      std::visit([&](const auto& s) { s.check(host_); }, step);
+      step->check(host_);
     } catch (const Failure& failure) {
       code = worse(code, failure.code());
       problems.emplace_back(failure.what());
@@ -95,12 +95,12 @@ void HostChanges::apply(const steps::Step& step, const steps::Context& context) 
     }
     steps::apply(step, host_, context, *journal_);
   } catch (const steps::Stuck&) {
-    stuck_.insert(steps::object_of(step));
+    stuck_.insert(step->object());
     throw;
   } catch (const std::system_error& error) {
     const bool busy = error.code().value() == EBUSY;
     throw Failure(busy ? ExitCode::device_busy : ExitCode::failed,
-                  "Cannot " + steps::describe(step) + ": " + error.what());
+                  "Cannot " + step->describe() + ": " + error.what());
   }
 }
 

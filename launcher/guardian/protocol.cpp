@@ -113,11 +113,9 @@ std::string read_vm_name(Fields& fields, const char* key) {
   return name;
 }
 
-/// QEMU's start is asked for by itself, and a run has no cgroup but its own.
 steps::Step decode_step(const Json& json, const std::string& vm) {
   steps::Step step = steps::read_step(json);
-  const auto* cgroup = std::get_if<steps::MakeCgroup>(&step);
-  if (std::holds_alternative<steps::StartQemu>(step) || (cgroup != nullptr && cgroup->vm != vm)) {
+  if (!step->fits_plan_of(vm)) {
     throw ProtocolError("a step that is no part of this plan");
   }
   return step;

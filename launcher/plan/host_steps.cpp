@@ -2,6 +2,7 @@
 
 #include "base/text.hpp"
 #include "launcher/exit_code.hpp"
+#include "launcher/steps/steps.hpp"
 
 namespace vmlaunch::launcher::plan {
 
@@ -28,20 +29,20 @@ void add_device_steps(Plan& plan) {
   std::vector<steps::Step> bind;
   std::vector<steps::Step> awake;
   for_each_taken(plan.passthrough, [&](const GroupMember& member) {
-    awake.emplace_back(steps::KeepAwake{member.address});
+    awake.push_back(steps::keep_awake(member.address));
     if (member.verdict == Verdict::must_bind) {
-      reserve.emplace_back(steps::OverrideDriver{member.address, member.driver});
-      bind.emplace_back(steps::BindDriver{member.address, member.driver});
+      reserve.push_back(steps::override_driver(member.address, member.driver));
+      bind.push_back(steps::bind_driver(member.address, member.driver));
     }
   });
   if (!bind.empty()) {
-    plan.steps.emplace_back(steps::LoadVfio{});
+    plan.steps.push_back(steps::load_vfio());
   }
   for (const auto* list : {&awake, &reserve, &bind}) {
     plan.steps.insert(plan.steps.end(), list->begin(), list->end());
   }
   for (const Group& group : plan.passthrough.groups) {
-    plan.steps.emplace_back(steps::OwnNode{group.number});
+    plan.steps.push_back(steps::own_node(group.number));
   }
 }
 
@@ -83,7 +84,7 @@ void add_host_steps(const config::VmSpec& spec,
                     const Identity& identity,
                     Plan& plan) {
   if (survey.cgroup) {
-    plan.steps.emplace_back(steps::MakeCgroup{spec.name});
+    plan.steps.push_back(steps::make_cgroup(spec.name));
   } else {
     plan.warnings.emplace_back(
         "no cgroup2 folder may be written here: QEMU is held by its process number alone");

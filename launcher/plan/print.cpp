@@ -93,8 +93,8 @@ std::string to_text(const Plan& plan) {
   }
   text += "\nChanges to the host, in this order; undone in reverse when QEMU has ended\n";
   for (std::size_t i = 0; i < plan.steps.size(); ++i) {
-    text += "  " + std::to_string(i + 1) + ". " + steps::describe(plan.steps[i]) +
-            "; undone: " + steps::describe_undo(plan.steps[i]) + "\n";
+    text += "  " + std::to_string(i + 1) + ". " + plan.steps[i]->describe() +
+            "; undone: " + plan.steps[i]->describe_undo() + "\n";
   }
   text += plan.steps.empty() ? "  none\n" : "";
   text += "\nFiles\n";
@@ -138,7 +138,7 @@ Json to_json(const Plan& plan) {
   }
   Json changes = Json::array();
   for (const steps::Step& step : plan.steps) {
-    changes.push_back({{"change", steps::describe(step)}, {"undo", steps::describe_undo(step)}});
+    changes.push_back({{"change", step->describe()}, {"undo", step->describe_undo()}});
   }
   const QemuUser& user = plan.qemu.user;
   Json qemu_user = {{"name", user.name}, {"device_groups", user.device_groups}};

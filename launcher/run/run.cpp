@@ -135,7 +135,7 @@ class Run {
       const guardian::Request request = guardian::Apply{i};
       GuardianLink::Answer answer = co_await guardian_.ask(request, none, kStepDeadline);
       static_cast<void>(expect<guardian::Applied>(answer));
-      console_.say(steps::describe(plan().steps[i]));
+      console_.say(plan().steps[i]->describe());
     }
   }
 

@@ -1,10 +1,12 @@
-#include "launcher/steps/bind_driver.hpp"
+#include <linux/capability.h>
 
-#include <cerrno>
+#include <memory>
 #include <system_error>
+#include <utility>
 
 #include "base/text.hpp"
 #include "launcher/steps/pci_paths.hpp"
+#include "launcher/steps/steps.hpp"
 
 namespace vmlaunch::launcher::steps {
 
@@ -45,87 +47,99 @@ void require_driver(Host& host, const std::string& driver, const std::string& mo
   }
 }
 
+/// Takes a device from its driver and binds it to vfio-pci; back to the driver that had it.
+class BindDriver final : public Change {
+ public:
+  BindDriver(const base::PciAddress& device, std::string from)
+      : device_(device), from_(std::move(from)) {}
+
+  const char* kind() const override { return "bind-driver"; }
+  int capability() const override { return CAP_SYS_MODULE; }
+
+  Step read(Fields& fields) const override {
+    const base::PciAddress device = read_address(fields, "device");
+    return bind_driver(device, read_driver(fields, "from"));
+  }
+  void write(Json& json) const override {
+    json["device"] = base::to_string(device_);
+    json["from"] = from_;
+  }
+
+  std::string describe() const override {
+    return "bind " + base::to_string(device_) + " to vfio-pci; it has " + named(from_);
+  }
+  std::string describe_undo() const override {
+    return from_.empty() ? "unbound" : "back to " + named(from_);
+  }
+  std::string object() const override { return base::to_string(device_); }
+
+  void check(const Host& host) const override {
+    require_device(host, device_);
+    if (const std::string now = driver_of(host, device_); now != from_) {
+      throw Failure(ExitCode::device_busy,
+                    "Cannot take " + base::to_string(device_) + ": it has " + named(now) +
+                        " now, and had " + named(from_) + " a moment ago; try again");
+    }
+  }
+
+  Json capture(const Host& host, const Context& /*context*/) const override {
+    check(host);
+    std::string module;
+    if (!from_.empty()) {
+      module = host.tree().link_name(driver_folder(from_) + "/module").value_or("");
+    }
+    return {{"module", module}};
+  }
+
+  void apply(Host& host,
+             const Context& /*context*/,
+             const Json& /*found*/,
+             const Note& /*note*/) const override {
+    if (!from_.empty()) {
+      unbind(host, device_);
+    }
+    probe(host, device_, kVfioDriver);
+    // vfio-pci lets what it takes over sleep (pm_runtime_allow); the step that keeps the device
+    // awake came before, and puts back what was there at the end.
+    if (host.tree().read(device_folder(device_) + "/power/control") == "auto") {
+      host.write(device_folder(device_) + "/power/control", "on");
+    }
+  }
+
+  void undo(Host& host, const Json& found) const override {
+    Fields fields(found);
+    const std::string module = read_driver(fields, "module");
+    require_still_there(host, device_);
+    const std::string now = driver_of(host, device_);
+    if (now == from_) {
+      return;
+    }
+    if (!now.empty() && now != kVfioDriver) {
+      throw ChangedMeanwhile(base::to_string(device_) + " has " + named(now) + ", had " +
+                             named(from_));
+    }
+    if (!from_.empty()) {
+      require_driver(host, from_, module);
+      // Not cleared yet: between an unbind and a probe anybody's probe could take the device.
+      host.write(device_folder(device_) + "/driver_override", from_);
+    }
+    if (!now.empty()) {
+      unbind(host, device_);
+    }
+    if (!from_.empty()) {
+      probe(host, device_, from_);
+    }
+  }
+
+ private:
+  base::PciAddress device_;
+  std::string from_;  ///< the driver that the survey found, "" for none
+};
+
 }  // namespace
 
-BindDriver BindDriver::read(Fields& fields) {
-  BindDriver step;
-  step.device = read_address(fields, "device");
-  step.from = read_driver(fields, "from");
-  return step;
-}
-
-void BindDriver::write(Json& json) const {
-  json["device"] = base::to_string(device);
-  json["from"] = from;
-}
-
-std::string BindDriver::describe() const {
-  return "bind " + base::to_string(device) + " to vfio-pci; it has " + named(from);
-}
-
-std::string BindDriver::describe_undo() const {
-  return from.empty() ? "unbound" : "back to " + named(from);
-}
-
-std::string BindDriver::object() const {
-  return base::to_string(device);
-}
-
-void BindDriver::check(const Host& host) const {
-  require_device(host, device);
-  if (const std::string now = driver_of(host, device); now != from) {
-    throw Failure(ExitCode::device_busy,
-                  "Cannot take " + base::to_string(device) + ": it has " + named(now) +
-                      " now, and had " + named(from) + " a moment ago; try again");
-  }
-}
-
-Json BindDriver::capture(const Host& host, const Context& /*context*/) const {
-  check(host);
-  std::string module;
-  if (!from.empty()) {
-    module = host.tree().link_name(driver_folder(from) + "/module").value_or("");
-  }
-  return {{"module", module}};
-}
-
-void BindDriver::apply(Host& host,
-                       const Context& /*context*/,
-                       const Json& /*found*/,
-                       const Note& /*note*/) const {
-  if (!from.empty()) {
-    unbind(host, device);
-  }
-  probe(host, device, kVfioDriver);
-  // vfio-pci lets what it takes over sleep (pm_runtime_allow); the step that keeps the device awake
-  // came before, and puts back what was there at the end.
-  if (host.tree().read(device_folder(device) + "/power/control") == "auto") {
-    host.write(device_folder(device) + "/power/control", "on");
-  }
-}
-
-void BindDriver::undo(Host& host, const Json& found) const {
-  Fields fields(found);
-  const std::string module = read_driver(fields, "module");
-  require_still_there(host, device);
-  const std::string now = driver_of(host, device);
-  if (now == from) {
-    return;
-  }
-  if (!now.empty() && now != kVfioDriver) {
-    throw ChangedMeanwhile(base::to_string(device) + " has " + named(now) + ", had " + named(from));
-  }
-  if (!from.empty()) {
-    require_driver(host, from, module);
-    // Not cleared yet: between an unbind and a probe anybody's probe could take the device.
-    host.write(device_folder(device) + "/driver_override", from);
-  }
-  if (!now.empty()) {
-    unbind(host, device);
-  }
-  if (!from.empty()) {
-    probe(host, device, from);
-  }
+Step bind_driver(const base::PciAddress& device, std::string from) {
+  return Step(std::make_shared<BindDriver>(device, std::move(from)));
 }
 
 }  // namespace vmlaunch::launcher::steps

@@ -1,10 +1,10 @@
-#include "launcher/steps/keep_awake.hpp"
-
 #include <array>
+#include <memory>
 #include <vector>
 
 #include "base/text.hpp"
 #include "launcher/steps/pci_paths.hpp"
+#include "launcher/steps/steps.hpp"
 
 namespace vmlaunch::launcher::steps {
 
@@ -38,72 +38,74 @@ std::string describe_change(const std::string& path,
   return path + " is \"" + base::printable(now) + "\", was \"" + before + "\"";
 }
 
+/// Keeps a device out of D3 and D3cold while the VM has it: some never come back from there.
+class KeepAwake final : public Change {
+ public:
+  explicit KeepAwake(const base::PciAddress& device) : device_(device) {}
+
+  const char* kind() const override { return "keep-awake"; }
+
+  Step read(Fields& fields) const override { return keep_awake(read_address(fields, "device")); }
+  void write(Json& json) const override { json["device"] = base::to_string(device_); }
+
+  std::string describe() const override {
+    return "keep " + base::to_string(device_) + " awake: power/control on, d3cold_allowed 0";
+  }
+  std::string describe_undo() const override { return "both as they were"; }
+  std::string object() const override { return base::to_string(device_); }
+
+  void check(const Host& host) const override { require_device(host, device_); }
+
+  Json capture(const Host& host, const Context& /*context*/) const override {
+    Json found = Json::object();
+    for (const Setting& setting : kSettings) {
+      found[setting.key] = host.tree().read(device_folder(device_) + setting.file).value_or("");
+    }
+    return found;
+  }
+
+  void apply(Host& host,
+             const Context& /*context*/,
+             const Json& found,
+             const Note& /*note*/) const override {
+    for (const Setting& setting : kSettings) {
+      const auto before = found.at(setting.key).get<std::string>();
+      if (!before.empty() && before != setting.ours) {
+        host.write(device_folder(device_) + setting.file, setting.ours);
+      }
+    }
+  }
+
+  void undo(Host& host, const Json& found) const override {
+    Fields fields(found);
+    std::vector<std::string> changed;
+    for (const Setting& setting : kSettings) {
+      const std::string before = read_word(fields, setting.key);
+      const std::string path = device_folder(device_) + setting.file;
+      const std::string now = host.tree().read(path).value_or("");
+      if (before.empty() || now == before) {
+        continue;
+      }
+      // Drivers set it too when they take a device or let it go, which was our doing.
+      if (now == setting.ours || now == setting.other) {
+        host.write(path, before);
+      } else {
+        changed.push_back(describe_change(path, now, before));
+      }
+    }
+    if (!changed.empty()) {
+      throw ChangedMeanwhile(base::join(changed, "; "));
+    }
+  }
+
+ private:
+  base::PciAddress device_;
+};
+
 }  // namespace
 
-KeepAwake KeepAwake::read(Fields& fields) {
-  return {read_address(fields, "device")};
-}
-
-void KeepAwake::write(Json& json) const {
-  json["device"] = base::to_string(device);
-}
-
-std::string KeepAwake::describe() const {
-  return "keep " + base::to_string(device) + " awake: power/control on, d3cold_allowed 0";
-}
-
-std::string KeepAwake::describe_undo() const {
-  return "both as they were";
-}
-
-std::string KeepAwake::object() const {
-  return base::to_string(device);
-}
-
-void KeepAwake::check(const Host& host) const {
-  require_device(host, device);
-}
-
-Json KeepAwake::capture(const Host& host, const Context& /*context*/) const {
-  Json found = Json::object();
-  for (const Setting& setting : kSettings) {
-    found[setting.key] = host.tree().read(device_folder(device) + setting.file).value_or("");
-  }
-  return found;
-}
-
-void KeepAwake::apply(Host& host,
-                      const Context& /*context*/,
-                      const Json& found,
-                      const Note& /*note*/) const {
-  for (const Setting& setting : kSettings) {
-    const auto before = found.at(setting.key).get<std::string>();
-    if (!before.empty() && before != setting.ours) {
-      host.write(device_folder(device) + setting.file, setting.ours);
-    }
-  }
-}
-
-void KeepAwake::undo(Host& host, const Json& found) const {
-  Fields fields(found);
-  std::vector<std::string> changed;
-  for (const Setting& setting : kSettings) {
-    const std::string before = read_word(fields, setting.key);
-    const std::string path = device_folder(device) + setting.file;
-    const std::string now = host.tree().read(path).value_or("");
-    if (before.empty() || now == before) {
-      continue;
-    }
-    // Drivers set it too when they take a device or let it go, which was our doing.
-    if (now == setting.ours || now == setting.other) {
-      host.write(path, before);
-    } else {
-      changed.push_back(describe_change(path, now, before));
-    }
-  }
-  if (!changed.empty()) {
-    throw ChangedMeanwhile(base::join(changed, "; "));
-  }
+Step keep_awake(const base::PciAddress& device) {
+  return Step(std::make_shared<KeepAwake>(device));
 }
 
 }  // namespace vmlaunch::launcher::steps

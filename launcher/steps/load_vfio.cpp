@@ -1,10 +1,11 @@
-#include "launcher/steps/load_vfio.hpp"
-
+#include <linux/capability.h>
 #include <sys/utsname.h>
 
+#include <memory>
 #include <system_error>
 
 #include "launcher/steps/pci_paths.hpp"
+#include "launcher/steps/steps.hpp"
 
 namespace vmlaunch::launcher::steps {
 
@@ -20,56 +21,57 @@ std::string modules_folder() {
   return std::string("/lib/modules/") + kernel.release;
 }
 
+/// Loads vfio-pci. It stays loaded: taking it away would hurt other VMs, and fails where it is
+/// built in.
+class LoadVfio final : public Change {
+ public:
+  const char* kind() const override { return "load-vfio"; }
+  int capability() const override { return CAP_SYS_MODULE; }
+
+  Step read(Fields& /*fields*/) const override { return load_vfio(); }
+  void write(Json& /*json*/) const override {}
+
+  std::string describe() const override { return "load the kernel module vfio-pci"; }
+  std::string describe_undo() const override { return "nothing, it stays loaded"; }
+  std::string object() const override { return "vfio-pci"; }
+
+  void check(const Host& host) const override {
+    if (!is_loaded(host) && !host.tree().exists(modules_folder())) {
+      throw Failure(ExitCode::preflight,
+                    "Cannot load vfio-pci: " + modules_folder() +
+                        " is not there; after a new kernel was installed, reboot into it");
+    }
+  }
+
+  Json capture(const Host& /*host*/, const Context& /*context*/) const override {
+    return Json::object();
+  }
+
+  void apply(Host& host,
+             const Context& /*context*/,
+             const Json& /*found*/,
+             const Note& /*note*/) const override {
+    if (is_loaded(host)) {
+      return;
+    }
+    try {
+      host.load_module("vfio-pci");
+    } catch (const std::system_error&) {
+      // What counts is whether it is there.
+    }
+    if (!is_loaded(host)) {
+      throw Failure(ExitCode::preflight,
+                    "Cannot load vfio-pci; type: modprobe -v vfio-pci, and dmesg | tail");
+    }
+  }
+
+  void undo(Host& /*host*/, const Json& /*found*/) const override {}
+};
+
 }  // namespace
 
-LoadVfio LoadVfio::read(Fields& /*fields*/) {
-  return {};
+Step load_vfio() {
+  return Step(std::make_shared<LoadVfio>());
 }
-
-void LoadVfio::write(Json& /*json*/) const {}
-
-std::string LoadVfio::describe() const {
-  return "load the kernel module vfio-pci";
-}
-
-std::string LoadVfio::describe_undo() const {
-  return "nothing, it stays loaded";
-}
-
-std::string LoadVfio::object() const {
-  return "vfio-pci";
-}
-
-void LoadVfio::check(const Host& host) const {
-  if (!is_loaded(host) && !host.tree().exists(modules_folder())) {
-    throw Failure(ExitCode::preflight,
-                  "Cannot load vfio-pci: " + modules_folder() +
-                      " is not there; after a new kernel was installed, reboot into it");
-  }
-}
-
-Json LoadVfio::capture(const Host& /*host*/, const Context& /*context*/) const {
-  return Json::object();
-}
-
-void LoadVfio::apply(Host& host,
-                     const Context& /*context*/,
-                     const Json& /*found*/,
-                     const Note& /*note*/) const {
-  if (is_loaded(host)) {
-    return;
-  }
-  try {
-    host.load_module("vfio-pci");
-  } catch (const std::system_error&) {
-    // What counts is whether it is there.
-  }
-  if (!is_loaded(host)) {
-    throw Failure(ExitCode::preflight,
-                  "Cannot load vfio-pci; type: modprobe -v vfio-pci, and dmesg | tail");
-  }
-}
-
-void LoadVfio::undo(Host& /*host*/, const Json& /*found*/) const {}
 
 }  // namespace vmlaunch::launcher::steps

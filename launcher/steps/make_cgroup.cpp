@@ -1,12 +1,14 @@
-#include "launcher/steps/make_cgroup.hpp"
-
+#include <linux/capability.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <memory>
 #include <system_error>
+#include <utility>
 
 #include "base/text.hpp"
 #include "launcher/config/vm_spec.hpp"
+#include "launcher/steps/steps.hpp"
 #include "launcher/survey/cgroup.hpp"
 
 namespace vmlaunch::launcher::steps {
@@ -23,75 +25,84 @@ std::string parent_of(const Host& host) {
   return *parent;
 }
 
+/// Makes the VM's cgroup, in which QEMU is born: nothing of it can hide from its end.
+class MakeCgroup final : public Change {
+ public:
+  explicit MakeCgroup(std::string vm) : vm_(std::move(vm)) {}
+
+  const char* kind() const override { return "make-cgroup"; }
+  int capability() const override { return CAP_DAC_OVERRIDE; }  // the root cgroup is 0555
+
+  Step read(Fields& fields) const override {
+    std::string vm = fields.text("vm");
+    if (!config::is_vm_name(vm)) {
+      throw FormError("not a VM's name");
+    }
+    return make_cgroup(std::move(vm));
+  }
+
+  void write(Json& json) const override { json["vm"] = vm_; }
+
+  // A run has no cgroup but its own.
+  bool fits_plan_of(const std::string& vm) const override { return vm == vm_; }
+
+  std::string describe() const override { return "make the cgroup vmlaunch-" + vm_; }
+  std::string describe_undo() const override { return "removed"; }
+  std::string object() const override { return "cgroup"; }
+
+  void check(const Host& host) const override {
+    const std::string path = cgroup_of(host, vm_);
+    if (const auto events = host.tree().read(path + "/cgroup.events");
+        events && events->find("populated 0") == std::string::npos) {
+      throw Failure(ExitCode::preflight,
+                    "Cannot use the cgroup " + path + ": processes live in it; type: cat " +
+                        base::shell_quote(path + "/cgroup.procs"));
+    }
+  }
+
+  Json capture(const Host& host, const Context& /*context*/) const override {
+    const std::string path = cgroup_of(host, vm_);
+    return {{"path", wire_text(path)}, {"made", !host.tree().exists(path)}};
+  }
+
+  void apply(Host& host,
+             const Context& /*context*/,
+             const Json& found,
+             const Note& /*note*/) const override {
+    if (found.at("made").get<bool>()) {
+      host.make_folder(Fields(found).text("path"));
+    }
+  }
+
+  void undo(Host& host, const Json& found) const override {
+    Fields fields(found);
+    const std::string path = fields.text("path");
+    if (!fields.boolean("made") || !host.tree().exists(path)) {
+      return;
+    }
+    try {
+      host.remove_folder(path);
+    } catch (const std::system_error& error) {
+      if (error.code().value() != EBUSY) {
+        throw;
+      }
+      throw ChangedMeanwhile("the cgroup " + path + " is used by somebody else: type: cat " +
+                             base::shell_quote(path + "/cgroup.procs"));
+    }
+  }
+
+ private:
+  std::string vm_;
+};
+
 }  // namespace
+
+Step make_cgroup(std::string vm) {
+  return Step(std::make_shared<MakeCgroup>(std::move(vm)));
+}
 
 std::string cgroup_of(const Host& host, const std::string& vm) {
   return parent_of(host) + "/vmlaunch-" + vm;
-}
-
-MakeCgroup MakeCgroup::read(Fields& fields) {
-  const std::string vm = fields.text("vm");
-  if (!config::is_vm_name(vm)) {
-    throw FormError("not a VM's name");
-  }
-  return {vm};
-}
-
-void MakeCgroup::write(Json& json) const {
-  json["vm"] = vm;
-}
-
-std::string MakeCgroup::describe() const {
-  return "make the cgroup vmlaunch-" + vm;
-}
-
-std::string MakeCgroup::describe_undo() const {
-  return "removed";
-}
-
-std::string MakeCgroup::object() const {
-  return "cgroup";
-}
-
-void MakeCgroup::check(const Host& host) const {
-  const std::string path = cgroup_of(host, vm);
-  if (const auto events = host.tree().read(path + "/cgroup.events");
-      events && events->find("populated 0") == std::string::npos) {
-    throw Failure(ExitCode::preflight,
-                  "Cannot use the cgroup " + path + ": processes live in it; type: cat " +
-                      base::shell_quote(path + "/cgroup.procs"));
-  }
-}
-
-Json MakeCgroup::capture(const Host& host, const Context& /*context*/) const {
-  const std::string path = cgroup_of(host, vm);
-  return {{"path", wire_text(path)}, {"made", !host.tree().exists(path)}};
-}
-
-void MakeCgroup::apply(Host& host,
-                       const Context& /*context*/,
-                       const Json& found,
-                       const Note& /*note*/) const {
-  if (found.at("made").get<bool>()) {
-    host.make_folder(Fields(found).text("path"));
-  }
-}
-
-void MakeCgroup::undo(Host& host, const Json& found) const {
-  Fields fields(found);
-  const std::string path = fields.text("path");
-  if (!fields.boolean("made") || !host.tree().exists(path)) {
-    return;
-  }
-  try {
-    host.remove_folder(path);
-  } catch (const std::system_error& error) {
-    if (error.code().value() != EBUSY) {
-      throw;
-    }
-    throw ChangedMeanwhile("the cgroup " + path + " is used by somebody else: type: cat " +
-                           base::shell_quote(path + "/cgroup.procs"));
-  }
 }
 
 }  // namespace vmlaunch::launcher::steps

@@ -1,7 +1,9 @@
-#include "launcher/steps/override_driver.hpp"
+#include <memory>
+#include <utility>
 
 #include "base/text.hpp"
 #include "launcher/steps/pci_paths.hpp"
+#include "launcher/steps/steps.hpp"
 
 namespace vmlaunch::launcher::steps {
 
@@ -17,61 +19,68 @@ std::string current_override(const Host& host, const base::PciAddress& device) {
   return shown == "(null)" ? "" : shown;
 }
 
+/// Says which driver alone may take a device (driver_override). Nothing moves yet; but from here on
+/// whoever probes the device cannot take it away from vfio-pci.
+class OverrideDriver final : public Change {
+ public:
+  OverrideDriver(const base::PciAddress& device, std::string from)
+      : device_(device), from_(std::move(from)) {}
+
+  const char* kind() const override { return "override-driver"; }
+
+  Step read(Fields& fields) const override {
+    const base::PciAddress device = read_address(fields, "device");
+    return override_driver(device, read_driver(fields, "from"));
+  }
+  void write(Json& json) const override {
+    json["device"] = base::to_string(device_);
+    json["from"] = from_;
+  }
+
+  std::string describe() const override {
+    return "reserve " + base::to_string(device_) + " for vfio-pci (driver_override)";
+  }
+  std::string describe_undo() const override { return "driver_override as it was"; }
+  std::string object() const override { return base::to_string(device_); }
+
+  void check(const Host& host) const override { require_device(host, device_); }
+
+  Json capture(const Host& host, const Context& /*context*/) const override {
+    return {{"override", current_override(host, device_)}};
+  }
+
+  void apply(Host& host,
+             const Context& /*context*/,
+             const Json& /*found*/,
+             const Note& /*note*/) const override {
+    host.write(override_file(device_), kVfioDriver);
+  }
+
+  void undo(Host& host, const Json& found) const override {
+    Fields fields(found);
+    const std::string before = read_driver(fields, "override");
+    require_still_there(host, device_);
+    const std::string now = current_override(host, device_);
+    if (now == before) {
+      return;
+    }
+    // The way back to its driver leads over an override with that driver's name.
+    if (now != kVfioDriver && now != from_) {
+      throw ChangedMeanwhile(override_file(device_) + " is \"" + base::printable(now) +
+                             "\", was \"" + before + "\"");
+    }
+    host.write(override_file(device_), before);  // an empty line clears it
+  }
+
+ private:
+  base::PciAddress device_;
+  std::string from_;  ///< the driver that the survey found, "" for none
+};
+
 }  // namespace
 
-OverrideDriver OverrideDriver::read(Fields& fields) {
-  OverrideDriver step;
-  step.device = read_address(fields, "device");
-  step.from = read_driver(fields, "from");
-  return step;
-}
-
-void OverrideDriver::write(Json& json) const {
-  json["device"] = base::to_string(device);
-  json["from"] = from;
-}
-
-std::string OverrideDriver::describe() const {
-  return "reserve " + base::to_string(device) + " for vfio-pci (driver_override)";
-}
-
-std::string OverrideDriver::describe_undo() const {
-  return "driver_override as it was";
-}
-
-std::string OverrideDriver::object() const {
-  return base::to_string(device);
-}
-
-void OverrideDriver::check(const Host& host) const {
-  require_device(host, device);
-}
-
-Json OverrideDriver::capture(const Host& host, const Context& /*context*/) const {
-  return {{"override", current_override(host, device)}};
-}
-
-void OverrideDriver::apply(Host& host,
-                           const Context& /*context*/,
-                           const Json& /*found*/,
-                           const Note& /*note*/) const {
-  host.write(override_file(device), kVfioDriver);
-}
-
-void OverrideDriver::undo(Host& host, const Json& found) const {
-  Fields fields(found);
-  const std::string before = read_driver(fields, "override");
-  require_still_there(host, device);
-  const std::string now = current_override(host, device);
-  if (now == before) {
-    return;
-  }
-  // The way back to its driver leads over an override with that driver's name.
-  if (now != kVfioDriver && now != from) {
-    throw ChangedMeanwhile(override_file(device) + " is \"" + base::printable(now) + "\", was \"" +
-                           before + "\"");
-  }
-  host.write(override_file(device), before);  // an empty line clears it
+Step override_driver(const base::PciAddress& device, std::string from) {
+  return Step(std::make_shared<OverrideDriver>(device, std::move(from)));
 }
 
 }  // namespace vmlaunch::launcher::steps

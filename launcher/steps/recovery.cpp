@@ -24,7 +24,7 @@ std::vector<std::string> would_undo(const StateFolders& folders, const std::stri
   }
   for (auto entry = journal->entries().rbegin(); entry != journal->entries().rend(); ++entry) {
     if (!entry->settled) {
-      lines.push_back(describe(entry->step) + ": " + describe_undo(entry->step));
+      lines.push_back(entry->step->describe() + ": " + entry->step->describe_undo());
     }
   }
   return lines;

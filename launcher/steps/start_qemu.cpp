@@ -1,17 +1,17 @@
-#include "launcher/steps/start_qemu.hpp"
-
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <csignal>
 #include <ctime>
+#include <memory>
 #include <optional>
+#include <vector>
 
 #include "base/process.hpp"
 #include "base/text.hpp"
 #include "base/unique_fd.hpp"
-#include "launcher/steps/make_cgroup.hpp"
+#include "launcher/steps/steps.hpp"
 
 namespace vmlaunch::launcher::steps {
 
@@ -67,55 +67,61 @@ void empty_cgroup(Host& host, const std::string& path) {
   }
 }
 
+/// Starts QEMU, and ends it.
+class StartQemu final : public Change {
+ public:
+  explicit StartQemu(bool in_cgroup) : in_cgroup_(in_cgroup) {}
+
+  const char* kind() const override { return "start-qemu"; }
+
+  Step read(Fields& fields) const override { return start_qemu(fields.boolean("cgroup")); }
+  void write(Json& json) const override { json["cgroup"] = in_cgroup_; }
+
+  // It is asked for by itself.
+  bool fits_plan_of(const std::string& /*vm*/) const override { return false; }
+
+  std::string describe() const override { return "start QEMU"; }
+  std::string describe_undo() const override { return "ended, before anything else is undone"; }
+  std::string object() const override { return "QEMU"; }
+
+  Json capture(const Host& host, const Context& context) const override {
+    return {{"cgroup", wire_text(in_cgroup_ ? cgroup_of(host, context.vm) : "")},
+            {"pid", 0U},
+            {"start", 0U}};
+  }
+
+  void apply(Host& host,
+             const Context& context,
+             const Json& /*found*/,
+             const Note& note) const override {
+    context.start([&](pid_t pid) {
+      note({{"pid", static_cast<std::uint64_t>(pid)}, {"start", start_of(host, pid)}});
+    });
+  }
+
+  void undo(Host& host, const Json& found) const override {
+    Fields fields(found);
+    const std::string path = fields.text("cgroup");
+    const auto pid = static_cast<pid_t>(fields.number("pid", 0, INT32_MAX));
+    const std::uint64_t start = fields.number("start", 0, UINT64_MAX);
+    if (!path.empty()) {
+      empty_cgroup(host, path);
+    }
+    if (pid != 0) {
+      end_process(host, pid, start);
+    }
+  }
+
+  bool ends_qemu() const override { return true; }
+
+ private:
+  bool in_cgroup_;  ///< QEMU is born in the cgroup that make_cgroup made
+};
+
 }  // namespace
 
-StartQemu StartQemu::read(Fields& fields) {
-  return {fields.boolean("cgroup")};
-}
-
-void StartQemu::write(Json& json) const {
-  json["cgroup"] = cgroup;
-}
-
-std::string StartQemu::describe() const {
-  return "start QEMU";
-}
-
-std::string StartQemu::describe_undo() const {
-  return "ended, before anything else is undone";
-}
-
-std::string StartQemu::object() const {
-  return "QEMU";
-}
-
-void StartQemu::check(const Host& /*host*/) const {}
-
-Json StartQemu::capture(const Host& host, const Context& context) const {
-  return {
-      {"cgroup", wire_text(cgroup ? cgroup_of(host, context.vm) : "")}, {"pid", 0U}, {"start", 0U}};
-}
-
-void StartQemu::apply(Host& host,
-                      const Context& context,
-                      const Json& /*found*/,
-                      const Note& note) const {
-  context.start([&](pid_t pid) {
-    note({{"pid", static_cast<std::uint64_t>(pid)}, {"start", start_of(host, pid)}});
-  });
-}
-
-void StartQemu::undo(Host& host, const Json& found) const {
-  Fields fields(found);
-  const std::string path = fields.text("cgroup");
-  const auto pid = static_cast<pid_t>(fields.number("pid", 0, INT32_MAX));
-  const std::uint64_t start = fields.number("start", 0, UINT64_MAX);
-  if (!path.empty()) {
-    empty_cgroup(host, path);
-  }
-  if (pid != 0) {
-    end_process(host, pid, start);
-  }
+Step start_qemu(bool in_cgroup) {
+  return Step(std::make_shared<StartQemu>(in_cgroup));
 }
 
 }  // namespace vmlaunch::launcher::steps

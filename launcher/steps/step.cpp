@@ -1,58 +1,49 @@
 #include "launcher/steps/step.hpp"
 
-#include <optional>
+#include <vector>
+
+#include "launcher/steps/steps.hpp"
 
 namespace vmlaunch::launcher::steps {
 
 namespace {
 
-/// The first alternative whose kind it is.
-template <std::size_t I = 0>
-Step read_kind(const std::string& kind, Fields& fields) {
-  if constexpr (I < std::variant_size_v<Step>) {
-    using Kind = std::variant_alternative_t<I, Step>;
-    if (kind == Kind::kKind) {
-      return Kind::read(fields);
-    }
-    return read_kind<I + 1>(kind, fields);
-  } else {
-    throw FormError("an unknown step");
-  }
+/// One of each kind, with any parameters, to read others.
+std::vector<Step> all_kinds() {
+  return {
+      make_cgroup(""),
+      load_vfio(),
+      keep_awake({}),
+      override_driver({}, ""),
+      bind_driver({}, ""),
+      own_node(0),
+      start_qemu(false),
+  };
 }
 
 }  // namespace
 
+bool Step::operator==(const Step& other) const {
+  return to_json(*this) == to_json(other);
+}
+
 Json to_json(const Step& step) {
-  return std::visit(
-      [](const auto& s) {
-        Json json = {{"kind", s.kKind}};
-        s.write(json);
-        return json;
-      },
-      step);
+  Json json = {{"kind", step->kind()}};
+  step->write(json);
+  return json;
 }
 
 Step read_step(const Json& json) {
   Fields fields(json);
-  Step step = read_kind(fields.text("kind"), fields);
-  fields.finish();
-  return step;
-}
-
-std::string describe(const Step& step) {
-  return std::visit([](const auto& s) { return s.describe(); }, step);
-}
-
-std::string describe_undo(const Step& step) {
-  return std::visit([](const auto& s) { return s.describe_undo(); }, step);
-}
-
-std::string object_of(const Step& step) {
-  return std::visit([](const auto& s) { return s.object(); }, step);
-}
-
-int capability_of(const Step& step) {
-  return std::visit([](const auto& s) { return s.kCapability; }, step);
+  const std::string kind = fields.text("kind");
+  for (const Step& one : all_kinds()) {
+    if (kind == one->kind()) {
+      Step step = one->read(fields);
+      fields.finish();
+      return step;
+    }
+  }
+  throw FormError("an unknown step");
 }
 
 }  // namespace vmlaunch::launcher::steps

@@ -1,41 +1,79 @@
 #pragma once
 
+#include <memory>
 #include <string>
-#include <type_traits>
-#include <variant>
+#include <utility>
 
-#include "launcher/steps/bind_driver.hpp"
-#include "launcher/steps/keep_awake.hpp"
-#include "launcher/steps/load_vfio.hpp"
-#include "launcher/steps/make_cgroup.hpp"
-#include "launcher/steps/override_driver.hpp"
-#include "launcher/steps/own_node.hpp"
-#include "launcher/steps/start_qemu.hpp"
+#include "launcher/steps/context.hpp"
+#include "launcher/steps/host.hpp"
 
-/// Reversible changes of the host. Each kind is a type of its own with the same members:
-///
-/// - kKind: its name; kCapability: the one that a guardian needs to apply or undo it;
-/// - read, write: its parameters as JSON, strictly;
-/// - describe, describe_undo: one line each, the same in plan, log and error;
-/// - object: what it changes; once a call about it is stuck, nothing else touches it;
-/// - check: can it work? Asked for all steps before any is applied. Throws Failure;
-/// - capture: what undo needs to know, written to the journal before apply;
-/// - apply: throws Failure, std::system_error or Stuck; may be cut off anywhere;
-/// - undo: from what was captured alone, in any process, any number of times, after half an apply
-///   too. Throws ChangedMeanwhile for a value that is neither what we wrote nor what we found.
 namespace vmlaunch::launcher::steps {
 
-using Step =
-    std::variant<MakeCgroup, LoadVfio, KeepAwake, OverrideDriver, BindDriver, OwnNode, StartQemu>;
+class Step;
+
+/// A reversible change of the host with its parameters. Each kind is a class in a file of its own,
+/// a function in steps.hpp that makes one, and a line in step.cpp's list.
+class Change {
+ public:
+  virtual ~Change() = default;
+
+  [[nodiscard]] virtual const char* kind() const = 0;
+
+  /// The one that a guardian needs to apply or undo it.
+  [[nodiscard]] virtual int capability() const { return kNoCapability; }
+
+  /// Another of its kind, with the parameters that are there as JSON. Throws FormError.
+  [[nodiscard]] virtual Step read(Fields& fields) const = 0;
+  /// All its parameters: two of a kind that write the same are equal.
+  virtual void write(Json& json) const = 0;
+
+  /// Whether a plan for `vm` may have it: the guardian asks, since the supervisor sends plans.
+  [[nodiscard]] virtual bool fits_plan_of(const std::string& /*vm*/) const { return true; }
+
+  /// One line each, the same in plan, log and error.
+  [[nodiscard]] virtual std::string describe() const = 0;
+  [[nodiscard]] virtual std::string describe_undo() const = 0;
+
+  /// What it changes; once a call about it is stuck, nothing else touches it.
+  [[nodiscard]] virtual std::string object() const = 0;
+
+  /// Can it work? Asked for all steps before any is applied. Throws Failure.
+  virtual void check(const Host& /*host*/) const {}
+
+  /// What undo needs to know, written to the journal before apply.
+  [[nodiscard]] virtual Json capture(const Host& host, const Context& context) const = 0;
+
+  /// Throws Failure, std::system_error or Stuck; may be cut off anywhere.
+  virtual void apply(Host& host,
+                     const Context& context,
+                     const Json& found,
+                     const Note& note) const = 0;
+
+  /// From what was captured alone, in any process, any number of times, after half an apply too.
+  /// Throws ChangedMeanwhile for a value that is neither what we wrote nor what we found.
+  virtual void undo(Host& host, const Json& found) const = 0;
+
+  /// Its undo ends QEMU. As long as that has not succeeded no device is touched: an unbind under a
+  /// living QEMU sleeps in the kernel for ever.
+  [[nodiscard]] virtual bool ends_qemu() const { return false; }
+};
+
+/// A change of the host as a value: copied, and compared by kind and parameters.
+class Step {
+ public:
+  explicit Step(std::shared_ptr<const Change> change) : change_(std::move(change)) {}
+
+  const Change* operator->() const { return change_.get(); }
+
+  bool operator==(const Step& other) const;
+
+ private:
+  std::shared_ptr<const Change> change_;
+};
 
 [[nodiscard]] Json to_json(const Step& step);
 
 /// Throws FormError for anything that to_json did not write.
 [[nodiscard]] Step read_step(const Json& json);
-
-[[nodiscard]] std::string describe(const Step& step);
-[[nodiscard]] std::string describe_undo(const Step& step);
-[[nodiscard]] std::string object_of(const Step& step);
-[[nodiscard]] int capability_of(const Step& step);
 
 }  // namespace vmlaunch::launcher::steps

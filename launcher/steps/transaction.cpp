@@ -33,7 +33,7 @@ class Undoing {
  private:
   void undo(std::size_t index) {
     const Journal::Entry entry = journal_.entries()[index];
-    const std::string object = object_of(entry.step);
+    const std::string object = entry.step->object();
     if (const auto left = left_.find(object); left != left_.end()) {
       leave(entry.step,
             left->second == ExitCode::stuck ? "the kernel still holds on to " + object
@@ -42,8 +42,8 @@ class Undoing {
       return;
     }
     try {
-      std::visit([&](const auto& step) { step.undo(host_, entry.found); }, entry.step);
-      undone_.restored.push_back(describe(entry.step) + ": " + describe_undo(entry.step));
+      entry.step->undo(host_, entry.found);
+      undone_.restored.push_back(entry.step->describe() + ": " + entry.step->describe_undo());
       settle(index);
     } catch (const ChangedMeanwhile& changed) {
       // Named once; it is not ours any more.
@@ -53,10 +53,10 @@ class Undoing {
       settle(index);
     } catch (const Stuck& error) {
       leave(entry.step, error.what(), ExitCode::stuck);
-      qemu_may_live_ = std::holds_alternative<StartQemu>(entry.step);
+      qemu_may_live_ = entry.step->ends_qemu();
     } catch (const std::exception& error) {
       leave(entry.step, error.what(), ExitCode::host_not_restored);
-      qemu_may_live_ = std::holds_alternative<StartQemu>(entry.step);
+      qemu_may_live_ = entry.step->ends_qemu();
     }
   }
 
@@ -79,8 +79,8 @@ class Undoing {
   }
 
   void leave(const Step& step, const std::string& why, ExitCode code) {
-    undone_.leftovers.push_back(describe(step) + ": " + why);
-    left_[object_of(step)] = code;
+    undone_.leftovers.push_back(step->describe() + ": " + why);
+    left_[step->object()] = code;
     undone_.code = worse(undone_.code, code);
     again_ = true;
   }
@@ -96,13 +96,10 @@ class Undoing {
 }  // namespace
 
 void apply(const Step& step, Host& host, const Context& context, Journal& journal) {
-  const auto change = [&](const auto& s) {
-    const Json found = s.capture(host, context);
-    journal.begin(step, found);
-    const std::size_t entry = journal.entries().size() - 1;
-    s.apply(host, context, found, [&](const Json& more) { journal.note(entry, more); });
-  };
-  std::visit(change, step);
+  const Json found = step->capture(host, context);
+  journal.begin(step, found);
+  const std::size_t entry = journal.entries().size() - 1;
+  step->apply(host, context, found, [&](const Json& more) { journal.note(entry, more); });
 }
 
 Undone undo_all(Host& host, Journal& journal, const std::set<std::string>& stuck) {

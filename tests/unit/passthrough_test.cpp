@@ -40,7 +40,7 @@ Plan plan_of(const std::string& pci,
 std::string steps_of(const Plan& plan) {
   std::vector<std::string> lines;
   for (const steps::Step& step : plan.steps) {
-    lines.push_back(steps::describe(step));
+    lines.push_back(step->describe());
   }
   return base::join(lines, "\n");
 }

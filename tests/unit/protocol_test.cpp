@@ -9,6 +9,7 @@
 #include <variant>
 #include <vector>
 
+#include "launcher/steps/steps.hpp"
 #include "tests/support/catch.hpp"
 
 namespace vmlaunch::launcher::guardian {
@@ -32,12 +33,12 @@ Seal rich_seal() {
        false},
       {"serial log", "/s", FileUse::Access::append, FileUse::Create::empty, "", 255, false}};
   const base::PciAddress device{0, 4, 0, 1};
-  seal.plan.steps = {steps::MakeCgroup{"win10"},
-                     steps::LoadVfio{},
-                     steps::KeepAwake{device},
-                     steps::OverrideDriver{device, ""},
-                     steps::BindDriver{device, "snd_hda_intel"},
-                     steps::OwnNode{7}};
+  seal.plan.steps = {steps::make_cgroup("win10"),
+                     steps::load_vfio(),
+                     steps::keep_awake(device),
+                     steps::override_driver(device, ""),
+                     steps::bind_driver(device, "snd_hda_intel"),
+                     steps::own_node(7)};
   seal.plan.qemu.memlock = base::ByteSize{base::kGiB};
   seal.plan.qemu.binary = "/usr/bin/qemu";
   seal.plan.qemu.arguments = {"-S", "", "-append", "a \\ b\t\x7f"};

@@ -1,3 +1,5 @@
+#include "launcher/steps/steps.hpp"
+
 #include <fcntl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -113,10 +115,35 @@ std::string text_of(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
+TEST_CASE("steps: each is read back, and others of its kind are others", "[steps]") {
+  const std::vector<Step> steps = {make_cgroup("a"),
+                                   make_cgroup("b"),
+                                   load_vfio(),
+                                   keep_awake(kGpu),
+                                   keep_awake(kSound),
+                                   override_driver(kGpu, ""),
+                                   override_driver(kGpu, "nouveau"),
+                                   override_driver(kSound, ""),
+                                   bind_driver(kGpu, ""),
+                                   bind_driver(kGpu, "nouveau"),
+                                   bind_driver(kSound, ""),
+                                   own_node(0),
+                                   own_node(1),
+                                   start_qemu(false),
+                                   start_qemu(true)};
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    const Step read = read_step(to_json(steps[i]));
+    for (std::size_t j = 0; j < steps.size(); ++j) {
+      INFO(steps[i]->describe() << ", " << steps[j]->describe());
+      CHECK((read == steps[j]) == (i == j));
+    }
+  }
+}
+
 TEST_CASE("steps: what every example's steps change is undone from their journal", "[steps]") {
   Laptop any;
   for (const auto& steps : plans_of_examples(any.tree)) {
-    INFO(describe(steps.front()) << ", " << steps.size() << " steps");
+    INFO(steps.front()->describe() << ", " << steps.size() << " steps");
     Laptop laptop;
     FakeKernel kernel(laptop.tree);
     const auto before = tests::snapshot(laptop.tree);
@@ -139,8 +166,8 @@ TEST_CASE("steps: whichever change fails, the host is as it was", "[steps]") {
     const int changes = changes_of(steps);
     for (int n = 1; n <= changes; ++n) {
       for (const Fault fault : {Fault::fails, Fault::fails_after}) {
-        INFO(describe(steps.front()) << ", change " << n << " of " << changes
-                                     << (fault == Fault::fails ? "" : ", after it was made"));
+        INFO(steps.front()->describe() << ", change " << n << " of " << changes
+                                       << (fault == Fault::fails ? "" : ", after it was made"));
         Laptop laptop;
         FakeKernel kernel(laptop.tree);
         const auto before = tests::snapshot(laptop.tree);
@@ -165,7 +192,7 @@ TEST_CASE("steps: wherever a run is killed, another process restores the host", 
     const int changes = changes_of(steps);
     for (int n = 1; n <= 2 * changes; ++n) {  // the second half: while it is undone
       for (const Fault fault : {Fault::killed, Fault::killed_after}) {
-        INFO(describe(steps.front()) << ", change " << n << " of " << 2 * changes);
+        INFO(steps.front()->describe() << ", change " << n << " of " << 2 * changes);
         Laptop laptop;
         FakeKernel kernel(laptop.tree);
         const auto before = tests::snapshot(laptop.tree);
@@ -193,10 +220,10 @@ TEST_CASE("steps: an undo that fails is told, the others go on, and the next try
   FakeKernel kernel(laptop.tree);
   const auto before = tests::snapshot(laptop.tree);
   Journal journal = laptop.journal();
-  REQUIRE(apply_all({KeepAwake{kGpu},
-                     OverrideDriver{kGpu, "nouveau"},
-                     BindDriver{kGpu, "nouveau"},
-                     KeepAwake{kSound}},
+  REQUIRE(apply_all({keep_awake(kGpu),
+                     override_driver(kGpu, "nouveau"),
+                     bind_driver(kGpu, "nouveau"),
+                     keep_awake(kSound)},
                     kernel,
                     journal));
   kernel.fail_at(3, Fault::fails);  // of the way back: the sound's two settings, then an override
@@ -216,11 +243,11 @@ TEST_CASE("steps: a journal that cannot be written does not stop the way back", 
   FakeKernel kernel(laptop.tree);
   const auto before = tests::snapshot(laptop.tree);
   Journal journal = laptop.journal();
-  REQUIRE(apply_all({MakeCgroup{"vm"},
-                     KeepAwake{kGpu},
-                     OverrideDriver{kGpu, "nouveau"},
-                     BindDriver{kGpu, "nouveau"},
-                     OwnNode{2}},
+  REQUIRE(apply_all({make_cgroup("vm"),
+                     keep_awake(kGpu),
+                     override_driver(kGpu, "nouveau"),
+                     bind_driver(kGpu, "nouveau"),
+                     own_node(2)},
                     kernel,
                     journal));
   kernel.set_owner("/dev/vfio/2", {77, 77, 0666});  // somebody else's: that is noted too
@@ -237,7 +264,7 @@ TEST_CASE("steps: what a start would put back first is told of every VM that doe
   Laptop laptop;
   FakeKernel kernel(laptop.tree);
   Journal journal = laptop.journal();
-  REQUIRE(apply_all({KeepAwake{kGpu}, OverrideDriver{kGpu, "nouveau"}}, kernel, journal));
+  REQUIRE(apply_all({keep_awake(kGpu), override_driver(kGpu, "nouveau")}, kernel, journal));
   laptop.state.write("garbage", "x\n", 0600);
   const auto lines = leftovers(laptop.folders(), "another");
   REQUIRE(lines.size() == 3);
@@ -252,11 +279,11 @@ TEST_CASE("steps: what somebody else changed is left, named once, and nothing el
   Laptop laptop;
   FakeKernel kernel(laptop.tree);
   Journal journal = laptop.journal();
-  REQUIRE(apply_all({MakeCgroup{"vm"},
-                     KeepAwake{kGpu},
-                     OverrideDriver{kGpu, "nouveau"},
-                     BindDriver{kGpu, "nouveau"},
-                     OwnNode{2}},
+  REQUIRE(apply_all({make_cgroup("vm"),
+                     keep_awake(kGpu),
+                     override_driver(kGpu, "nouveau"),
+                     bind_driver(kGpu, "nouveau"),
+                     own_node(2)},
                     kernel,
                     journal));
   const std::string gpu = laptop.tree.device("0000:01:00.0");
@@ -285,10 +312,10 @@ TEST_CASE("steps: a device that went away is named, and the rest is restored", "
   Laptop laptop;
   FakeKernel kernel(laptop.tree);
   Journal journal = laptop.journal();
-  REQUIRE(apply_all({OverrideDriver{kGpu, "nouveau"},
-                     BindDriver{kGpu, "nouveau"},
-                     OverrideDriver{kSound, "snd_hda_intel"},
-                     BindDriver{kSound, "snd_hda_intel"}},
+  REQUIRE(apply_all({override_driver(kGpu, "nouveau"),
+                     bind_driver(kGpu, "nouveau"),
+                     override_driver(kSound, "snd_hda_intel"),
+                     bind_driver(kSound, "snd_hda_intel")},
                     kernel,
                     journal));
   laptop.tree.remove("/sys/bus/pci/devices/0000:01:00.0");
@@ -303,11 +330,11 @@ TEST_CASE("steps: behind a call that is stuck nothing is forced, and the journal
   Laptop laptop;
   FakeKernel kernel(laptop.tree);
   Journal journal = laptop.journal();
-  const std::vector<Step> steps = {MakeCgroup{"vm"},
-                                   KeepAwake{kSound},
-                                   KeepAwake{kGpu},
-                                   OverrideDriver{kGpu, "nouveau"},
-                                   BindDriver{kGpu, "nouveau"}};
+  const std::vector<Step> steps = {make_cgroup("vm"),
+                                   keep_awake(kSound),
+                                   keep_awake(kGpu),
+                                   override_driver(kGpu, "nouveau"),
+                                   bind_driver(kGpu, "nouveau")};
   const int changes = changes_of(steps);
   kernel.fail_at(changes - 1, Fault::stuck);  // the unbind
   CHECK_THROWS_AS(
@@ -339,7 +366,7 @@ TEST_CASE("steps: a FIFO in an attribute's place ends at the deadline", "[steps]
                   Stuck);
   Journal journal = laptop.journal();
   try {
-    apply(OverrideDriver{kGpu, "nouveau"}, host, context(), journal);
+    apply(override_driver(kGpu, "nouveau"), host, context(), journal);
     FAIL("it was applied");
   } catch (const Stuck& stuck) {
     CHECK(stuck.code() == ExitCode::stuck);
@@ -367,10 +394,10 @@ TEST_CASE("steps: while QEMU may live no device is touched", "[steps]") {
   FakeKernel kernel(laptop.tree);
   Journal journal = laptop.journal();
   REQUIRE(
-      apply_all({MakeCgroup{"vm"}, OverrideDriver{kGpu, "nouveau"}, BindDriver{kGpu, "nouveau"}},
+      apply_all({make_cgroup("vm"), override_driver(kGpu, "nouveau"), bind_driver(kGpu, "nouveau")},
                 kernel,
                 journal));
-  journal.begin(StartQemu{true},
+  journal.begin(start_qemu(true),
                 {{"cgroup", "/sys/fs/cgroup/vmlaunch-vm"}, {"pid", 0U}, {"start", 0U}});
   laptop.tree.write("/sys/fs/cgroup/vmlaunch-vm/cgroup.events", "populated 1\nfrozen 0\n");
   const auto changed = tests::snapshot(laptop.tree);
@@ -400,7 +427,7 @@ TEST_CASE("steps: a QEMU that is left over is ended by number and start", "[step
     Journal journal = laptop.journal();
     Context waiting = context();
     waiting.start = [&](const std::function<void(pid_t)>& born) { born(child.pid); };
-    apply(StartQemu{false}, host, waiting, journal);
+    apply(start_qemu(false), host, waiting, journal);
     if (!same) {
       journal.note(0, {{"start", 1U}});
     }
@@ -423,9 +450,9 @@ TEST_CASE("journal: cut at any byte it holds what was written before the cut", "
     Journal journal = Journal::create(folder.path(), "vm");
     const auto note_size = [&] { sizes.push_back(text_of(folder.file("vm")).size()); };
     note_size();
-    journal.begin(MakeCgroup{"vm"}, {{"path", "/x"}, {"made", true}});
+    journal.begin(make_cgroup("vm"), {{"path", "/x"}, {"made", true}});
     note_size();
-    journal.begin(StartQemu{true}, {{"cgroup", "/x"}, {"pid", 0U}, {"start", 0U}});
+    journal.begin(start_qemu(true), {{"cgroup", "/x"}, {"pid", 0U}, {"start", 0U}});
     note_size();
     journal.note(1, {{"pid", 17U}});
     note_size();
@@ -454,23 +481,23 @@ TEST_CASE("journal: cut at any byte it holds what was written before the cut", "
 
 TEST_CASE("journal: behind a line that was cut off the next one stands alone", "[steps]") {
   const Folder folder;
-  { Journal::create(folder.path(), "vm").begin(MakeCgroup{"vm"}, Json::object()); }
+  { Journal::create(folder.path(), "vm").begin(make_cgroup("vm"), Json::object()); }
   const std::string whole = text_of(folder.file("vm"));
   folder.write("vm", whole + whole.substr(0, 20), 0600);
-  { Journal::open(folder.path(), "vm")->begin(LoadVfio{}, Json::object()); }
+  { Journal::open(folder.path(), "vm")->begin(load_vfio(), Json::object()); }
   CHECK(Journal::open(folder.path(), "vm")->entries().size() == 2);
 }
 
 TEST_CASE("journal: a line that a full disk cut off counts for nothing", "[steps]") {
   const Folder folder;
   Journal journal = Journal::create(folder.path(), "vm");
-  journal.begin(MakeCgroup{"vm"}, Json::object());
+  journal.begin(make_cgroup("vm"), Json::object());
   {
     const FullDisk full(text_of(folder.file("vm")).size() + 10);
-    CHECK_THROWS_AS(journal.begin(LoadVfio{}, Json::object()), std::system_error);
+    CHECK_THROWS_AS(journal.begin(load_vfio(), Json::object()), std::system_error);
   }
   CHECK(journal.entries().size() == 1);
-  journal.begin(LoadVfio{}, Json::object());
+  journal.begin(load_vfio(), Json::object());
   CHECK(Journal::open(folder.path(), "vm")->entries().size() == 2);
 }
 
@@ -479,7 +506,7 @@ TEST_CASE("journal: garbage is reported and kept, and nothing of it is executed"
   FakeKernel kernel(laptop.tree);
   {
     Journal journal = laptop.journal();
-    REQUIRE(apply_all({KeepAwake{kGpu}, OverrideDriver{kGpu, "nouveau"}}, kernel, journal));
+    REQUIRE(apply_all({keep_awake(kGpu), override_driver(kGpu, "nouveau")}, kernel, journal));
   }
   const auto changed = tests::snapshot(laptop.tree);
   const std::string whole = text_of(laptop.state.file("vm"));
@@ -505,7 +532,7 @@ TEST_CASE("journal: garbage is reported and kept, and nothing of it is executed"
 
 TEST_CASE("journal: only a file of ours that others cannot write is believed", "[steps]") {
   const Folder folder;
-  { Journal::create(folder.path(), "vm").begin(LoadVfio{}, Json::object()); }
+  { Journal::create(folder.path(), "vm").begin(load_vfio(), Json::object()); }
   const std::string path = folder.file("vm");
   const auto refused = [&] {
     try {
@@ -534,7 +561,7 @@ TEST_CASE("journal: one of an earlier boot is dropped and undoes nothing", "[ste
   FakeKernel kernel(laptop.tree);
   {
     Journal journal = laptop.journal();
-    REQUIRE(apply_all({KeepAwake{kGpu}}, kernel, journal));
+    REQUIRE(apply_all({keep_awake(kGpu)}, kernel, journal));
   }
   // Written as another boot would have: the header's line with another id and its checksum.
   const std::string path = laptop.state.file("vm");

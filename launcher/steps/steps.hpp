@@ -1,0 +1,24 @@
+#pragma once
+
+#include <string>
+
+#include "base/pci_address.hpp"
+#include "launcher/steps/step.hpp"
+
+/// The steps that there are. The file of its name says what each does; `from` is the driver that
+/// the survey found, "" for none.
+namespace vmlaunch::launcher::steps {
+
+[[nodiscard]] Step make_cgroup(std::string vm);
+[[nodiscard]] Step load_vfio();
+[[nodiscard]] Step keep_awake(const base::PciAddress& device);
+[[nodiscard]] Step override_driver(const base::PciAddress& device, std::string from);
+[[nodiscard]] Step bind_driver(const base::PciAddress& device, std::string from);
+[[nodiscard]] Step own_node(unsigned group);
+[[nodiscard]] Step start_qemu(bool in_cgroup);
+
+/// Where make_cgroup makes the cgroup of a VM. Throws Failure (preflight) where cgroup2 cannot be
+/// used.
+[[nodiscard]] std::string cgroup_of(const Host& host, const std::string& vm);
+
+}  // namespace vmlaunch::launcher::steps
