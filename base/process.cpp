@@ -1,5 +1,6 @@
 #include "base/process.hpp"
 
+#include <fcntl.h>
 #include <linux/sched.h>
 #include <poll.h>
 #include <sched.h>
@@ -7,12 +8,14 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
 
 #include "base/errors.hpp"
+#include "base/file.hpp"
 
 namespace vmlaunch::base {
 
@@ -86,6 +89,23 @@ Child fork_child(const std::string& what, std::optional<int> cgroup) {
   const auto pid = static_cast<pid_t>(
       check(::syscall(SYS_clone3, &arguments, sizeof arguments), "start " + what));
   return pid == 0 ? Child{0, UniqueFd()} : Child{pid, UniqueFd(pidfd)};
+}
+
+void close_all_but(std::vector<int> kept) {
+  const UniqueFd null = open_file("/dev/null", O_RDWR);
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    check(::dup2(null.get(), stream), "leave the standard streams");
+  }
+  std::sort(kept.begin(), kept.end());
+  unsigned next = STDERR_FILENO + 1;
+  for (const int fd : kept) {
+    const auto number = static_cast<unsigned>(fd);
+    if (number > next) {
+      check(::syscall(SYS_close_range, next, number - 1, 0U), "close what is not needed");
+    }
+    next = std::max(next, number + 1);
+  }
+  check(::syscall(SYS_close_range, next, ~0U, 0U), "close what is not needed");
 }
 
 }  // namespace vmlaunch::base

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/unique_fd.hpp"
 
@@ -45,5 +46,9 @@ bool send_signal(int pidfd, int signal);
 /// fork(2) with a pidfd for the parent. In the child the pid is 0 and the pidfd empty. `cgroup`: an
 /// open cgroup2 folder in which the child is born.
 [[nodiscard]] Child fork_child(const std::string& what, std::optional<int> cgroup = std::nullopt);
+
+/// For a child that may outlive its parent: nothing stays open but `kept`, which would keep locks,
+/// sockets and files alive, and the standard streams lead nowhere. Throws.
+void close_all_but(std::vector<int> kept);
 
 }  // namespace vmlaunch::base

@@ -63,7 +63,7 @@ ExitCode print_host(const HostOptions& options, const std::optional<std::string>
     const bool is_sudo = !as && identity.privileged && identity.invoker;
     return record_host(tree, options.record, is_sudo ? std::optional(identity.user) : std::nullopt);
   }
-  const survey::Host host = survey::look_at_host(tree);
+  const survey::Pci host = survey::look_at_pci(tree);
   const survey::PciNames names;
   if (options.json) {
     std::cout
@@ -72,7 +72,7 @@ ExitCode print_host(const HostOptions& options, const std::optional<std::string>
     return ExitCode::ended;
   }
   std::cout << survey::to_text(host, names);
-  if (options.tree.empty() && ::geteuid() != 0 && host.pci.unseen.empty()) {
+  if (options.tree.empty() && ::geteuid() != 0 && host.unseen.empty()) {
     std::cout << "\nseen without root's rights, which nothing of this needs\n";
   }
   return ExitCode::ended;

@@ -47,12 +47,12 @@ ExitCode recover_one(const steps::StateFolders& folders,
                      const RecoverOptions& options) {
   const bool asked_for = !options.vms.empty();
   if (options.dry_run) {
-    if (steps::VmLock::holder(folders.locks, vm)) {
+    if (steps::Lock::holder(folders.locks, vm)) {
       return ExitCode::ended;
     }
     return show(folders, vm);
   }
-  const auto lock = steps::VmLock::take(folders.locks, vm);
+  const auto lock = steps::Lock::take(folders.locks, vm);
   if (!lock) {
     std::cerr << "vmlaunch: " << vm << " runs: there is nothing to recover\n";
     return asked_for ? ExitCode::held : ExitCode::ended;

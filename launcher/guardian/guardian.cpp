@@ -161,6 +161,7 @@ class Guardian {
     const Sealed sealed = open_own_files();
     require_readable_by_qemu();
     raise_memlock();
+    dry_ ? changes_.require_unreserved(plan_.steps) : changes_.reserve(plan_.steps);
     changes_.check(plan_.steps);
     if (!dry_) {
       keep_capabilities();
@@ -392,6 +393,7 @@ class Guardian {
       undone = changes_.undo();
     } else {
       undone.code = ExitCode::stuck;
+      undone.again = true;
       undone.leftovers.push_back(
           "QEMU (pid " + std::to_string(qemu_->pid) +
           ") does not end: it is stuck in the kernel, and nothing that it uses was touched; type: "
@@ -406,7 +408,7 @@ class Guardian {
 
   void undo(const Undo& request) {
     const steps::Undone undone = undo_all(request.keep_files);
-    reply(Done{undone.code, undone.leftovers});
+    reply(Done{undone.code, undone.leftovers, undone.again});
     finished_ = true;
   }
 

@@ -7,11 +7,20 @@ namespace vmlaunch::launcher::guardian {
 
 namespace {
 
+std::string guardian_of(std::optional<pid_t> holder) {
+  return holder ? " (its guardian is pid " + std::to_string(*holder) + ")" : "";
+}
+
 [[noreturn]] void refuse_held(const std::string& vm, std::optional<pid_t> holder) {
-  const std::string who = holder ? " (its guardian is pid " + std::to_string(*holder) + ")" : "";
   throw Failure(ExitCode::held,
-                "Cannot start " + vm + ": it runs already" + who +
+                "Cannot start " + vm + ": it runs already" + guardian_of(holder) +
                     "; stop it first, or give this VM another name");
+}
+
+[[noreturn]] void refuse_reserved(const std::string& name, std::optional<pid_t> holder) {
+  throw Failure(ExitCode::held,
+                "Cannot take " + name + ": a VM that runs has it" + guardian_of(holder) +
+                    "; stop that first");
 }
 
 /// The lines of one recovery as a run shows them.
@@ -39,7 +48,7 @@ std::vector<std::string> lines_of(const std::string& vm, const steps::Undone& un
 
 std::vector<std::string> HostChanges::look(const std::string& vm) const {
   const steps::StateFolders folders = steps::find_state_folders();
-  if (const auto holder = steps::VmLock::holder(folders.locks, vm)) {
+  if (const auto holder = steps::Lock::holder(folders.locks, vm)) {
     refuse_held(vm, holder);
   }
   return steps::leftovers(folders, vm);
@@ -48,28 +57,53 @@ std::vector<std::string> HostChanges::look(const std::string& vm) const {
 std::vector<std::string> HostChanges::begin(const std::string& vm) {
   const steps::StateFolders folders = steps::find_state_folders();
   steps::make_state_folders(folders);
-  lock_ = steps::VmLock::take(folders.locks, vm);
+  lock_ = steps::Lock::take(folders.locks, vm);
   if (!lock_) {
-    refuse_held(vm, steps::VmLock::holder(folders.locks, vm));
+    refuse_held(vm, steps::Lock::holder(folders.locks, vm));
   }
   vm_ = vm;
   std::vector<std::string> lines;
   for (const std::string& other : steps::journalled_vms(folders.journal)) {
-    std::optional<steps::VmLock> lock;
-    if (other != vm && !(lock = steps::VmLock::take(folders.locks, other))) {
+    std::optional<steps::Lock> lock;
+    if (other != vm && !(lock = steps::Lock::take(folders.locks, other))) {
       continue;  // it runs
     }
     const auto undone = steps::recover_vm(host_, folders, other);
     if (!undone) {
       continue;
     }
-    if (other == vm && undone->code != ExitCode::ended) {
+    if (other == vm && undone->again) {
       refuse_unrecovered(vm, *undone);
     }
     const std::vector<std::string> told = lines_of(other, *undone);
     lines.insert(lines.end(), told.begin(), told.end());
   }
   return lines;
+}
+
+void HostChanges::reserve(const std::vector<steps::Step>& steps) {
+  const std::string folder = steps::find_state_folders().locks;
+  for (const steps::Step& step : steps) {
+    const std::string name = step->reserves();
+    if (name.empty() || reserved_.contains(name)) {
+      continue;
+    }
+    std::optional<steps::Lock> lock = steps::Lock::take(folder, name);
+    if (!lock) {
+      refuse_reserved(name, steps::Lock::holder(folder, name));
+    }
+    reserved_.emplace(name, std::move(*lock));
+  }
+}
+
+void HostChanges::require_unreserved(const std::vector<steps::Step>& steps) const {
+  const std::string folder = steps::find_state_folders().locks;
+  for (const steps::Step& step : steps) {
+    const std::string name = step->reserves();
+    if (const auto holder = steps::Lock::holder(folder, name); !name.empty() && holder) {
+      refuse_reserved(name, holder);
+    }
+  }
 }
 
 void HostChanges::check(const std::vector<steps::Step>& steps) const {
@@ -113,7 +147,7 @@ steps::Undone HostChanges::undo() {
     journal_.reset();
     return undone;
   } catch (const std::system_error& error) {
-    return {ExitCode::host_not_restored, {}, {error.what()}};
+    return {ExitCode::host_not_restored, {}, {error.what()}, true};
   }
 }
 

@@ -1,13 +1,14 @@
 #pragma once
 
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "launcher/plan/plan.hpp"
+#include "launcher/steps/lock.hpp"
 #include "launcher/steps/transaction.hpp"
-#include "launcher/steps/vm_lock.hpp"
 
 namespace vmlaunch::launcher::guardian {
 
@@ -20,6 +21,11 @@ class HostChanges {
   /// Takes the VM's lock and puts back what dead runs have left, of this VM and of others; tells
   /// what that was. Throws Failure: held, or when something of this VM's could not be put back.
   [[nodiscard]] std::vector<std::string> begin(const std::string& vm);
+
+  /// Keeps what the steps are about from other VMs until the run's end. Throws Failure (held).
+  void reserve(const std::vector<steps::Step>& steps);
+  /// The same without taking anything.
+  void require_unreserved(const std::vector<steps::Step>& steps) const;
 
   /// Throws Failure with every reason why a step could not be applied.
   void check(const std::vector<steps::Step>& steps) const;
@@ -35,7 +41,8 @@ class HostChanges {
  private:
   steps::Host host_;
   std::string vm_;
-  std::optional<steps::VmLock> lock_;
+  std::optional<steps::Lock> lock_;
+  std::map<std::string, steps::Lock> reserved_;
   std::optional<steps::Journal> journal_;
   std::set<std::string> stuck_;  ///< objects that the kernel holds on to
 };

@@ -259,7 +259,9 @@ Reply decode_known_reply(const std::string& what, Fields& fields) {
     return Spawned{static_cast<pid_t>(fields.number("pid", 1, INT32_MAX))};
   }
   if (what == "done") {
-    return Done{static_cast<ExitCode>(fields.number("code", 0, 255)), fields.texts("leftovers")};
+    Done done{static_cast<ExitCode>(fields.number("code", 0, 255)), fields.texts("leftovers")};
+    done.again = fields.boolean("again");
+    return done;
   }
   if (what == "status") {
     StatusReply status{fields.text("state"), -1};
@@ -347,7 +349,8 @@ std::string encode(const Reply& reply) {
           [](const Done& done) {
             return Json{{"is", "done"},
                         {"code", static_cast<int>(done.code)},
-                        {"leftovers", wire_texts(done.leftovers)}};
+                        {"leftovers", wire_texts(done.leftovers)},
+                        {"again", done.again}};
           },
           [](const StatusReply& status) {
             return Json{{"is", "status"},

@@ -87,6 +87,7 @@ struct Spawned {
 struct Done {
   ExitCode code = ExitCode::ended;
   std::vector<std::string> leftovers;  ///< what could not be put back
+  bool again = false;                  ///< `recover` may put it back
 };
 struct StatusReply {
   std::string state;  ///< "idle", "sealed", "running" or "ended"

@@ -13,12 +13,21 @@ namespace {
 constexpr std::uint64_t kMemlockMargin = base::kGiB;
 
 template <typename Visit>
-void for_each_taken(const Passthrough& passthrough, Visit visit) {
+void for_each_endpoint(const Passthrough& passthrough, Visit visit) {
   for (const Group& group : passthrough.groups) {
     for (const GroupMember& member : group.members) {
-      if (member.verdict == Verdict::must_bind || member.given) {
+      if (member.verdict != Verdict::bridge) {
         visit(member);
       }
+    }
+  }
+}
+
+template <typename Visit>
+void for_each_given_group(const Passthrough& passthrough, Visit visit) {
+  for (const Group& group : passthrough.groups) {
+    if (group.given()) {
+      visit(group.number);
     }
   }
 }
@@ -28,7 +37,7 @@ void add_device_steps(Plan& plan) {
   std::vector<steps::Step> reserve;
   std::vector<steps::Step> bind;
   std::vector<steps::Step> awake;
-  for_each_taken(plan.passthrough, [&](const GroupMember& member) {
+  for_each_endpoint(plan.passthrough, [&](const GroupMember& member) {
     awake.push_back(steps::keep_awake(member.address));
     if (member.verdict == Verdict::must_bind) {
       reserve.push_back(steps::override_driver(member.address, member.driver));
@@ -41,9 +50,8 @@ void add_device_steps(Plan& plan) {
   for (const auto* list : {&awake, &reserve, &bind}) {
     plan.steps.insert(plan.steps.end(), list->begin(), list->end());
   }
-  for (const Group& group : plan.passthrough.groups) {
-    plan.steps.push_back(steps::own_node(group.number));
-  }
+  for_each_given_group(plan.passthrough,
+                       [&](unsigned group) { plan.steps.push_back(steps::own_node(group)); });
 }
 
 std::string lacks_node(const std::string& node) {
@@ -53,18 +61,17 @@ std::string lacks_node(const std::string& node) {
 /// Without root a run takes what somebody prepared: bound, with a node and a limit of the user's.
 void require_prepared(const survey::Survey& survey, const Plan& plan) {
   std::vector<std::string> problems;
-  for_each_taken(plan.passthrough, [&](const GroupMember& member) {
+  for_each_endpoint(plan.passthrough, [&](const GroupMember& member) {
     if (member.verdict == Verdict::must_bind) {
       problems.push_back("Cannot bind " + base::to_string(member.address) +
                          " to vfio-pci without root; type: sudo vmlaunch …");
     }
   });
-  for (const Group& group : plan.passthrough.groups) {
-    const std::string node = "/dev/vfio/" + std::to_string(group.number);
-    if (problems.empty() && !survey.open_groups.contains(group.number)) {
-      problems.push_back(lacks_node(node));
+  for_each_given_group(plan.passthrough, [&](unsigned group) {
+    if (problems.empty() && !survey.open_groups.contains(group)) {
+      problems.push_back(lacks_node("/dev/vfio/" + std::to_string(group)));
     }
-  }
+  });
   if (problems.empty() && survey.memlock_limit < plan.qemu.memlock->bytes) {
     problems.push_back(
         "Cannot lock " + base::to_string(*plan.qemu.memlock) +

@@ -48,16 +48,9 @@ class Chooser {
       : wanted_(wanted), pci_(pci) {}
 
   Passthrough choose() {
-    if (!wanted_.empty() && !pci_.iommu) {
-      throw Failure(ExitCode::preflight,
-                    "Cannot give PCI devices to the guest: the host's IOMMU is off; switch on VT-d "
-                    "(AMD: IOMMU) in the firmware's setup, add intel_iommu=on iommu=pt to the "
-                    "kernel's command line (AMD: iommu=pt), reboot, then type: vmlaunch host");
-    }
-    if (!wanted_.empty() && !pci_.unseen.empty()) {
-      // A group could be larger than it looks.
-      problems_.add(ExitCode::preflight,
-                    "Cannot tell what the host uses: " + base::join(pci_.unseen, "; "));
+    if (!wanted_.empty()) {
+      require_sight();
+      require_iommu();
     }
     for (const VmSpec::Pci& entry : wanted_) {
       take(entry);
@@ -76,13 +69,32 @@ class Chooser {
   }
 
  private:
+  /// A group could be larger than it looks.
+  void require_sight() const {
+    if (!pci_.unseen.empty()) {
+      throw Failure(ExitCode::preflight,
+                    "Cannot tell what the host uses: " + base::join(pci_.unseen, "; ") +
+                        "; a run looks with its user's rights; type: ls -ld /sys /sys/bus/pci "
+                        "/sys/kernel/iommu_groups");
+    }
+  }
+
+  void require_iommu() const {
+    if (!pci_.iommu) {
+      throw Failure(ExitCode::preflight,
+                    "Cannot give PCI devices to the guest: the host's IOMMU is off\n" +
+                        base::join(pci_.iommu_advice(), "\n") +
+                        "\nthen reboot, and type: vmlaunch host");
+    }
+  }
+
   void take(const VmSpec::Pci& entry) {
     const PciFunction* function = pci_.find(entry.device);
     const std::string shown = base::to_string(entry.device);
     if (function == nullptr) {
       problems_.add(ExitCode::preflight,
                     "Cannot find the PCI device " + shown + "; type: vmlaunch host");
-    } else if (function->is_bridge()) {
+    } else if (function->is_fabric()) {
       problems_.add(ExitCode::preflight,
                     "Cannot give " + shown +
                         " to the guest: it is a bridge, part of the host's own fabric; type: "
@@ -105,9 +117,10 @@ class Chooser {
   void take(const VmSpec::Pci& entry, const PciFunction& listed) {
     for (const PciFunction& function : pci_.functions) {
       const bool same = function.address == listed.address;
-      const bool of_slot = slot_of(function.address) == slot_of(listed.address);
+      const bool of_slot = !function.is_virtual && !listed.is_virtual &&
+                           slot_of(function.address) == slot_of(listed.address);
       const bool of_group = entry.whole_group && function.iommu_group == listed.iommu_group;
-      if (function.is_bridge()) {
+      if (function.is_bridge() || (function.is_fabric() && !function.driver)) {
         continue;
       }
       if (same || (of_slot && entry.all_functions)) {
@@ -154,7 +167,9 @@ class Chooser {
     if (taken_.contains(member.address)) {
       return Verdict::must_bind;
     }
-    return member.driver ? Verdict::in_use : Verdict::no_driver;
+    // pci-stub only keeps others away (drivers/vfio/vfio_main.c lets it stand too).
+    const bool used = member.driver && *member.driver != "pci-stub";
+    return used ? Verdict::in_use : Verdict::no_driver;
   }
 
   void refuse_if_in_use(const Group& group) {
@@ -184,6 +199,11 @@ class Chooser {
 };
 
 }  // namespace
+
+bool Group::given() const {
+  return std::any_of(
+      members.begin(), members.end(), [](const GroupMember& member) { return member.given; });
+}
 
 const char* to_string(Verdict verdict) {
   switch (verdict) {

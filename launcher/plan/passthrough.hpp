@@ -31,6 +31,9 @@ struct Group {
   unsigned number = 0;
   std::vector<GroupMember> members;
 
+  /// QEMU opens it. Others are only kept from the host: functions of the same card.
+  [[nodiscard]] bool given() const;
+
   bool operator==(const Group&) const = default;
 };
 

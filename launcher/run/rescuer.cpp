@@ -1,7 +1,6 @@
 #include "launcher/run/rescuer.hpp"
 
 #include <sys/prctl.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -14,6 +13,7 @@
 #include <boost/asio/use_awaitable.hpp>
 
 #include "base/errors.hpp"
+#include "base/process.hpp"
 #include "qmp/client.hpp"
 
 namespace vmlaunch::launcher::run {
@@ -24,15 +24,6 @@ namespace asio = boost::asio;
 using std::chrono::steady_clock;
 
 constexpr base::Milliseconds kReply{2000};
-
-/// Nothing of the guardian's but the monitor: its sockets and files would be kept open.
-void close_all_but(int kept) {
-  const auto number = static_cast<unsigned>(kept);
-  if (number > STDERR_FILENO + 1U) {
-    ::syscall(SYS_close_range, STDERR_FILENO + 1U, number - 1U, 0U);
-  }
-  ::syscall(SYS_close_range, number + 1U, ~0U, 0U);
-}
 
 void press_power_button(asio::io_context& io, qmp::Client& client) {
   // Detached: whether it arrives shows in the guest's end, not in the reply.
@@ -79,7 +70,7 @@ void run_rescuer(base::UniqueFd qmp,
                  const sandbox::Credentials& credentials,
                  pid_t parent) {
   try {
-    close_all_but(qmp.get());
+    base::close_all_but({qmp.get()});
     sandbox::become(credentials);
     base::check(::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "die with the guardian");
     if (::getppid() == parent) {

@@ -402,7 +402,8 @@ class Run {
     if (done.code == ExitCode::ended) {
       console_.say("host restored");
     } else {
-      console_.fail("the host is not as it was; type: vmlaunch recover " + plan().name);
+      console_.fail("the host is not as it was" +
+                    (done.again ? "; type: vmlaunch recover " + plan().name : ""));
     }
     return done.code;
   }

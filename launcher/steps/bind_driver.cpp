@@ -72,6 +72,7 @@ class BindDriver final : public Change {
     return from_.empty() ? "unbound" : "back to " + named(from_);
   }
   std::string object() const override { return base::to_string(device_); }
+  std::string reserves() const override { return base::to_string(device_); }
 
   void check(const Host& host) const override {
     require_device(host, device_);
@@ -116,7 +117,7 @@ class BindDriver final : public Change {
     }
     if (!now.empty() && now != kVfioDriver) {
       throw ChangedMeanwhile(base::to_string(device_) + " has " + named(now) + ", had " +
-                             named(from_));
+                             named(from_) + "; type: " + by_hand());
     }
     if (!from_.empty()) {
       require_driver(host, from_, module);
@@ -132,6 +133,15 @@ class BindDriver final : public Change {
   }
 
  private:
+  /// What puts the device back, for a shell.
+  std::string by_hand() const {
+    const std::string write = "echo " + base::to_string(device_) + " > ";
+    const std::string unbind = write + device_folder(device_) + "/driver/unbind";
+    return from_.empty()
+               ? unbind
+               : unbind + " && " + write + base::shell_quote(driver_folder(from_) + "/bind");
+  }
+
   base::PciAddress device_;
   std::string from_;  ///< the driver that the survey found, "" for none
 };

@@ -22,21 +22,16 @@ namespace {
 
 constexpr std::size_t kAttributeLimit = 65536;
 
-/// Nothing of ours but `kept` and the standard streams: a child that never returns would keep
-/// locks, sockets and files alive.
-void close_all_but(int kept) {
-  if (kept > STDERR_FILENO + 1) {
-    ::syscall(SYS_close_range, STDERR_FILENO + 1U, static_cast<unsigned>(kept) - 1U, 0U);
-  }
-  ::syscall(SYS_close_range, static_cast<unsigned>(std::max(kept, STDERR_FILENO)) + 1U, ~0U, 0U);
-}
-
-/// Runs `work` in a child, which exits with the errno that it returns. `action` is verb and object.
+/// Runs `work` in a child, which exits with what it returns. `action` is verb and object.
 template <typename Work>
-void in_child(const std::string& action, base::Milliseconds limit, Work work) {
+base::ExitStatus in_child(const std::string& action, base::Milliseconds limit, Work work) {
   const base::Child child = base::fork_child("a child that may wait for the kernel");
   if (child.pid == 0) {
-    ::_exit(work());
+    try {
+      ::_exit(work());
+    } catch (const std::exception&) {
+      ::_exit(EIO);
+    }
   }
   const auto status = base::reap_within(child.pidfd.get(), limit);
   if (!status) {
@@ -45,11 +40,15 @@ void in_child(const std::string& action, base::Milliseconds limit, Work work) {
                 base::to_string(limit) + "; type: cat /proc/" + std::to_string(child.pid) +
                 "/stack, and dmesg");
   }
-  if (status->signal != 0) {
-    base::throw_errno(EINTR, action);
-  }
-  if (status->code != 0) {
-    base::throw_errno(status->code, action);
+  return *status;
+}
+
+/// The same for a child that exits with an errno.
+template <typename Work>
+void call_in_child(const std::string& action, base::Milliseconds limit, Work work) {
+  const base::ExitStatus status = in_child(action, limit, work);
+  if (status.signal != 0 || status.code != 0) {
+    base::throw_errno(status.signal != 0 ? EINTR : status.code, action);
   }
 }
 
@@ -67,8 +66,9 @@ int with_attribute(const base::Tree& tree, const std::string& path, int flags, U
 
 std::string Host::read_locked(const std::string& path) const {
   base::Pipe answer = base::make_pipe();
-  in_child("read " + tree_.path_of(path), deadlines_.attribute, [&] {
+  call_in_child("read " + tree_.path_of(path), deadlines_.attribute, [&] {
     return with_attribute(tree_, path, O_RDONLY, [&](int fd) {
+      base::close_all_but({fd, answer.write_end.get()});
       std::array<char, 4096> buffer{};  // a page is all that an attribute shows; a pipe takes it
       const ssize_t got = ::read(fd, buffer.data(), buffer.size());
       return got <= 0 ? got
@@ -87,10 +87,10 @@ void Host::write_within(const std::string& path,
                         const std::string& value,
                         base::Milliseconds limit) const {
   const std::string action = "write \"" + base::printable(value) + "\" to " + tree_.path_of(path);
-  in_child(action, limit, [&] {
+  call_in_child(action, limit, [&] {
     const int flags = O_WRONLY | O_NOFOLLOW;
     return with_attribute(tree_, path, flags, [&](int fd) {
-      close_all_but(fd);
+      base::close_all_but({fd});
       const std::string line = value + "\n";
       return ::write(fd, line.data(), line.size());
     });
@@ -118,46 +118,53 @@ void Host::set_owner(const std::string& path, const Owner& owner) {
   if (!fd) {
     base::throw_errno("open " + path);
   }
-  // By its name in /proc, since a node must not be opened for that, and chmod takes no O_PATH.
+  // By its name in /proc, since a node must not be opened for that, and chmod takes no O_PATH. Only
+  // an owner changes the mode without CAP_FOWNER, so it is ours for a moment.
   const std::string self = "/proc/self/fd/" + std::to_string(fd.get());
-  struct stat now {};
-  base::check(::fstat(fd.get(), &now), "look at " + path);
-  const auto change_mode = [&] {
-    base::check(::chmod(self.c_str(), owner.mode), "change the mode of " + path);
-  };
-  // Only an owner changes the mode without a capability: before the node is given away, or after
-  // it came back.
-  const bool ours = now.st_uid == ::geteuid();
-  if (ours) {
-    change_mode();
-  }
+  const gid_t unchanged = static_cast<gid_t>(-1);
+  base::check(::chown(self.c_str(), ::geteuid(), unchanged), "take " + path);
+  base::check(::chmod(self.c_str(), owner.mode), "change the mode of " + path);
   base::check(::chown(self.c_str(), owner.uid, owner.gid), "change the owner of " + path);
-  if (!ours) {
-    change_mode();
-  }
 }
 
 std::optional<Owner> Host::owner(const std::string& path) const {
   const base::UniqueFd fd = tree_.open(path, O_PATH | O_NOFOLLOW);
+  if (!fd && errno == ENOENT) {
+    return std::nullopt;
+  }
   struct stat info {};
   if (!fd || ::fstat(fd.get(), &info) != 0) {
-    return std::nullopt;
+    base::throw_errno("look at " + path);
   }
   return Owner{info.st_uid, info.st_gid, info.st_mode & 07777U};
 }
 
-void Host::load_module(const std::string& name) {
-  in_child("load the kernel module " + name, deadlines_.program, [&] {
-    close_all_but(STDERR_FILENO);
-    ::execle("/sbin/modprobe",
-             "modprobe",
-             "-q",
-             "--",
-             name.c_str(),
-             nullptr,
-             std::array<char*, 1>{nullptr}.data());
-    return errno;
+base::ExitStatus Host::run_program(const std::vector<std::string>& words) const {
+  return in_child("run " + base::join(words, " "), deadlines_.program, [&] {
+    base::close_all_but({});
+    std::vector<const char*> arguments;
+    for (const std::string& word : words) {
+      arguments.push_back(word.c_str());
+    }
+    arguments.push_back(nullptr);
+    std::array<char*, 1> environment{nullptr};
+    ::execve(arguments.front(), const_cast<char* const*>(arguments.data()), environment.data());
+    return 127;
   });
+}
+
+void Host::load_module(const std::string& name) {
+  if (run_program({"/sbin/modprobe", "-q", "--", name}) != base::ExitStatus{}) {
+    throw Failure(
+        ExitCode::failed,
+        "Cannot load the kernel module " + name + "; type: modprobe -v " + base::shell_quote(name));
+  }
+}
+
+void Host::settle_udev() const {
+  if (tree_.exists("/run/udev/control")) {
+    static_cast<void>(run_program({"/bin/udevadm", "settle", "--timeout=5"}));
+  }
 }
 
 }  // namespace vmlaunch::launcher::steps

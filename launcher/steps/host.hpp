@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/duration.hpp"
+#include "base/process.hpp"
 #include "base/tree.hpp"
 #include "base/unique_fd.hpp"
 #include "launcher/exit_code.hpp"
@@ -65,15 +66,20 @@ class Host {
   virtual void make_folder(const std::string& path);
   virtual void remove_folder(const std::string& path);
   virtual void set_owner(const std::string& path, const Owner& owner);
-  /// Loads a module with what it needs; its name is letters, digits, "_" and "-".
+  /// Loads a module with what it needs. Throws Failure when modprobe cannot.
   virtual void load_module(const std::string& name);
 
+  /// Nothing: it is not there.
   [[nodiscard]] virtual std::optional<Owner> owner(const std::string& path) const;
+
+  /// Waits until udev has done what it does with new nodes (owner, mode), a few seconds at most.
+  void settle_udev() const;
 
  private:
   void write_within(const std::string& path,
                     const std::string& value,
                     base::Milliseconds limit) const;
+  [[nodiscard]] base::ExitStatus run_program(const std::vector<std::string>& words) const;
 
   base::Tree tree_;
   Deadlines deadlines_;

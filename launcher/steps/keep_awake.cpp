@@ -1,6 +1,5 @@
 #include <array>
 #include <memory>
-#include <vector>
 
 #include "base/text.hpp"
 #include "launcher/steps/pci_paths.hpp"
@@ -10,17 +9,16 @@ namespace vmlaunch::launcher::steps {
 
 namespace {
 
-/// An attribute, what it is to say, and what else it can
+/// An attribute, and what it is to say
 /// (Documentation/ABI/testing/sysfs-devices-power, sysfs-bus-pci).
 struct Setting {
   const char* key;
   const char* file;
   const char* ours;
-  const char* other;
 };
 constexpr std::array kSettings = {
-    Setting{"control", "/power/control", "on", "auto"},
-    Setting{"d3cold", "/d3cold_allowed", "0", "1"},
+    Setting{"control", "/power/control", "on"},
+    Setting{"d3cold", "/d3cold_allowed", "0"},
 };
 
 /// One of the kernel's own words, "" for an attribute that is not there.
@@ -30,12 +28,6 @@ std::string read_word(Fields& fields, const char* key) {
     throw FormError("not a power setting");
   }
   return word;
-}
-
-std::string describe_change(const std::string& path,
-                            const std::string& now,
-                            const std::string& before) {
-  return path + " is \"" + base::printable(now) + "\", was \"" + before + "\"";
 }
 
 /// Keeps a device out of D3 and D3cold while the VM has it: some never come back from there.
@@ -53,6 +45,7 @@ class KeepAwake final : public Change {
   }
   std::string describe_undo() const override { return "both as they were"; }
   std::string object() const override { return base::to_string(device_); }
+  std::string reserves() const override { return base::to_string(device_); }
 
   void check(const Host& host) const override { require_device(host, device_); }
 
@@ -78,23 +71,15 @@ class KeepAwake final : public Change {
 
   void undo(Host& host, const Json& found) const override {
     Fields fields(found);
-    std::vector<std::string> changed;
+    require_still_there(host, device_);
     for (const Setting& setting : kSettings) {
       const std::string before = read_word(fields, setting.key);
       const std::string path = device_folder(device_) + setting.file;
-      const std::string now = host.tree().read(path).value_or("");
-      if (before.empty() || now == before) {
-        continue;
-      }
-      // Drivers set it too when they take a device or let it go, which was our doing.
-      if (now == setting.ours || now == setting.other) {
+      // Each has two values, and drivers set them too when they take a device or let it go, which
+      // was our doing: nothing tells somebody else's change.
+      if (!before.empty() && host.tree().read(path).value_or(before) != before) {
         host.write(path, before);
-      } else {
-        changed.push_back(describe_change(path, now, before));
       }
-    }
-    if (!changed.empty()) {
-      throw ChangedMeanwhile(base::join(changed, "; "));
     }
   }
 

@@ -15,6 +15,8 @@ namespace vmlaunch::launcher::steps {
 
 namespace {
 
+const std::string kPrefix = "vmlaunch-";
+
 std::string parent_of(const Host& host) {
   const auto parent = survey::find_cgroup_parent(host.tree(), ::geteuid() == 0);
   if (!parent) {
@@ -46,7 +48,7 @@ class MakeCgroup final : public Change {
   // A run has no cgroup but its own.
   bool fits_plan_of(const std::string& vm) const override { return vm == vm_; }
 
-  std::string describe() const override { return "make the cgroup vmlaunch-" + vm_; }
+  std::string describe() const override { return "make the cgroup " + kPrefix + vm_; }
   std::string describe_undo() const override { return "removed"; }
   std::string object() const override { return "cgroup"; }
 
@@ -76,7 +78,7 @@ class MakeCgroup final : public Change {
 
   void undo(Host& host, const Json& found) const override {
     Fields fields(found);
-    const std::string path = fields.text("path");
+    const std::string path = read_cgroup(fields, "path");
     if (!fields.boolean("made") || !host.tree().exists(path)) {
       return;
     }
@@ -86,7 +88,7 @@ class MakeCgroup final : public Change {
       if (error.code().value() != EBUSY) {
         throw;
       }
-      throw ChangedMeanwhile("the cgroup " + path + " is used by somebody else: type: cat " +
+      throw ChangedMeanwhile("the cgroup " + path + " is used by somebody else; type: cat " +
                              base::shell_quote(path + "/cgroup.procs"));
     }
   }
@@ -101,8 +103,20 @@ Step make_cgroup(std::string vm) {
   return Step(std::make_shared<MakeCgroup>(std::move(vm)));
 }
 
+std::string read_cgroup(Fields& fields, const char* key) {
+  std::string path = fields.text(key);
+  const std::size_t name = path.rfind('/') + 1;
+  const bool ours = path.starts_with('/') && path.find("/../") == std::string::npos &&
+                    path.substr(name).starts_with(kPrefix) &&
+                    config::is_vm_name(path.substr(name + kPrefix.size()));
+  if (!path.empty() && !ours) {
+    throw FormError("not a VM's cgroup");
+  }
+  return path;
+}
+
 std::string cgroup_of(const Host& host, const std::string& vm) {
-  return parent_of(host) + "/vmlaunch-" + vm;
+  return parent_of(host) + "/" + kPrefix + vm;
 }
 
 }  // namespace vmlaunch::launcher::steps

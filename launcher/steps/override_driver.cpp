@@ -4,6 +4,7 @@
 #include "base/text.hpp"
 #include "launcher/steps/pci_paths.hpp"
 #include "launcher/steps/steps.hpp"
+#include "launcher/survey/pci.hpp"
 
 namespace vmlaunch::launcher::steps {
 
@@ -42,11 +43,19 @@ class OverrideDriver final : public Change {
   }
   std::string describe_undo() const override { return "driver_override as it was"; }
   std::string object() const override { return base::to_string(device_); }
+  std::string reserves() const override { return base::to_string(device_); }
 
   void check(const Host& host) const override { require_device(host, device_); }
 
   Json capture(const Host& host, const Context& /*context*/) const override {
-    return {{"override", current_override(host, device_)}};
+    const std::string now = current_override(host, device_);
+    if (!now.empty() && !survey::is_driver_name(now)) {
+      throw Failure(ExitCode::preflight,
+                    "Cannot take " + base::to_string(device_) + ": its driver_override \"" +
+                        base::printable(now) + "\" is no driver's name; type: echo > " +
+                        override_file(device_));
+    }
+    return {{"override", now}};
   }
 
   void apply(Host& host,
@@ -65,9 +74,11 @@ class OverrideDriver final : public Change {
       return;
     }
     // The way back to its driver leads over an override with that driver's name.
-    if (now != kVfioDriver && now != from_) {
+    if (now != kVfioDriver && (from_.empty() || now != from_)) {
       throw ChangedMeanwhile(override_file(device_) + " is \"" + base::printable(now) +
-                             "\", was \"" + before + "\"");
+                             "\", was \"" + before + "\"; type: echo " +
+                             (before.empty() ? "" : base::shell_quote(before) + " ") + "> " +
+                             override_file(device_));
     }
     host.write(override_file(device_), before);  // an empty line clears it
   }

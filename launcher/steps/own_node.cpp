@@ -1,8 +1,7 @@
 #include <linux/capability.h>
+#include <unistd.h>
 
-#include <chrono>
 #include <cstdint>
-#include <ctime>
 #include <memory>
 
 #include "launcher/steps/steps.hpp"
@@ -11,22 +10,15 @@ namespace vmlaunch::launcher::steps {
 
 namespace {
 
-using std::chrono::steady_clock;
-
-constexpr std::chrono::seconds kUdevDeadline{5};
 constexpr mode_t kOwnerOnly = 0600;
 
 std::string node_of(unsigned group) {
   return "/dev/vfio/" + std::to_string(group);
 }
 
-/// udev sets owner and mode of a new node when it comes to its event: not after us.
-void wait_for_udev(const Host& host) {
-  const auto until = steady_clock::now() + kUdevDeadline;
-  while (host.tree().exists("/run/udev/queue") && steady_clock::now() < until) {
-    const timespec pause{0, 5'000'000};
-    ::nanosleep(&pause, nullptr);
-  }
+/// As chown takes it.
+std::string named(const Owner& owner) {
+  return std::to_string(owner.uid) + ":" + std::to_string(owner.gid);
 }
 
 /// Gives QEMU's user the node of an IOMMU group.
@@ -47,15 +39,18 @@ class OwnNode final : public Change {
   std::string object() const override { return node_of(group_); }
 
   Json capture(const Host& host, const Context& context) const override {
-    wait_for_udev(host);
+    host.settle_udev();  // which sets them for a new node: not after us
     const auto owner = host.owner(node_of(group_));
     if (!owner) {
       throw Failure(ExitCode::failed,
                     "Cannot find " + node_of(group_) +
                         ", which belongs to a bound IOMMU group; type: ls -l /dev/vfio");
     }
-    return {
-        {"uid", owner->uid}, {"gid", owner->gid}, {"mode", owner->mode}, {"to", context.qemu.uid}};
+    return {{"uid", owner->uid},
+            {"gid", owner->gid},
+            {"mode", owner->mode},
+            {"to_uid", context.qemu.uid},
+            {"to_gid", context.qemu.gid}};
   }
 
   void apply(Host& host,
@@ -70,14 +65,21 @@ class OwnNode final : public Change {
     const Owner before{static_cast<uid_t>(fields.number("uid", 0, UINT32_MAX)),
                        static_cast<gid_t>(fields.number("gid", 0, UINT32_MAX)),
                        static_cast<mode_t>(fields.number("mode", 0, 07777))};
-    const auto to = static_cast<uid_t>(fields.number("to", 0, UINT32_MAX));
+    const Owner ours{static_cast<uid_t>(fields.number("to_uid", 0, UINT32_MAX)),
+                     static_cast<gid_t>(fields.number("to_gid", 0, UINT32_MAX)),
+                     kOwnerOnly};
     const auto now = host.owner(node_of(group_));
     if (!now || *now == before) {
       return;  // it goes with the last device of the group
     }
-    if (now->uid != to && now->uid != before.uid) {
-      throw ChangedMeanwhile(node_of(group_) + " belongs to uid " + std::to_string(now->uid) +
-                             ", belonged to uid " + std::to_string(before.uid));
+    // Cut off half-way it is ours, and has one part of each.
+    const bool by_us =
+        (now->uid == ours.uid || now->uid == before.uid || now->uid == ::geteuid()) &&
+        (now->gid == ours.gid || now->gid == before.gid) &&
+        (now->mode == ours.mode || now->mode == before.mode);
+    if (!by_us) {
+      throw ChangedMeanwhile(node_of(group_) + " belongs to " + named(*now) + "; type: chown " +
+                             named(before) + " " + node_of(group_));
     }
     host.set_owner(node_of(group_), before);
   }

@@ -1,9 +1,7 @@
 #include "launcher/steps/pci_paths.hpp"
 
-#include <algorithm>
-#include <cctype>
-
 #include "launcher/steps/context.hpp"
+#include "launcher/survey/pci.hpp"
 
 namespace vmlaunch::launcher::steps {
 
@@ -18,10 +16,7 @@ base::PciAddress read_address(Fields& fields, const char* key) {
 
 std::string read_driver(Fields& fields, const char* key) {
   std::string name = fields.text(key);
-  const bool plain = std::all_of(name.begin(), name.end(), [](unsigned char c) {
-    return std::isalnum(c) != 0 || c == '_' || c == '-' || c == '.' || c == ' ';
-  });
-  if (!plain || name.size() > 64 || name.starts_with('.') || name.starts_with(' ')) {
+  if (!name.empty() && !survey::is_driver_name(name)) {
     throw FormError("not a driver's name");
   }
   return name;

@@ -12,7 +12,7 @@ std::optional<Undone> recover_vm(Host& host, const StateFolders& folders, const 
     }
     return recover(host, *journal);
   } catch (const std::exception& error) {
-    return Undone{ExitCode::host_not_restored, {}, {error.what()}};
+    return Undone{ExitCode::host_not_restored, {}, {error.what()}, true};
   }
 }
 
@@ -33,7 +33,7 @@ std::vector<std::string> would_undo(const StateFolders& folders, const std::stri
 std::vector<std::string> leftovers(const StateFolders& folders, const std::string& vm) {
   std::vector<std::string> lines;
   for (const std::string& other : journalled_vms(folders.journal)) {
-    if (VmLock::holder(folders.locks, other)) {
+    if (Lock::holder(folders.locks, other)) {
       continue;
     }
     const std::string left = "left by an earlier run of " + base::printable(other);

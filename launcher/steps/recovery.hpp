@@ -4,9 +4,9 @@
 #include <optional>
 #include <string>
 
+#include "launcher/steps/lock.hpp"
 #include "launcher/steps/state_folders.hpp"
 #include "launcher/steps/transaction.hpp"
-#include "launcher/steps/vm_lock.hpp"
 
 namespace vmlaunch::launcher::steps {
 

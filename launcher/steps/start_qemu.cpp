@@ -1,6 +1,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <ctime>
@@ -8,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "base/errors.hpp"
 #include "base/process.hpp"
 #include "base/text.hpp"
 #include "base/unique_fd.hpp"
@@ -39,6 +41,9 @@ std::uint64_t start_of(const Host& host, pid_t pid) {
 
 void end_process(const Host& host, pid_t pid, std::uint64_t start) {
   const base::UniqueFd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  if (!pidfd && errno != ESRCH && errno != EINVAL) {  // EINVAL: it is a thread's by now
+    base::throw_errno("look for QEMU, pid " + std::to_string(pid));
+  }
   if (!pidfd || start_of(host, pid) != start) {
     return;  // its number may be somebody else's by now
   }
@@ -101,14 +106,14 @@ class StartQemu final : public Change {
 
   void undo(Host& host, const Json& found) const override {
     Fields fields(found);
-    const std::string path = fields.text("cgroup");
+    const std::string path = read_cgroup(fields, "cgroup");
     const auto pid = static_cast<pid_t>(fields.number("pid", 0, INT32_MAX));
     const std::uint64_t start = fields.number("start", 0, UINT64_MAX);
-    if (!path.empty()) {
-      empty_cgroup(host, path);
-    }
     if (pid != 0) {
       end_process(host, pid, start);
+    }
+    if (!path.empty()) {
+      empty_cgroup(host, path);  // before its number was known, and whatever it has started
     }
   }
 

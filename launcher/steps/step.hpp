@@ -37,6 +37,9 @@ class Change {
   /// What it changes; once a call about it is stuck, nothing else touches it.
   [[nodiscard]] virtual std::string object() const = 0;
 
+  /// What no two VMs may have at once, as the name of a lock; "" for nothing of that kind.
+  [[nodiscard]] virtual std::string reserves() const { return ""; }
+
   /// Can it work? Asked for all steps before any is applied. Throws Failure.
   virtual void check(const Host& /*host*/) const {}
 

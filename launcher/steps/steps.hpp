@@ -21,4 +21,7 @@ namespace vmlaunch::launcher::steps {
 /// used.
 [[nodiscard]] std::string cgroup_of(const Host& host, const std::string& vm);
 
+/// A path that cgroup_of can have given, or "". Throws FormError for any other.
+[[nodiscard]] std::string read_cgroup(Fields& fields, const char* key);
+
 }  // namespace vmlaunch::launcher::steps

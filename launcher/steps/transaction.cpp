@@ -24,7 +24,7 @@ class Undoing {
         undo(i);
       }
     }
-    if (!again_) {
+    if (!undone_.again) {
       remove_journal();
     }
     return std::move(undone_);
@@ -53,10 +53,8 @@ class Undoing {
       settle(index);
     } catch (const Stuck& error) {
       leave(entry.step, error.what(), ExitCode::stuck);
-      qemu_may_live_ = entry.step->ends_qemu();
     } catch (const std::exception& error) {
       leave(entry.step, error.what(), ExitCode::host_not_restored);
-      qemu_may_live_ = entry.step->ends_qemu();
     }
   }
 
@@ -82,7 +80,8 @@ class Undoing {
     undone_.leftovers.push_back(step->describe() + ": " + why);
     left_[step->object()] = code;
     undone_.code = worse(undone_.code, code);
-    again_ = true;
+    undone_.again = true;
+    qemu_may_live_ = qemu_may_live_ || step->ends_qemu();
   }
 
   Host& host_;
@@ -90,7 +89,6 @@ class Undoing {
   Undone undone_;
   std::map<std::string, ExitCode> left_;  ///< objects about which nothing more is tried
   bool qemu_may_live_ = false;
-  bool again_ = false;  ///< something is left that another try may undo
 };
 
 }  // namespace

@@ -17,6 +17,7 @@ struct Undone {
   ExitCode code = ExitCode::ended;     ///< host_not_restored or stuck if anything is left
   std::vector<std::string> restored;   ///< a line for each step that was undone
   std::vector<std::string> leftovers;  ///< a line for each that was not, and why
+  bool again = false;                  ///< another try may undo what is left: the journal stays
 };
 
 /// Undoes everything that is written in the journal and not settled, last things first, and goes on

@@ -67,87 +67,46 @@ json or_null(const std::optional<std::string>& text) {
 
 }  // namespace
 
-Host look_at_host(const base::Tree& tree) {
-  Host host;
-  host.pci = look_at_pci(tree);
-  for (const std::string& line : base::split(tree.read("/proc/cpuinfo").value_or(""), '\n')) {
-    const std::size_t colon = line.find(": ");
-    if (line.starts_with("vendor_id") && colon != std::string::npos) {
-      host.cpu_vendor = line.substr(colon + 2);
-      break;
-    }
-  }
-  return host;
-}
-
-std::optional<bool> has_iommu(const Host& host) {
-  const bool is_hidden =
-      std::any_of(host.pci.unseen.begin(), host.pci.unseen.end(), [](const std::string& line) {
-        return line.starts_with("/sys/kernel/iommu_groups");
-      });
-  return is_hidden && !host.pci.iommu ? std::nullopt : std::optional(host.pci.iommu);
-}
-
-std::vector<std::string> advice(const Host& host) {
-  if (has_iommu(host) != false) {
-    return {};
-  }
-  std::vector<std::string> lines;
-  const bool is_intel = host.cpu_vendor == "GenuineIntel";
-  const bool is_amd = host.cpu_vendor == "AuthenticAMD" || host.cpu_vendor == "HygonGenuine";
-  if (!is_amd) {
-    lines.emplace_back(
-        "Intel: turn on VT-d in the firmware's setup, and add intel_iommu=on iommu=pt to the "
-        "kernel's command line");
-  }
-  if (!is_intel) {
-    lines.emplace_back(
-        "AMD: turn on AMD-Vi (also called IOMMU) in the firmware's setup, and add iommu=pt to the "
-        "kernel's command line; amd_iommu=off must not be there");
-  }
-  return lines;
-}
-
-std::string to_text(const Host& host, const PciNames& names) {
+std::string to_text(const Pci& host, const PciNames& names) {
   std::set<unsigned> groups;
   std::vector<const PciFunction*> alone;
-  for (const PciFunction& function : host.pci.functions) {
+  for (const PciFunction& function : host.functions) {
     if (function.iommu_group) {
       groups.insert(*function.iommu_group);
     } else {
       alone.push_back(&function);
     }
   }
-  const std::optional<bool> iommu = has_iommu(host);
+  const std::optional<bool> iommu = host.has_iommu();
   std::string text = !iommu   ? "IOMMU: not seen\n"
                      : *iommu ? "IOMMU: on\n"
                               : "IOMMU: off; no device can be given to a guest\n";
-  for (const std::string& line : advice(host)) {
+  for (const std::string& line : host.iommu_advice()) {
     text += "  " + line + "\n";
   }
   for (const unsigned number : groups) {
     text += "\ngroup " + std::to_string(number) + "\n";
-    add_members(text, host.pci.group(number), names);
+    add_members(text, host.group(number), names);
   }
   if (!alone.empty()) {
     text += "\noutside of any group\n";
     add_members(text, alone, names);
   }
-  if (host.pci.functions.empty()) {
+  if (host.functions.empty()) {
     text += "\nno PCI devices\n";
   }
-  if (!host.pci.unseen.empty()) {
+  if (!host.unseen.empty()) {
     text += "\nnot seen; root sees more\n";
-    for (const std::string& line : host.pci.unseen) {
+    for (const std::string& line : host.unseen) {
       text += "  " + base::printable(line) + "\n";
     }
   }
   return text;
 }
 
-json to_json(const Host& host, const PciNames& names) {
+json to_json(const Pci& host, const PciNames& names) {
   json devices = json::array();
-  for (const PciFunction& function : host.pci.functions) {
+  for (const PciFunction& function : host.functions) {
     devices.push_back({{"address", to_string(function.address)},
                        {"group", function.iommu_group ? json(*function.iommu_group) : json()},
                        {"class", hex(function.class_code, 6)},
@@ -162,11 +121,11 @@ json to_json(const Host& host, const PciNames& names) {
                        {"reset_methods", function.reset_methods},
                        {"boot_vga", function.boot_vga}});
   }
-  const std::optional<bool> iommu = has_iommu(host);
+  const std::optional<bool> iommu = host.has_iommu();
   return {{"iommu", iommu ? json(*iommu) : json()},
-          {"advice", advice(host)},
+          {"advice", host.iommu_advice()},
           {"devices", devices},
-          {"unseen", host.pci.unseen}};
+          {"unseen", host.unseen}};
 }
 
 }  // namespace vmlaunch::launcher::survey

@@ -1,6 +1,7 @@
 #include "launcher/survey/pci.hpp"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <exception>
 #include <thread>
@@ -21,13 +22,15 @@ constexpr const char* kDrivers = "/sys/bus/pci/drivers/";
 constexpr const char* kGroups = "/sys/kernel/iommu_groups";
 
 constexpr std::string_view kWordSigns = "abcdefghijklmnopqrstuvwxyz0123456789_";
-/// A few old drivers have a space in their name ("budget_ci dvb").
-constexpr std::string_view kDriverSigns =
-    "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.- ";
+
+constexpr unsigned kHostBridge = 0x0600;
+constexpr unsigned kOtherBridge = 0x0680;
+constexpr std::array kBridgesWithBuses = {0x0604U, 0x0607U, 0x0609U};
 
 [[noreturn]] void refuse(const Tree& tree, const std::string& path, const std::string& problem) {
   throw Failure(ExitCode::preflight,
-                "Cannot take " + printable(tree.path_of(path)) + " for the kernel's: " + problem);
+                "Cannot take " + printable(tree.path_of(path)) + " for the kernel's: " + problem +
+                    "; type: ls -ld " + base::shell_quote(tree.path_of(path)));
 }
 
 std::string quoted(std::string_view found) {
@@ -74,6 +77,7 @@ class Look {
     const bool complete = hidden_.empty();
     function.reset_methods = reset_methods();
     function.boot_vga = boot_vga();
+    function.is_virtual = tree_.link_name(folder_ + "/physfn").has_value();
     hidden.insert(hidden.end(), hidden_.begin(), hidden_.end());
     return complete ? std::optional(function) : std::nullopt;
   }
@@ -162,8 +166,7 @@ class Look {
       return std::nullopt;
     }
     const std::string name = real->substr(real->rfind('/') + 1);
-    if (*real != kDrivers + name || name.empty() || name.front() == ' ' || name.back() == ' ' ||
-        name.find_first_not_of(kDriverSigns) != std::string::npos) {
+    if (*real != kDrivers + name || !is_driver_name(name)) {
       refuse(tree_, link_ + "/driver", "it leads to " + quoted(*real));
     }
     return name;
@@ -246,7 +249,36 @@ bool has_iommu(const Tree& tree) {
   return found;
 }
 
+std::string find_cpu_vendor(const Tree& tree) {
+  for (const std::string& line : base::split(tree.read("/proc/cpuinfo").value_or(""), '\n')) {
+    const std::size_t colon = line.find(": ");
+    if (line.starts_with("vendor_id") && colon != std::string::npos) {
+      return line.substr(colon + 2);
+    }
+  }
+  return "";
+}
+
 }  // namespace
+
+bool PciFunction::is_bridge() const {
+  const std::uint32_t kind = class_code >> 8U;
+  return std::find(kBridgesWithBuses.begin(), kBridgesWithBuses.end(), kind) !=
+             kBridgesWithBuses.end() ||
+         (kind == kHostBridge && !driver);
+}
+
+bool PciFunction::is_fabric() const {
+  return class_code >> 16U == 0x06 && class_code >> 8U != kOtherBridge;
+}
+
+bool is_driver_name(std::string_view name) {
+  constexpr std::size_t kLongest = 255;
+  return !name.empty() && name.size() <= kLongest && name.front() != '.' && name.front() != ' ' &&
+         name.back() != ' ' && std::all_of(name.begin(), name.end(), [](char c) {
+           return c >= ' ' && c <= '~' && c != '/';
+         });
+}
 
 const PciFunction* Pci::find(const PciAddress& address) const {
   const auto found = std::find_if(functions.begin(), functions.end(), [&](const PciFunction& one) {
@@ -265,8 +297,36 @@ std::vector<const PciFunction*> Pci::group(unsigned number) const {
   return members;
 }
 
+std::optional<bool> Pci::has_iommu() const {
+  const bool is_hidden = std::any_of(unseen.begin(), unseen.end(), [](const std::string& line) {
+    return line.starts_with(kGroups);
+  });
+  return is_hidden && !iommu ? std::nullopt : std::optional(iommu);
+}
+
+std::vector<std::string> Pci::iommu_advice() const {
+  if (has_iommu() != false) {
+    return {};
+  }
+  std::vector<std::string> lines;
+  const bool is_intel = cpu_vendor == "GenuineIntel";
+  const bool is_amd = cpu_vendor == "AuthenticAMD" || cpu_vendor == "HygonGenuine";
+  if (!is_amd) {
+    lines.emplace_back(
+        "Intel: turn on VT-d in the firmware's setup, and add intel_iommu=on iommu=pt to the "
+        "kernel's command line");
+  }
+  if (!is_intel) {
+    lines.emplace_back(
+        "AMD: turn on AMD-Vi (also called IOMMU) in the firmware's setup, and add iommu=pt to the "
+        "kernel's command line; amd_iommu=off must not be there");
+  }
+  return lines;
+}
+
 Pci look_at_pci(const Tree& tree) {
   Pci pci;
+  pci.cpu_vendor = find_cpu_vendor(tree);
   for (const char* folder : {kDevices, kGroups}) {
     if (tree.is_hidden(folder)) {
       pci.unseen.push_back(std::string(folder) + ": Permission denied");

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/pci_address.hpp"
@@ -23,17 +24,23 @@ struct PciFunction {
                                            ///< Bridges of bridges come to an end
   std::vector<std::string> reset_methods;  ///< in the kernel's order; a hint only
   bool boot_vga = false;                   ///< the firmware's screen
+  bool is_virtual = false;  ///< an SR-IOV function: a device of its own, whatever its
+                            ///< address says
 
   bool operator==(const PciFunction&) const = default;
 
-  /// A bridge or another part of the host's own fabric (class 06): never given to a guest.
-  [[nodiscard]] bool is_bridge() const { return class_code >> 16U == 0x06; }
+  /// A bridge that the kernel lets stand in a group that is given away: one with buses behind it
+  /// (its header says so: drivers/vfio/vfio_main.c), or a host bridge without a driver.
+  [[nodiscard]] bool is_bridge() const;
+  /// Part of the host's own fabric: never given to a guest. Other bridge devices are endpoints.
+  [[nodiscard]] bool is_fabric() const;
 };
 
 /// The host's PCI functions.
 struct Pci {
   std::vector<PciFunction> functions;  ///< by address; without those of which too much is unseen
   bool iommu = false;                  ///< there are IOMMU groups, other than vfio's "noiommu" ones
+  std::string cpu_vendor;              ///< "GenuineIntel", "AuthenticAMD"; "" if it is not said
   /// What could not be seen, and why; empty for who may see all. Linux hides nothing of this from
   /// users, but some distributions close /sys to them.
   std::vector<std::string> unseen;
@@ -42,7 +49,15 @@ struct Pci {
 
   [[nodiscard]] const PciFunction* find(const base::PciAddress& address) const;
   [[nodiscard]] std::vector<const PciFunction*> group(unsigned number) const;
+
+  /// Nothing: it cannot be told from what was seen.
+  [[nodiscard]] std::optional<bool> has_iommu() const;
+  /// What to do where the IOMMU is off, a line for each maker of CPUs that it could be.
+  [[nodiscard]] std::vector<std::string> iommu_advice() const;
 };
+
+/// Whether a driver can have that name: a folder's in sysfs, which a journal and a terminal bear.
+[[nodiscard]] bool is_driver_name(std::string_view name);
 
 /// Reads /sys/bus/pci/devices of the tree. Throws Failure (preflight) for a tree that cannot be a
 /// kernel's: names that are no addresses, links that lead elsewhere. A function that vanishes

@@ -31,13 +31,13 @@ PciNames no_names() {
 }
 
 std::string text_of(const PciTree& built) {
-  return to_text(look_at_host(built.tree()), some_names());
+  return to_text(look_at_pci(built.tree()), some_names());
 }
 
 TEST_CASE("host: the text and the data of a laptop are those on record", "[host]") {
   PciTree built;
   add_laptop(built);
-  const Host host = look_at_host(built.tree());
+  const Pci host = look_at_pci(built.tree());
   tests::check_golden("host/laptop.txt", to_text(host, some_names()));
   tests::check_golden("host/laptop.json", to_json(host, some_names()).dump(2) + "\n");
   tests::check_golden("host/laptop-no-names.txt", to_text(host, no_names()));
@@ -47,7 +47,7 @@ TEST_CASE("host: without an IOMMU the text says what to do", "[host]") {
   PciTree built;
   add_laptop(built, false);
   tests::check_golden("host/laptop-no-iommu.txt", text_of(built));
-  CHECK(to_json(look_at_host(built.tree()), no_names())["iommu"] == false);
+  CHECK(to_json(look_at_pci(built.tree()), no_names())["iommu"] == false);
 }
 
 TEST_CASE("host: the advice fits the processor", "[host]") {
@@ -55,7 +55,7 @@ TEST_CASE("host: the advice fits the processor", "[host]") {
   const auto first_words = [&](const std::string& cpuinfo) {
     built.write("/proc/cpuinfo", cpuinfo);
     std::string words;
-    for (const std::string& line : advice(look_at_host(built.tree()))) {
+    for (const std::string& line : look_at_pci(built.tree()).iommu_advice()) {
       words += line.substr(0, line.find(':')) + " ";
     }
     return words;
@@ -84,21 +84,21 @@ TEST_CASE("host: nothing in a tree can write to a terminal", "[host]") {
   PciTree built;
   built.add("0000:00:01.0", {});
   built.write("/proc/cpuinfo", "vendor_id\t: \x1b[2J\n");
-  Host host = look_at_host(built.tree());
-  host.pci.unseen = {"/sys/\x1b[2J"};
-  host.pci.functions[0].driver = "\x1b[2J";
+  Pci host = look_at_pci(built.tree());
+  host.unseen = {"/sys/\x1b[2J"};
+  host.functions[0].driver = "\x1b[2J";
   const std::string text = to_text(host, some_names());
   CHECK(text.find('\x1b') == std::string::npos);
   CHECK(text.find("  /sys/\\x1b[2J\n") != std::string::npos);
 }
 
 TEST_CASE("host: an IOMMU that is hidden is not said to be off", "[host]") {
-  Host host;
-  host.pci.unseen = {"/sys/kernel/iommu_groups: Permission denied"};
+  Pci host;
+  host.unseen = {"/sys/kernel/iommu_groups: Permission denied"};
   CHECK(to_text(host, no_names()).starts_with("IOMMU: not seen\n"));
-  CHECK(advice(host).empty());
+  CHECK(host.iommu_advice().empty());
   CHECK(to_json(host, no_names())["iommu"].is_null());
-  host.pci.iommu = true;
+  host.iommu = true;
   CHECK(to_text(host, no_names()).starts_with("IOMMU: on\n"));
 }
 

@@ -22,13 +22,17 @@ config::VmSpec spec_of(const std::string& pci) {
   return config::load(config::Document(path, "{\"name\": \"win10\", \"pci\": " + pci + "}"), path);
 }
 
-survey::Survey laptop(bool iommu = true) {
-  PciTree tree;
-  tests::add_laptop(tree, iommu);
+survey::Survey survey_of(const PciTree& tree) {
   survey::Survey survey;
   survey.cgroup = true;
   survey.pci = survey::look_at_pci(tree.tree());
   return survey;
+}
+
+survey::Survey laptop(bool iommu = true) {
+  PciTree tree;
+  tests::add_laptop(tree, iommu);
+  return survey_of(tree);
 }
 
 Plan plan_of(const std::string& pci,
@@ -120,7 +124,7 @@ TEST_CASE("pci: a group that the host uses is refused with the verdict of each m
   CHECK(refusal(R"([{"device": "00:1f.3"}])") ==
         "12: Cannot give IOMMU group 11 to the guest: the host uses devices in it, and a group has "
         "one owner\n"
-        "  0000:00:1f.0 bridge\n"
+        "  0000:00:1f.0 no driver\n"
         "  0000:00:1f.3 must bind, has snd_hda_intel, the guest gets it\n"
         "  0000:00:1f.4 in use by i801_smbus\n"
         "  to take them too, list them in the config's \"pci\" or set \"group\": \"all\" there; "
@@ -131,6 +135,7 @@ TEST_CASE("pci: the whole group is taken where that is asked or all are listed",
   const std::string steps =
       "make the cgroup vmlaunch-win10\n"
       "load the kernel module vfio-pci\n"
+      "keep 0000:00:1f.0 awake: power/control on, d3cold_allowed 0\n"
       "keep 0000:00:1f.3 awake: power/control on, d3cold_allowed 0\n"
       "keep 0000:00:1f.4 awake: power/control on, d3cold_allowed 0\n"
       "reserve 0000:00:1f.3 for vfio-pci (driver_override)\n"
@@ -146,8 +151,7 @@ TEST_CASE("pci: a device that vfio has already is taken as it is", "[pci]") {
   PciTree tree;
   tests::add_laptop(tree);
   tree.bind("0000:02:00.0", "vfio-pci");
-  survey::Survey survey = laptop();
-  survey.pci = survey::look_at_pci(tree.tree());
+  survey::Survey survey = survey_of(tree);
   const unsigned group = *survey.pci.find({0, 2, 0, 0})->iommu_group;
   const std::string node = "/dev/vfio/" + std::to_string(group);
   const std::string nic = R"([{"device": "02:00.0"}])";
@@ -168,6 +172,65 @@ TEST_CASE("pci: a device that vfio has already is taken as it is", "[pci]") {
   CHECK(steps_of(plan_of(nic, survey, kPlain)) == "make the cgroup vmlaunch-win10");
 }
 
+TEST_CASE("pci: a bridge device with a driver is an endpoint of its group", "[pci]") {
+  PciTree tree;
+  tests::add_laptop(tree);
+  tree.bind("0000:00:1f.0", "lpc_ich");
+  const survey::Survey survey = survey_of(tree);
+  CHECK(refusal(R"([{"device": "00:1f.3"}, {"device": "00:1f.4"}])", survey)
+            .find("  0000:00:1f.0 in use by lpc_ich\n") != std::string::npos);
+  CHECK(steps_of(plan_of(R"([{"device": "00:1f.3", "group": "all"}])", survey))
+            .find("bind 0000:00:1f.0 to vfio-pci; it has lpc_ich\n") != std::string::npos);
+  CHECK(refusal(R"([{"device": "00:1f.0"}])", survey).starts_with("10: Cannot give 0000:00:1f.0 "));
+}
+
+TEST_CASE("pci: what pci-stub keeps for nobody stands in nobody's way", "[pci]") {
+  PciTree tree;
+  tests::add_laptop(tree);
+  tree.bind("0000:00:1f.4", "pci-stub");
+  const Plan plan = plan_of(R"([{"device": "00:1f.3"}])", survey_of(tree));
+  CHECK(steps_of(plan).find("bind 0000:00:1f.4") == std::string::npos);
+  CHECK(describe(plan.passthrough.groups.at(0).members.at(2)) == "0000:00:1f.4 no driver");
+}
+
+TEST_CASE("pci: a virtual function is a device of its own", "[pci]") {
+  PciTree tree;
+  tests::add_laptop(tree);
+  for (const unsigned function : {0U, 1U, 2U}) {
+    const std::string address = "0000:02:10." + std::to_string(function);
+    tree.add(address,
+             {.device = 0x1520,
+              .class_code = 0x020000,
+              .driver = "igbvf",
+              .group = 20 + function,
+              .bridge = "0000:00:1c.0"});
+    tree.link(tree.device(address) + "/physfn", "../0000:02:00.0");
+  }
+  for (const char* pci :
+       {R"([{"device": "02:10.1"}])", R"([{"device": "02:10.1", "functions": "all"}])"}) {
+    INFO(pci);
+    const std::string steps = steps_of(plan_of(pci, survey_of(tree)));
+    CHECK(steps.find("bind 0000:02:10.1 to vfio-pci; it has igbvf\n") != std::string::npos);
+    CHECK(steps.find("0000:02:10.0") == std::string::npos);
+    CHECK(steps.find("0000:02:10.2") == std::string::npos);
+  }
+}
+
+TEST_CASE("pci: QEMU's user gets the groups that the guest gets, and no others", "[pci]") {
+  PciTree tree;
+  tests::add_laptop(tree);
+  tree.add("0000:02:00.1",
+           {.device = 0x1533,
+            .class_code = 0x020000,
+            .driver = "igb",
+            .group = 13,
+            .bridge = "0000:00:1c.0"});
+  const std::string steps = steps_of(plan_of(R"([{"device": "02:00.0"}])", survey_of(tree)));
+  CHECK(steps.find("bind 0000:02:00.1 to vfio-pci; it has igb") != std::string::npos);
+  CHECK(steps.find("/dev/vfio/12") != std::string::npos);
+  CHECK(steps.find("/dev/vfio/13") == std::string::npos);
+}
+
 TEST_CASE("pci: what cannot be given is refused, all of it at once", "[pci]") {
   CHECK(refusal(R"([{"device": "05:00.0"}, {"device": "00:01.0"},
                     {"device": "01:00.0", "expect": "10de:1b81"}])") ==
@@ -179,9 +242,13 @@ TEST_CASE("pci: what cannot be given is refused, all of it at once", "[pci]") {
   survey::Survey hidden = laptop();
   hidden.pci.unseen = {"/sys is closed"};
   CHECK(refusal(R"([{"device": "01:00.0"}])", hidden) ==
-        "10: Cannot tell what the host uses: /sys is closed");
-  CHECK(refusal(R"([{"device": "01:00.0"}])", laptop(false))
-            .starts_with("10: Cannot give PCI devices to the guest: the host's IOMMU is off; "));
+        "10: Cannot tell what the host uses: /sys is closed; a run looks with its user's rights; "
+        "type: ls -ld /sys /sys/bus/pci /sys/kernel/iommu_groups");
+  CHECK(refusal(R"([{"device": "01:00.0"}])", laptop(false)) ==
+        "10: Cannot give PCI devices to the guest: the host's IOMMU is off\n"
+        "Intel: turn on VT-d in the firmware's setup, and add intel_iommu=on iommu=pt to the "
+        "kernel's command line\n"
+        "then reboot, and type: vmlaunch host");
   CHECK(refusal(R"([{"device": "01:00.0"}])", laptop(), kPlain) ==
         "10: Cannot bind 0000:01:00.0 to vfio-pci without root; type: sudo vmlaunch …\n"
         "Cannot bind 0000:01:00.1 to vfio-pci without root; type: sudo vmlaunch …");

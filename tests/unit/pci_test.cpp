@@ -179,9 +179,49 @@ TEST_CASE("pci: this machine's own devices are found", "[pci]") {
   CHECK(look_at_pci(host).functions.size() == host.list("/sys/bus/pci/devices").size());
 }
 
+TEST_CASE("pci: a bridge is what has buses behind it, and a host bridge without a driver",
+          "[pci]") {
+  const auto function = [](std::uint32_t code, std::optional<std::string> driver) {
+    PciFunction one;
+    one.class_code = code;
+    one.driver = std::move(driver);
+    return one;
+  };
+  for (const std::uint32_t code : {0x060400U, 0x060700U, 0x060940U}) {
+    CHECK(function(code, "pcieport").is_bridge());
+    CHECK(function(code, {}).is_fabric());
+  }
+  CHECK(function(0x060000, {}).is_bridge());
+  CHECK_FALSE(function(0x060000, "amd64_edac").is_bridge());
+  CHECK_FALSE(function(0x060100, "lpc_ich").is_bridge());
+  CHECK(function(0x060100, "lpc_ich").is_fabric());
+  CHECK_FALSE(function(0x068000, "nvidia-nvswitch").is_fabric());
+  CHECK_FALSE(function(0x030000, {}).is_fabric());
+}
+
+TEST_CASE("pci: what can be a driver's name", "[pci]") {
+  for (const char* name : {"vfio-pci", "budget_ci dvb", "a", "snd.x+1,2", "(null)"}) {
+    INFO(name);
+    CHECK(is_driver_name(name));
+  }
+  for (const std::string& name : {std::string(),
+                                  std::string("."),
+                                  std::string(".."),
+                                  std::string("a/b"),
+                                  std::string(" a"),
+                                  std::string("a "),
+                                  std::string("a\n"),
+                                  std::string("\x7f"),
+                                  std::string("\xc3\xa9"),
+                                  std::string(256, 'a')}) {
+    INFO(name);
+    CHECK_FALSE(is_driver_name(name));
+  }
+}
+
 // ---- hostile trees
 
-/// The refusal of a good tree after a change, from behind "Cannot take ROOT".
+/// The refusal of a good tree after a change, from behind "Cannot take ROOT" to the command.
 std::string refusal_after(const std::function<void(PciTree&, const std::string&)>& change) {
   PciTree built;
   built.add("0000:00:01.0", {.class_code = 0x060400});
@@ -190,7 +230,10 @@ std::string refusal_after(const std::function<void(PciTree&, const std::string&)
   change(built, built.device("0000:01:00.0"));
   const std::string text = refusal([&] { static_cast<void>(look_at_pci(built.tree())); });
   const std::string start = "10: Cannot take " + built.root();
-  return text.starts_with(start) ? text.substr(start.size()) : text;
+  const std::size_t command = text.rfind("; type: ls -ld ");
+  return text.starts_with(start) && command != std::string::npos
+             ? text.substr(start.size(), command - start.size())
+             : text;
 }
 
 std::string refusal_of(const std::string& attribute, const std::string& content) {

@@ -72,9 +72,9 @@ TEST_CASE("record: a look at it finds what a look at the host found", "[record]"
   const Folder folder;
   write_record(record(built.tree()), folder.file("tree"));
   const base::Tree again(folder.file("tree"));
-  CHECK(look_at_host(again) == look_at_host(built.tree()));
+  CHECK(look_at_pci(again) == look_at_pci(built.tree()));
   CHECK(look_at_pci(again).functions.size() == 12);
-  CHECK(look_at_host(again).cpu_vendor == "GenuineIntel");
+  CHECK(look_at_pci(again).cpu_vendor == "GenuineIntel");
   const Survey before = look(built.root(), {}, true);
   const Survey after = look(folder.file("tree"), {}, true);
   CHECK(after.kvm == before.kvm);
@@ -96,7 +96,7 @@ TEST_CASE("record: this machine's own is looked at with the same result", "[reco
   const base::Tree host("");
   const Folder folder;
   write_record(record(host), folder.file("tree"));
-  CHECK(look_at_host(base::Tree(folder.file("tree"))) == look_at_host(host));
+  CHECK(look_at_pci(base::Tree(folder.file("tree"))) == look_at_pci(host));
 }
 
 TEST_CASE("record: links are relative, as in sysfs, and lead nowhere else", "[record]") {

@@ -1,6 +1,7 @@
 #include "launcher/steps/steps.hpp"
 
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -19,6 +20,8 @@
 #include "tests/support/catch.hpp"
 #include "tests/support/fake_kernel.hpp"
 #include "tests/support/golden.hpp"
+#include "tests/support/skip.hpp"
+#include "tests/unit/child.hpp"
 
 namespace vmlaunch::launcher::steps {
 namespace {
@@ -287,25 +290,101 @@ TEST_CASE("steps: what somebody else changed is left, named once, and nothing el
                     kernel,
                     journal));
   const std::string gpu = laptop.tree.device("0000:01:00.0");
-  laptop.tree.write(gpu + "/power/control", "auto \n");
   laptop.tree.write(gpu + "/driver_override", "nvidia\n");
   laptop.tree.bind("0000:01:00.0", "nvidia");
   kernel.set_owner("/dev/vfio/2", {77, 77, 0666});
   const Undone undone = undo_all(kernel, journal);
   CHECK(undone.code == ExitCode::host_not_restored);
-  REQUIRE(undone.leftovers.size() == 4);
+  REQUIRE(undone.leftovers.size() == 3);
   const std::string left = "changed by somebody else meanwhile, and left: ";
-  CHECK(undone.leftovers[0] == left + "/dev/vfio/2 belongs to uid 77, belonged to uid 0");
-  CHECK(undone.leftovers[1] == left + "0000:01:00.0 has nvidia, had nouveau");
+  CHECK(undone.leftovers[0] == left + "/dev/vfio/2 belongs to 77:77; type: chown 0:0 /dev/vfio/2");
+  CHECK(undone.leftovers[1] ==
+        left +
+            "0000:01:00.0 has nvidia, had nouveau; type: echo 0000:01:00.0 > "
+            "/sys/bus/pci/devices/0000:01:00.0/driver/unbind && echo 0000:01:00.0 > "
+            "/sys/bus/pci/drivers/nouveau/bind");
   CHECK(undone.leftovers[2] == left +
                                    "/sys/bus/pci/devices/0000:01:00.0/driver_override is "
-                                   "\"nvidia\", was \"\"");
-  CHECK(undone.leftovers[3] == left +
-                                   "/sys/bus/pci/devices/0000:01:00.0/power/control is \"auto \", "
-                                   "was \"auto\"");
+                                   "\"nvidia\", was \"\"; type: echo > "
+                                   "/sys/bus/pci/devices/0000:01:00.0/driver_override");
+  CHECK_FALSE(undone.again);
   CHECK(kernel.tree().read(gpu + "/d3cold_allowed") == "1");
   CHECK_FALSE(kernel.tree().exists("/sys/fs/cgroup/vmlaunch-vm"));
   CHECK(laptop.state.names().empty());
+}
+
+TEST_CASE("steps: what another user was given is a node's in any half of it", "[steps]") {
+  const Owner before{0, 44, 0660};
+  const Owner to{1234, 1234, 0600};
+  for (const Owner& half : {Owner{0, 44, 0600}, Owner{0, 44, 0660}, Owner{1234, 44, 0600}, to}) {
+    Laptop laptop;
+    FakeKernel kernel(laptop.tree);
+    kernel.set_owner("/dev/vfio/2", before);
+    Journal journal = laptop.journal();
+    apply(own_node(2), kernel, context(), journal);
+    CHECK(kernel.owner("/dev/vfio/2") == to);
+    kernel.set_owner("/dev/vfio/2", half);
+    CHECK(undo_all(kernel, journal).code == ExitCode::ended);
+    CHECK(kernel.owner("/dev/vfio/2") == before);
+  }
+  for (const Owner& others : {Owner{1234, 99, 0600}, Owner{1234, 1234, 0666}, Owner{7, 44, 0660}}) {
+    Laptop laptop;
+    FakeKernel kernel(laptop.tree);
+    kernel.set_owner("/dev/vfio/2", before);
+    Journal journal = laptop.journal();
+    apply(own_node(2), kernel, context(), journal);
+    kernel.set_owner("/dev/vfio/2", others);
+    CHECK(undo_all(kernel, journal).code == ExitCode::host_not_restored);
+    CHECK(kernel.owner("/dev/vfio/2") == others);
+  }
+}
+
+TEST_CASE("steps: an override that could not be put back is no override to change", "[steps]") {
+  Laptop laptop;
+  FakeKernel kernel(laptop.tree);
+  laptop.tree.write(laptop.tree.device("0000:01:00.0") + "/driver_override", "a/b\n");
+  Journal journal = laptop.journal();
+  CHECK_THROWS_AS(apply(override_driver(kGpu, "nouveau"), kernel, context(), journal), Failure);
+  CHECK(kernel.count() == 0);
+  CHECK(journal.entries().empty());
+}
+
+TEST_CASE("steps: no record makes root remove or empty a folder that is not a VM's cgroup",
+          "[steps]") {
+  Laptop laptop;
+  FakeKernel kernel(laptop.tree);
+  for (const char* path : {"/etc",
+                           "/sys/fs/cgroup/system.slice",
+                           "/sys/fs/cgroup/vmlaunch-",
+                           "/sys/fs/cgroup/vmlaunch-a/../b",
+                           "vmlaunch-a"}) {
+    INFO(path);
+    Journal journal = laptop.journal();
+    journal.begin(make_cgroup("vm"), {{"path", path}, {"made", true}});
+    journal.begin(start_qemu(true), {{"cgroup", path}, {"pid", 0U}, {"start", 0U}});
+    const Undone undone = undo_all(kernel, journal);
+    CHECK(undone.code == ExitCode::host_not_restored);
+    CHECK(undone.leftovers.at(0) == "start QEMU: not a VM's cgroup");
+    CHECK(kernel.count() == 0);
+    journal.remove();
+  }
+}
+
+TEST_CASE("steps: a node of another owner changes hands without the right to any file", "[steps]") {
+  if (tests::skipped_without_root()) {
+    return;
+  }
+  const Folder folder;
+  const std::string node = folder.write("node", "", 0660);
+  REQUIRE(::chown(node.c_str(), 1000, 44) == 0);
+  CHECK(tests::in_child([&] {
+          sandbox::keep_only({CAP_CHOWN});
+          Host host;
+          host.set_owner(node, {1234, 1234, 0600});
+          host.set_owner(node, {1000, 44, 0660});
+          return "done";
+        }) == "done");
+  CHECK(Host().owner(node) == Owner{1000, 44, 0660});
 }
 
 TEST_CASE("steps: a device that went away is named, and the rest is restored", "[steps]") {
@@ -587,20 +666,20 @@ TEST_CASE("lock: a VM has one run, and a dead one's lock is free", "[steps]") {
   base::Pipe ready = base::make_pipe();
   const base::Child child = base::fork_child("a run");
   if (child.pid == 0) {
-    const auto lock = VmLock::take(folder.path(), "vm");
+    const auto lock = Lock::take(folder.path(), "vm");
     base::write_all(ready.write_end.get(), lock ? "y" : "n", "the pipe");
     ::pause();
     ::_exit(0);
   }
   REQUIRE(base::wait_readable(ready.read_end.get(),
                               std::chrono::steady_clock::now() + std::chrono::seconds(10)));
-  CHECK_FALSE(VmLock::take(folder.path(), "vm").has_value());
-  CHECK(VmLock::holder(folder.path(), "vm") == child.pid);
-  CHECK(VmLock::take(folder.path(), "other").has_value());
+  CHECK_FALSE(Lock::take(folder.path(), "vm").has_value());
+  CHECK(Lock::holder(folder.path(), "vm") == child.pid);
+  CHECK(Lock::take(folder.path(), "other").has_value());
   static_cast<void>(base::send_signal(child.pidfd.get(), SIGKILL));
   REQUIRE(base::reap_within(child.pidfd.get(), std::chrono::seconds(10)));
-  CHECK_FALSE(VmLock::holder(folder.path(), "vm").has_value());
-  { CHECK(VmLock::take(folder.path(), "vm").has_value()); }
+  CHECK_FALSE(Lock::holder(folder.path(), "vm").has_value());
+  { CHECK(Lock::take(folder.path(), "vm").has_value()); }
   CHECK(folder.names().empty());
 }
 

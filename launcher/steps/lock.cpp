@@ -1,4 +1,4 @@
-#include "launcher/steps/vm_lock.hpp"
+#include "launcher/steps/lock.hpp"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -14,8 +14,8 @@ namespace vmlaunch::launcher::steps {
 
 namespace {
 
-std::string path_in(const std::string& folder, const std::string& vm) {
-  return folder + "/" + vm + ".lock";
+std::string path_in(const std::string& folder, const std::string& name) {
+  return folder + "/" + name + ".lock";
 }
 
 struct flock whole_file(short type) {
@@ -34,8 +34,8 @@ bool is_at(int fd, const std::string& path) {
 
 }  // namespace
 
-std::optional<VmLock> VmLock::take(const std::string& folder, const std::string& vm) {
-  const std::string path = path_in(folder, vm);
+std::optional<Lock> Lock::take(const std::string& folder, const std::string& name) {
+  const std::string path = path_in(folder, name);
   for (;;) {
     base::UniqueFd file = base::open_file(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
     struct flock lock = whole_file(F_WRLCK);
@@ -47,14 +47,14 @@ std::optional<VmLock> VmLock::take(const std::string& folder, const std::string&
     }
     // Whoever had it may have taken the file away between our open and our lock.
     if (is_at(file.get(), path)) {
-      return VmLock(path, std::move(file));
+      return Lock(path, std::move(file));
     }
   }
 }
 
-std::optional<pid_t> VmLock::holder(const std::string& folder, const std::string& vm) {
+std::optional<pid_t> Lock::holder(const std::string& folder, const std::string& name) {
   const base::UniqueFd file(
-      ::open(path_in(folder, vm).c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
+      ::open(path_in(folder, name).c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
   struct flock lock = whole_file(F_WRLCK);
   if (!file || ::fcntl(file.get(), F_GETLK, &lock) != 0 || lock.l_type == F_UNLCK) {
     return std::nullopt;
@@ -62,7 +62,7 @@ std::optional<pid_t> VmLock::holder(const std::string& folder, const std::string
   return lock.l_pid;
 }
 
-VmLock::~VmLock() {
+Lock::~Lock() {
   if (file_) {
     static_cast<void>(::unlink(path_.c_str()));
   }

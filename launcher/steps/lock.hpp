@@ -1,0 +1,41 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "base/unique_fd.hpp"
+
+namespace vmlaunch::launcher::steps {
+
+/// A name that one guardian has, a VM's or a device's: an fcntl lock of this process, which ends
+/// with it whatever children it leaves behind.
+class Lock {
+ public:
+  /// Nothing when another process has it. Throws std::system_error.
+  [[nodiscard]] static std::optional<Lock> take(const std::string& folder, const std::string& name);
+
+  /// Who has it; nothing when nobody does.
+  [[nodiscard]] static std::optional<pid_t> holder(const std::string& folder,
+                                                   const std::string& name);
+
+  Lock(Lock&&) = default;
+  Lock& operator=(Lock&& other) noexcept {
+    std::swap(path_, other.path_);
+    std::swap(file_, other.file_);
+    return *this;
+  }
+  Lock(const Lock&) = delete;
+  Lock& operator=(const Lock&) = delete;
+  ~Lock();
+
+ private:
+  Lock(std::string path, base::UniqueFd file) : path_(std::move(path)), file_(std::move(file)) {}
+
+  std::string path_;
+  base::UniqueFd file_;
+};
+
+}  // namespace vmlaunch::launcher::steps
