@@ -16,6 +16,7 @@
 #include "launcher/survey/survey.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/pci_tree.hpp"
+#include "tests/support/skip.hpp"
 #include "tests/unit/child.hpp"
 
 namespace vmlaunch::launcher::survey {
@@ -198,7 +199,7 @@ TEST_CASE("record: only a folder that is new or empty is written to", "[record]"
 }
 
 TEST_CASE("record: root writes into nobody else's folder", "[record]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const Folder folder;
