@@ -39,15 +39,14 @@ base::Tree open_tree(const std::string& folder) {
 ExitCode record_host(const base::Tree& tree,
                      const std::string& folder,
                      const std::optional<User>& owner) {
-  const std::vector<survey::Entry> record = survey::record(tree);
-  const survey::Pci pci = survey::look_at_pci(tree);
+  const survey::Record record = survey::record(tree);
   if (owner) {
     sandbox::become(owner->credentials);
   }
   survey::write_record(record, folder);
-  std::cout << "recorded " << pci.functions.size() << " PCI devices in " << base::printable(folder)
+  std::cout << "recorded " << record.functions << " PCI devices in " << base::printable(folder)
             << "\n";
-  for (const std::string& line : pci.unseen) {
+  for (const std::string& line : record.unseen) {
     std::cout << "not seen: " << base::printable(line) << "\n";
   }
   return ExitCode::ended;

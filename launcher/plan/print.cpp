@@ -2,6 +2,7 @@
 
 #include "base/text.hpp"
 #include "launcher/plan/plan.hpp"
+#include "launcher/steps/steps.hpp"
 
 namespace vmlaunch::launcher::plan {
 
@@ -48,6 +49,14 @@ std::string command_text(const Qemu& qemu) {
   return text;
 }
 
+/// All that a run changes: QEMU's start is the last, and asked for by itself. Where it is born
+/// makes no difference to what is printed.
+std::vector<steps::Step> changes_of(const Plan& plan) {
+  std::vector<steps::Step> changes = plan.steps;
+  changes.push_back(steps::start_qemu(false));
+  return changes;
+}
+
 std::string ladder_text(const Deadlines& deadlines) {
   return "power button (again every " + base::to_string(deadlines.powerdown_again) + "), after " +
          base::to_string(deadlines.powerdown) + " quit, after " + base::to_string(deadlines.quit) +
@@ -91,12 +100,12 @@ std::string to_text(const Plan& plan) {
       text += "  " + describe(member) + "\n";
     }
   }
-  text += "\nChanges to the host, in this order; undone in reverse when QEMU has ended\n";
-  for (std::size_t i = 0; i < plan.steps.size(); ++i) {
-    text += "  " + std::to_string(i + 1) + ". " + plan.steps[i]->describe() +
-            "; undone: " + plan.steps[i]->describe_undo() + "\n";
+  text += "\nChanges to the host, in this order; undone in reverse\n";
+  const std::vector<steps::Step> changes = changes_of(plan);
+  for (std::size_t i = 0; i < changes.size(); ++i) {
+    text += "  " + std::to_string(i + 1) + ". " + changes[i]->describe() +
+            "; undone: " + changes[i]->describe_undo() + "\n";
   }
-  text += plan.steps.empty() ? "  none\n" : "";
   text += "\nFiles\n";
   for (const FileUse& file : plan.files) {
     text += "  " + describe(file) + "\n";
@@ -137,7 +146,7 @@ Json to_json(const Plan& plan) {
     groups.push_back({{"number", group.number}, {"members", members}});
   }
   Json changes = Json::array();
-  for (const steps::Step& step : plan.steps) {
+  for (const steps::Step& step : changes_of(plan)) {
     changes.push_back({{"change", step->describe()}, {"undo", step->describe_undo()}});
   }
   const QemuUser& user = plan.qemu.user;

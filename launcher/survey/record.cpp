@@ -7,6 +7,7 @@
 #include <array>
 #include <cerrno>
 #include <filesystem>
+#include <utility>
 
 #include "base/errors.hpp"
 #include "base/file.hpp"
@@ -54,8 +55,8 @@ class Recorder {
  public:
   explicit Recorder(const Tree& tree) : tree_(tree) {}
 
-  std::vector<Entry> take() {
-    const Pci pci = look_at_pci(tree_);
+  Record take() {
+    Pci pci = look_at_pci(tree_);
     for (const char* folder : kFolders) {
       if (tree_.exists(folder)) {
         entries_.push_back({Entry::Kind::folder, folder, "", 0755});
@@ -73,7 +74,7 @@ class Recorder {
     for (const PciFunction& function : pci.functions) {
       add_function(function);
     }
-    return std::move(entries_);
+    return {std::move(entries_), functions_, std::move(pci.unseen)};
   }
 
  private:
@@ -118,6 +119,7 @@ class Recorder {
     if (!folder) {
       return;  // gone since
     }
+    ++functions_;
     add_link(link, *folder);
     entries_.push_back({Entry::Kind::folder, *folder, "", 0755});
     for (const char* attribute : kAttributes) {
@@ -132,10 +134,15 @@ class Recorder {
       add_link(*folder + "/iommu_group", *group);
       add_link(*group + "/devices/" + name, *folder);
     }
+    // Of a virtual function: the one that it is a part of.
+    if (const auto physical = tree_.resolve(*folder + "/physfn")) {
+      add_link(*folder + "/physfn", *physical);
+    }
   }
 
   const Tree& tree_;
   std::vector<Entry> entries_;
+  std::size_t functions_ = 0;
 };
 
 [[noreturn]] void refuse(const std::string& folder, const std::string& cause) {
@@ -171,14 +178,14 @@ void write_file(const std::string& path, const Entry& entry) {
 
 }  // namespace
 
-std::vector<Entry> record(const Tree& tree) {
+Record record(const Tree& tree) {
   return Recorder(tree).take();
 }
 
-void write_record(const std::vector<Entry>& record, const std::string& folder) {
+void write_record(const Record& record, const std::string& folder) {
   const base::UniqueFd root = open_empty(folder);
   const std::string prefix = "/proc/self/fd/" + std::to_string(root.get());
-  for (const Entry& entry : record) {
+  for (const Entry& entry : record.entries) {
     const std::filesystem::path path = prefix + entry.path;
     std::filesystem::create_directories(entry.kind == Entry::Kind::folder ? path
                                                                           : path.parent_path());

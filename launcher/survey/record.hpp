@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -19,12 +20,22 @@ struct Entry {
   bool operator==(const Entry&) const = default;
 };
 
-/// All that the survey looks at, so that a look at the record finds the same; nothing else: no
-/// serial numbers, no MAC addresses. Throws Failure for a tree that cannot be a kernel's.
-[[nodiscard]] std::vector<Entry> record(const base::Tree& tree);
+/// A recorded host, for `vmlaunch host` elsewhere.
+struct Record {
+  std::vector<Entry> entries;
+  std::size_t functions = 0;        ///< PCI functions in it
+  std::vector<std::string> unseen;  ///< what is not in it, and why, as in Pci
+};
+
+/// What look_at_pci and look_at_host read, so that they find the same in the record; whether KVM,
+/// vfio-pci and UEFI builds are there; and what helps to understand a report about devices, though
+/// no plan depends on it: NUMA nodes, driver overrides, power settings. Not the rest of a survey:
+/// cgroups, nodes in /dev/vfio, users, limits. No serial numbers, no MAC addresses. Throws Failure
+/// for a tree that cannot be a kernel's.
+[[nodiscard]] Record record(const base::Tree& tree);
 
 /// Writes a record as a tree with relative links, as sysfs has them. The folder is made, or is
 /// empty and the caller's own; else it throws Failure (preflight).
-void write_record(const std::vector<Entry>& record, const std::string& folder);
+void write_record(const Record& record, const std::string& folder);
 
 }  // namespace vmlaunch::launcher::survey

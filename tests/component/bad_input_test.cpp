@@ -5,6 +5,7 @@
 
 #include "tests/component/vm.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/skip.hpp"
 
 using namespace vmlaunch;
 using namespace vmlaunch::tests;
@@ -113,8 +114,7 @@ TEST_CASE("bad input: missing permission is refused with the user and what to ty
 }
 
 TEST_CASE("bad input: root opens no path that somebody else can steer") {
-  if (!is_root()) {
-    WARN("needs root: skipped");
+  if (skipped_without_root()) {
     return;
   }
   const Folder folder;

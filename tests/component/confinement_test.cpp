@@ -6,6 +6,7 @@
 
 #include "tests/component/vm.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/skip.hpp"
 
 using namespace vmlaunch;
 using namespace vmlaunch::tests;
@@ -149,8 +150,7 @@ TEST_CASE(
 }
 
 TEST_CASE("confinement: a config may not do more than its owner, and the right command is named") {
-  if (!is_root()) {
-    WARN("needs root: skipped");
+  if (skipped_without_root()) {
     return;
   }
   struct Refusal {

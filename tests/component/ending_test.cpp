@@ -6,6 +6,7 @@
 
 #include "tests/component/vm.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/skip.hpp"
 
 using namespace vmlaunch;
 using namespace vmlaunch::tests;
@@ -138,8 +139,7 @@ class Freezer {
 
 TEST_CASE("ending: a QEMU that does not end when killed is told as stuck, and the run ends") {
   Freezer freezer;
-  if (!freezer.usable()) {
-    WARN("needs root and the freezer of cgroup v1: skipped");
+  if (skipped_without("root and the freezer of cgroup v1", freezer.usable())) {
     return;
   }
   const Folder folder;

@@ -6,6 +6,7 @@
 
 #include "tests/component/vm.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/skip.hpp"
 
 using namespace vmlaunch;
 using namespace vmlaunch::tests;
@@ -104,8 +105,7 @@ TEST_CASE("files: plan and check make nothing") {
 }
 
 TEST_CASE("files: a disk that only root may open serves a QEMU with another uid") {
-  if (!is_root()) {
-    WARN("needs root: skipped");
+  if (skipped_without_root()) {
     return;
   }
   const Folder folder;
@@ -174,8 +174,7 @@ TEST_CASE("files: a disk in use is told by its name") {
 }
 
 TEST_CASE("files: check gives the code that the run gives") {
-  if (!is_root()) {
-    WARN("needs root: skipped");
+  if (skipped_without_root()) {
     return;
   }
   struct Parity {

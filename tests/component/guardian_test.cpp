@@ -15,6 +15,7 @@
 #include "launcher/guardian/protocol.hpp"
 #include "tests/component/vm.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/skip.hpp"
 
 using namespace vmlaunch;
 using namespace vmlaunch::tests;
@@ -126,8 +127,7 @@ sandbox::Credentials uid(uid_t number) {
 }  // namespace
 
 TEST_CASE("guardian: it obeys in the order of a run and tells each state") {
-  if (!is_root()) {
-    WARN("needs root: skipped");
+  if (skipped_without_root()) {
     return;
   }
   Sealing sealing(kPerson);
@@ -157,8 +157,7 @@ TEST_CASE("guardian: it obeys in the order of a run and tells each state") {
 }
 
 TEST_CASE("guardian: anything out of order ends the connection, and QEMU with it") {
-  if (!is_root()) {
-    WARN("needs root: skipped");
+  if (skipped_without_root()) {
     return;
   }
   const std::vector<std::string> nonsense = {"{}",
@@ -189,8 +188,7 @@ TEST_CASE("guardian: anything out of order ends the connection, and QEMU with it
 }
 
 TEST_CASE("guardian: a plan is taken for the VM that was begun, and one VM is") {
-  if (!is_root()) {
-    WARN("needs root: skipped");
+  if (skipped_without_root()) {
     return;
   }
   Sealing sealing(kPerson);
@@ -203,8 +201,7 @@ TEST_CASE("guardian: a plan is taken for the VM that was begun, and one VM is") 
 }
 
 TEST_CASE("guardian: a plan that claims more than the config's owner may is not taken") {
-  if (!is_root()) {
-    WARN("needs root: skipped");
+  if (skipped_without_root()) {
     return;
   }
   const auto refused = [](const Identity& identity, uid_t owner, auto change) {
@@ -245,8 +242,7 @@ TEST_CASE("guardian: a plan that claims more than the config's owner may is not 
 }
 
 TEST_CASE("guardian: a kernel that QEMU's user may not read is refused with what to type") {
-  if (!is_root()) {
-    WARN("needs root: skipped");
+  if (skipped_without_root()) {
     return;
   }
   Sealing sealing(0);

@@ -8,6 +8,7 @@
 #include "tests/component/vm.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/pci_tree.hpp"
+#include "tests/support/skip.hpp"
 
 using namespace vmlaunch;
 using namespace vmlaunch::tests;
@@ -82,8 +83,7 @@ TEST_CASE("host: text and data of a recorded laptop tell the same") {
 }
 
 TEST_CASE("host: another user is told the same as root, and that nothing is missing") {
-  if (!is_root()) {
-    WARN("needs root: skipped");
+  if (skipped_without_root()) {
     return;
   }
   const std::string text = output_of(command_of({"host"}));
@@ -98,8 +98,7 @@ TEST_CASE("host: another user is told the same as root, and that nothing is miss
 }
 
 TEST_CASE("host: what is hidden from another user is told") {
-  if (!is_root()) {
-    WARN("needs root: skipped");
+  if (skipped_without_root()) {
     return;
   }
   PciTree built;
@@ -123,8 +122,7 @@ TEST_CASE("host: a record of this machine shows the same elsewhere") {
 }
 
 TEST_CASE("host: a record belongs to the person behind sudo") {
-  if (!is_root()) {
-    WARN("needs root: skipped");
+  if (skipped_without_root()) {
     return;
   }
   const Folder folder;

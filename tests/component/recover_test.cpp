@@ -10,6 +10,7 @@
 #include "launcher/survey/cgroup.hpp"
 #include "tests/component/vm.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/skip.hpp"
 
 using namespace vmlaunch;
 using namespace vmlaunch::tests;
@@ -65,8 +66,7 @@ void leave_traces(const Folder& folder, const Json& config, const Traces& traces
 }  // namespace
 
 TEST_CASE("recover: puts back what a killed guardian left, and --dry-run only says it") {
-  if (!is_root()) {
-    WARN("needs root: skipped");
+  if (skipped_without_root()) {
     return;
   }
   const Folder folder;
@@ -88,8 +88,7 @@ TEST_CASE("recover: puts back what a killed guardian left, and --dry-run only sa
 }
 
 TEST_CASE("recover: plan and check tell what a start would put back first, and change nothing") {
-  if (!is_root()) {
-    WARN("needs root: skipped");
+  if (skipped_without_root()) {
     return;
   }
   const Folder folder;
@@ -111,8 +110,7 @@ TEST_CASE("recover: plan and check tell what a start would put back first, and c
 }
 
 TEST_CASE("recover: the next start does it first, and says so") {
-  if (!is_root()) {
-    WARN("needs root: skipped");
+  if (skipped_without_root()) {
     return;
   }
   const Folder folder;
@@ -132,8 +130,7 @@ TEST_CASE("recover: the next start does it first, and says so") {
 }
 
 TEST_CASE("recover: a VM that runs is left alone, and its name is taken") {
-  if (!is_root()) {
-    WARN("needs root: skipped");
+  if (skipped_without_root()) {
     return;
   }
   const Folder folder;
@@ -163,8 +160,7 @@ TEST_CASE("recover: a VM that runs is left alone, and its name is taken") {
 }
 
 TEST_CASE("recover: a journal with garbage is reported and kept, and no run begins over it") {
-  if (!is_root()) {
-    WARN("needs root: skipped");
+  if (skipped_without_root()) {
     return;
   }
   const Folder folder;
@@ -187,8 +183,7 @@ TEST_CASE("recover: a journal with garbage is reported and kept, and no run begi
 }
 
 TEST_CASE("recover: a user's runs have journals of their own") {
-  if (!is_root()) {
-    WARN("needs root: skipped");
+  if (skipped_without_root()) {
     return;
   }
   constexpr uid_t kUser = 12345;
@@ -223,8 +218,7 @@ TEST_CASE("recover: a user's runs have journals of their own") {
 }
 
 TEST_CASE("recover: a lock that cannot be taken is told, and nothing is begun") {
-  if (!is_root()) {
-    WARN("needs root: skipped");
+  if (skipped_without_root()) {
     return;
   }
   const Folder folder;

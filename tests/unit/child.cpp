@@ -12,7 +12,6 @@
 #include "base/errors.hpp"
 #include "base/file.hpp"
 #include "base/process.hpp"
-#include "tests/support/catch.hpp"
 
 namespace vmlaunch::tests {
 
@@ -62,14 +61,6 @@ std::string as_user(uid_t uid, const std::function<std::string()>& action) {
     base::check(::setresuid(uid, uid, uid), "change the uid");
     return action();
   });
-}
-
-bool lacks_root() {
-  if (::geteuid() == 0) {
-    return false;
-  }
-  WARN("skipped: needs root");
-  return true;
 }
 
 std::string status_lines(const std::string& status, const std::vector<std::string>& names) {

@@ -38,9 +38,6 @@ std::string refusal(Action action) {
 constexpr uid_t kUser = 12345;
 constexpr uid_t kOther = 12346;
 
-/// True, with a word of it in the output, when the test cannot be run for want of root's rights.
-[[nodiscard]] bool lacks_root();
-
 /// The lines of /proc/self/status whose names are given, as "Name: value; Name: value".
 [[nodiscard]] std::string status_lines(const std::string& status,
                                        const std::vector<std::string>& names);

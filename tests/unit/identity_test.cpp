@@ -15,6 +15,7 @@
 #include "base/file.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/program.hpp"
+#include "tests/support/skip.hpp"
 #include "tests/unit/child.hpp"
 
 namespace vmlaunch::launcher {
@@ -63,7 +64,7 @@ std::string belongs_to(const std::string& owner, const std::string& as) {
 
 TEST_CASE("authority: the folder's owner and mode limit what the file's owner gives",
           "[identity]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   struct Row {
@@ -99,7 +100,7 @@ TEST_CASE("authority: the folder's owner and mode limit what the file's owner gi
 }
 
 TEST_CASE("authority: every folder up to the root counts", "[identity]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   struct Row {
@@ -123,7 +124,7 @@ TEST_CASE("authority: every folder up to the root counts", "[identity]") {
 }
 
 TEST_CASE("authority: a file that others can write is nobody's word", "[identity]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   for (const mode_t mode : {0664U, 0646U, 0666U, 0620U, 0602U}) {
@@ -137,7 +138,7 @@ TEST_CASE("authority: a file that others can write is nobody's word", "[identity
 }
 
 TEST_CASE("authority: a file's other modes do not matter", "[identity]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   for (const mode_t mode : {0400U, 0444U, 0600U, 0755U, 04755U}) {
@@ -152,7 +153,7 @@ TEST_CASE("authority: a file's other modes do not matter", "[identity]") {
 }
 
 TEST_CASE("authority: another user's file is refused with the command that runs it", "[identity]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const tests::Folder folder;
@@ -168,7 +169,7 @@ TEST_CASE("authority: another user's file is refused with the command that runs 
 }
 
 TEST_CASE("authority: a run for nobody takes root's files only", "[identity]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   constexpr uid_t kUnused = 1880004711;
@@ -183,7 +184,7 @@ TEST_CASE("authority: a run for nobody takes root's files only", "[identity]") {
 }
 
 TEST_CASE("authority: a name that means another file by now is refused", "[identity]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const std::string replaced = distrust("it was replaced meanwhile; try again");
@@ -201,7 +202,7 @@ TEST_CASE("authority: a name that means another file by now is refused", "[ident
 }
 
 TEST_CASE("authority: a name leads no further than its folder", "[identity]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const tests::Folder folder;
@@ -216,7 +217,7 @@ TEST_CASE("authority: a name leads no further than its folder", "[identity]") {
 }
 
 TEST_CASE("authority: an odd name is shown so that it cannot write to the terminal", "[identity]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const tests::Folder folder;
@@ -286,7 +287,7 @@ TEST_CASE("user: the number that means no change to the kernel is nobody", "[ide
 }
 
 TEST_CASE("identity: a plain start is for who starts it", "[identity]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const auto plain = [](const std::optional<std::string>& as) {
@@ -304,7 +305,7 @@ TEST_CASE("identity: a plain start is for who starts it", "[identity]") {
 }
 
 TEST_CASE("identity: a plain start keeps the groups that the process has", "[identity]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   CHECK(in_child([] {
@@ -318,7 +319,7 @@ TEST_CASE("identity: a plain start keeps the groups that the process has", "[ide
 }
 
 TEST_CASE("identity: root's run is for --as, else for sudo's user, else for nobody", "[identity]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const std::string nobody = user_text("65534");
@@ -356,7 +357,7 @@ TEST_CASE("identity: root's run is for --as, else for sudo's user, else for nobo
 }
 
 TEST_CASE("identity: a SUDO_UID that is no number is refused", "[identity]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   for (const char* sudo_uid : {"", "root", "-1", "1000 ", "1000x", "99999999999"}) {
@@ -368,7 +369,7 @@ TEST_CASE("identity: a SUDO_UID that is no number is refused", "[identity]") {
 }
 
 TEST_CASE("identity: without a person root's run has a uid that nobody has", "[identity]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   for (const char* sudo_uid : {static_cast<const char*>(nullptr), "0"}) {

@@ -13,6 +13,7 @@
 #include "base/text.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/pci_tree.hpp"
+#include "tests/support/skip.hpp"
 #include "tests/unit/child.hpp"
 
 namespace vmlaunch::launcher::survey {
@@ -477,7 +478,7 @@ std::string unseen_by_user(const PciTree& built) {
 }
 
 TEST_CASE("pci: what is hidden from a user is told", "[pci]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   PciTree built;

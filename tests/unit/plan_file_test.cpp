@@ -17,6 +17,7 @@
 #include "base/text.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/program.hpp"
+#include "tests/support/skip.hpp"
 #include "tests/unit/child.hpp"
 
 namespace vmlaunch::launcher::guardian {
@@ -170,7 +171,7 @@ TEST_CASE("plan file: a file that QEMU opens again is never a device", "[guardia
 }
 
 TEST_CASE("plan file: want of rights is told apart, with the look that explains it", "[guardian]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const tests::Folder folder;
@@ -307,7 +308,7 @@ TEST_CASE("plan file: a folder that is missing or closed is told before anything
                               "make the file";
   CHECK(open_refusal(log_file(nowhere)) == missing);
   CHECK(check_refusal(log_file(nowhere)) == missing);
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const std::string log = folder.file("log");
@@ -366,7 +367,7 @@ TEST_CASE("program: what cannot be run is refused", "[guardian]") {
   CHECK(program_refusal(below) == "10: Cannot open the program " + below + " as " + me() +
                                       ": Not a directory; correct the path in the config, or make "
                                       "the file");
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const std::string closed = folder_in(folder, "closed", 0, 0700) + "/qemu";
@@ -395,7 +396,7 @@ std::string roots_path(const tests::Folder& folder, const std::string& name) {
 }
 
 TEST_CASE("root's path: folders that only root writes lead where they say", "[guardian]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const tests::Folder folder;
@@ -409,7 +410,7 @@ TEST_CASE("root's path: folders that only root writes lead where they say", "[gu
 }
 
 TEST_CASE("root's path: anybody else's folder on the way is refused", "[guardian]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const tests::Folder folder;
@@ -441,7 +442,7 @@ TEST_CASE("root's path: anybody else's folder on the way is refused", "[guardian
 }
 
 TEST_CASE("root's path: in root's sticky folder root's own names are safe", "[guardian]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const tests::Folder folder;
@@ -458,7 +459,7 @@ TEST_CASE("root's path: in root's sticky folder root's own names are safe", "[gu
 }
 
 TEST_CASE("root's path: a link counts by where it stands and where it leads", "[guardian]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const tests::Folder folder;
@@ -493,7 +494,7 @@ TEST_CASE("root's path: a link counts by where it stands and where it leads", "[
 }
 
 TEST_CASE("root's path: who may only add names cannot steer a path by a link", "[guardian]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const tests::Folder folder;
@@ -507,7 +508,7 @@ TEST_CASE("root's path: who may only add names cannot steer a path by a link", "
 }
 
 TEST_CASE("root's path: the root folder itself is root's", "[guardian]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   CHECK(require_roots_own_path("/") == "/");

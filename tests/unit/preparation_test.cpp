@@ -16,6 +16,7 @@
 #include "base/text.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/program.hpp"
+#include "tests/support/skip.hpp"
 #include "tests/unit/child.hpp"
 
 namespace vmlaunch::launcher::run {
@@ -104,7 +105,7 @@ TEST_CASE("config file: one that is missing or closed could be there another day
   CHECK(config_refusal(link) ==
         "10: " + cannot_read(link, "No such file or directory; type: namei -l " + link));
   CHECK(config_refusal("").starts_with("2: "));
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const std::string secret = folder.write("secret", "{}", 0600);
@@ -321,8 +322,7 @@ TEST_CASE("open files: the header that is not looked at is a raw disk's", "[run]
 }
 
 TEST_CASE("open files: images of qemu-img itself are judged like those by hand", "[run]") {
-  if (::access("/usr/bin/qemu-img", X_OK) != 0) {
-    WARN("skipped: needs qemu-img");
+  if (tests::skipped_without("qemu-img", ::access("/usr/bin/qemu-img", X_OK) == 0)) {
     return;
   }
   const tests::Folder folder;
@@ -360,7 +360,7 @@ TEST_CASE("open files: a file that cannot be made is a refusal, and the others g
 }
 
 TEST_CASE("open files: what only root may open is left to the guardian of root's config", "[run]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const tests::Folder folder;

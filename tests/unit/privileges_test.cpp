@@ -13,6 +13,7 @@
 #include "base/errors.hpp"
 #include "base/file.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/skip.hpp"
 #include "tests/unit/child.hpp"
 
 namespace vmlaunch::sandbox {
@@ -63,7 +64,7 @@ std::string ways_back() {
 }
 
 TEST_CASE("keep_only: what is named stays, everything else goes from every set", "[sandbox]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   struct Row {
@@ -85,7 +86,7 @@ TEST_CASE("keep_only: what is named stays, everything else goes from every set",
 }
 
 TEST_CASE("keep_only: what is not there any more is not missed", "[sandbox]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   CHECK(in_child([] {
@@ -96,7 +97,7 @@ TEST_CASE("keep_only: what is not there any more is not missed", "[sandbox]") {
 }
 
 TEST_CASE("keep_only: without CAP_SETPCAP the bounding set stays as it is", "[sandbox]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   CHECK(in_child([] {
@@ -107,7 +108,7 @@ TEST_CASE("keep_only: without CAP_SETPCAP the bounding set stays as it is", "[sa
 }
 
 TEST_CASE("keep_only: a user has nothing to keep and it is no error", "[sandbox]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   CHECK(as_user(kUser,
@@ -119,7 +120,7 @@ TEST_CASE("keep_only: a user has nothing to keep and it is no error", "[sandbox]
 }
 
 TEST_CASE("keep_only: inheritable and ambient capabilities go, too", "[sandbox]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   CHECK(in_child([] {
@@ -130,7 +131,7 @@ TEST_CASE("keep_only: inheritable and ambient capabilities go, too", "[sandbox]"
 }
 
 TEST_CASE("keep_only: who keeps CAP_KILL has no way to be another user", "[sandbox]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   CHECK(in_child([] {
@@ -140,7 +141,7 @@ TEST_CASE("keep_only: who keeps CAP_KILL has no way to be another user", "[sandb
 }
 
 TEST_CASE("become: root is another user in every respect, and for good", "[sandbox]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   struct Row {
@@ -165,7 +166,7 @@ TEST_CASE("become: root is another user in every respect, and for good", "[sandb
 }
 
 TEST_CASE("become: a user stays that user, and gives up what could be gained", "[sandbox]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   CHECK(as_user(kUser,
@@ -177,7 +178,7 @@ TEST_CASE("become: a user stays that user, and gives up what could be gained", "
 }
 
 TEST_CASE("become: what was inherited or ambient goes, too", "[sandbox]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   CHECK(in_child([] {
@@ -188,7 +189,7 @@ TEST_CASE("become: what was inherited or ambient goes, too", "[sandbox]") {
 }
 
 TEST_CASE("become: a user who has capabilities gives them up", "[sandbox]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   CHECK(in_child([] {
@@ -209,7 +210,7 @@ TEST_CASE("become: nobody may trace the process afterwards", "[sandbox]") {
     return std::to_string(::prctl(PR_GET_DUMPABLE, 0, 0, 0, 0));
   };
   CHECK(in_child(dumpable_after_become) == "0");
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   CHECK(as_user(kUser, dumpable_after_become) == "0");
@@ -223,7 +224,7 @@ TEST_CASE("forbid_tracing: the process is nobody's to trace", "[sandbox]") {
 }
 
 TEST_CASE("become: a user cannot be another one", "[sandbox]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   struct Row {
@@ -246,7 +247,7 @@ TEST_CASE("become: a user cannot be another one", "[sandbox]") {
 }
 
 TEST_CASE("become: root that would stay root, or could be it again, is refused", "[sandbox]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const std::string refused =
@@ -265,7 +266,7 @@ TEST_CASE("become: root that would stay root, or could be it again, is refused",
 }
 
 TEST_CASE("become: a uid that means no change to the kernel is refused", "[sandbox]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   CHECK(in_child([] {

@@ -12,10 +12,12 @@
 #include <vector>
 
 #include "base/errors.hpp"
+#include "base/text.hpp"
 #include "launcher/survey/host.hpp"
 #include "launcher/survey/survey.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/pci_tree.hpp"
+#include "tests/support/skip.hpp"
 #include "tests/unit/child.hpp"
 
 namespace vmlaunch::launcher::survey {
@@ -38,6 +40,8 @@ void fill(PciTree& built) {
   built.write("/usr/share/OVMF/OVMF_CODE_4M.fd", "code");
   built.write("/usr/share/OVMF/OVMF_VARS_4M.fd", "vars");
   built.write(built.device("0000:02:00.0") + "/driver_override", "vfio-pci\n");
+  built.add("0000:02:10.0", {.group = 14, .bridge = "0000:00:1c.0"});
+  built.link(built.device("0000:02:10.0") + "/physfn", "../0000:02:00.0");
   // What must not be recorded.
   built.write(built.device("0000:02:00.0") + "/net/eth0/address", "00:11:22:33:44:55\n");
   built.write(built.device("0000:02:00.0") + "/vpd", "serial number");
@@ -73,7 +77,7 @@ TEST_CASE("record: a look at it finds what a look at the host found", "[record]"
   write_record(record(built.tree()), folder.file("tree"));
   const base::Tree again(folder.file("tree"));
   CHECK(look_at_pci(again) == look_at_pci(built.tree()));
-  CHECK(look_at_pci(again).functions.size() == 12);
+  CHECK(look_at_pci(again).functions.size() == 13);
   CHECK(look_at_pci(again).cpu_vendor == "GenuineIntel");
   const Survey before = look(built.root(), {}, true);
   const Survey after = look(folder.file("tree"), {}, true);
@@ -118,7 +122,8 @@ TEST_CASE("record: links are relative, as in sysfs, and lead nowhere else", "[re
   CHECK(look_at_pci(base::Tree(folder.file("moved"))) == look_at_pci(built.tree()));
 }
 
-TEST_CASE("record: it holds what the survey looks at and nothing else", "[record]") {
+TEST_CASE("record: it holds what is looked at of a device, and nothing that names a person",
+          "[record]") {
   PciTree built;
   fill(built);
   const Folder folder;
@@ -134,6 +139,8 @@ TEST_CASE("record: it holds what the survey looks at and nothing else", "[record
     INFO(line);
     CHECK(holds(found, card + line));
   }
+  CHECK(
+      holds(found, "/sys/devices/pci0000:00/0000:00:1c.0/0000:02:10.0/physfn -> ../0000:02:00.0"));
   CHECK(holds(found, "/proc/cpuinfo: vendor_id\t: GenuineIntel\n"));
   CHECK(holds(found, "/dev/kvm: "));
   CHECK(holds(found, "/usr/share/OVMF/OVMF_CODE_4M.fd: "));
@@ -163,6 +170,21 @@ TEST_CASE("record: it holds what the survey looks at and nothing else", "[record
   }
 }
 
+TEST_CASE("record: it tells how many functions are in it, and what was hidden", "[record]") {
+  PciTree built;
+  fill(built);
+  CHECK(record(built.tree()).functions == 13);
+  CHECK(record(built.tree()).unseen.empty());
+  if (tests::skipped_without_root()) {
+    return;
+  }
+  fs::permissions(built.path_of(built.device("0000:02:10.0") + "/vendor"), fs::perms::none);
+  CHECK(tests::as_user(tests::kUser, [&] {
+          const Record seen = record(built.tree());
+          return std::to_string(seen.functions) + " " + base::join(seen.unseen, "; ");
+        }) == "12 /sys/bus/pci/devices/0000:02:10.0/vendor: Permission denied");
+}
+
 TEST_CASE("record: a tree that cannot be a kernel's is not recorded", "[record]") {
   PciTree built;
   built.folder("/sys/bus/pci/devices/x");
@@ -172,7 +194,7 @@ TEST_CASE("record: a tree that cannot be a kernel's is not recorded", "[record]"
 TEST_CASE("record: only a folder that is new or empty is written to", "[record]") {
   PciTree built;
   fill(built);
-  const std::vector<Entry> entries = record(built.tree());
+  const Record entries = record(built.tree());
   const Folder folder;
   const auto refused = [&](const std::string& name) {
     return refusal([&] { write_record(entries, folder.file(name)); });
@@ -198,7 +220,7 @@ TEST_CASE("record: only a folder that is new or empty is written to", "[record]"
 }
 
 TEST_CASE("record: root writes into nobody else's folder", "[record]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const Folder folder;

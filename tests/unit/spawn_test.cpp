@@ -20,6 +20,7 @@
 #include "base/file.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/program.hpp"
+#include "tests/support/skip.hpp"
 #include "tests/unit/child.hpp"
 
 namespace vmlaunch::sandbox {
@@ -236,7 +237,7 @@ TEST_CASE("spawn: the child makes no core dump", "[sandbox]") {
 }
 
 TEST_CASE("spawn: root's child is another user without any power", "[sandbox]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const std::vector<std::string> lines = {
@@ -251,7 +252,7 @@ TEST_CASE("spawn: root's child is another user without any power", "[sandbox]") 
 }
 
 TEST_CASE("spawn: a user's child is the same user without any power to gain", "[sandbox]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   CHECK(tests::as_user(kUser,
@@ -264,7 +265,7 @@ TEST_CASE("spawn: a user's child is the same user without any power to gain", "[
 }
 
 TEST_CASE("spawn: the program may lie where the child's user could not find it", "[sandbox]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const tests::Folder folder;
@@ -307,7 +308,7 @@ TEST_CASE("spawn: a program that cannot be executed is told with its stage and c
 }
 
 TEST_CASE("spawn: a program that only root may execute is refused to another user", "[sandbox]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const tests::Folder folder;
@@ -324,7 +325,7 @@ TEST_CASE("spawn: a descriptor that is not open is told", "[sandbox]") {
 }
 
 TEST_CASE("spawn: nobody is started as root, and nobody changes users without it", "[sandbox]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const std::string refused =
@@ -424,7 +425,7 @@ TEST_CASE("spawn: the child dies with a parent that is killed", "[sandbox]") {
 }
 
 TEST_CASE("spawn: the child of another user dies with a parent that kept CAP_KILL", "[sandbox]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const Capabilities kept = {CAP_KILL, CAP_SETUID, CAP_SETGID, CAP_SETPCAP};

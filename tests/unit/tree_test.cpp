@@ -14,6 +14,7 @@
 #include "sandbox/privileges.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/pci_tree.hpp"
+#include "tests/support/skip.hpp"
 #include "tests/unit/child.hpp"
 
 namespace vmlaunch::base {
@@ -124,7 +125,7 @@ TEST_CASE("tree: the permission bits are told", "[tree]") {
 }
 
 TEST_CASE("tree: what is hidden from a user is not the same as what is not there", "[tree]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const PciTree built;
@@ -146,7 +147,7 @@ TEST_CASE("tree: what is hidden from a user is not the same as what is not there
 }
 
 TEST_CASE("tree: it serves a process that gave up its rights", "[tree]") {
-  if (tests::lacks_root()) {
+  if (tests::skipped_without_root()) {
     return;
   }
   const PciTree built;
