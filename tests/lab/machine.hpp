@@ -39,6 +39,9 @@ inline const std::string empty_port = "0000:00:15.0";
 /// A small file without the newline at its end; empty if it cannot be read.
 [[nodiscard]] std::string contents(const std::string& file);
 
+/// Whether there is a PCI device at the address.
+[[nodiscard]] bool is_there(const std::string& address);
+
 /// An attribute of a PCI device.
 [[nodiscard]] std::string attribute(const std::string& address, const std::string& name);
 

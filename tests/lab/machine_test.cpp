@@ -16,10 +16,6 @@ namespace {
 
 using Addresses = std::vector<std::string>;
 
-bool is_there(const std::string& address) {
-  return std::filesystem::exists("/sys/bus/pci/devices/" + address);
-}
-
 /// Gives a device to `driver`, or to its own if that is empty.
 void give(const std::string& address, const std::string& driver) {
   const std::string folder = "/sys/bus/pci/devices/" + address;
