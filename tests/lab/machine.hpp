@@ -21,6 +21,8 @@ inline const std::string usb = "0000:04:00.0";
 inline const std::string nvme = "0000:00:18.0";
 inline const std::string second_nvme = "0000:05:00.0";
 inline const std::string no_reset = "0000:00:19.0";
+/// On the machine amd only.
+inline const std::string root_nic = "0000:00:1d.0";
 inline const std::string lpc = "0000:00:1f.0";
 inline const std::string sata = "0000:00:1f.2";
 inline const std::string smbus = "0000:00:1f.3";
