@@ -56,6 +56,10 @@ std::string contents(const std::string& file) {
   return text;
 }
 
+bool is_there(const std::string& address) {
+  return fs::exists(folder_of(address));
+}
+
 std::string attribute(const std::string& address, const std::string& name) {
   return contents(folder_of(address) / name);
 }

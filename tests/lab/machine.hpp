@@ -21,6 +21,8 @@ inline const std::string usb = "0000:04:00.0";
 inline const std::string nvme = "0000:00:18.0";
 inline const std::string second_nvme = "0000:05:00.0";
 inline const std::string no_reset = "0000:00:19.0";
+/// On the machine amd only.
+inline const std::string root_nic = "0000:00:1d.0";
 inline const std::string lpc = "0000:00:1f.0";
 inline const std::string sata = "0000:00:1f.2";
 inline const std::string smbus = "0000:00:1f.3";
@@ -38,6 +40,9 @@ inline const std::string empty_port = "0000:00:15.0";
 
 /// A small file without the newline at its end; empty if it cannot be read.
 [[nodiscard]] std::string contents(const std::string& file);
+
+/// Whether there is a PCI device at the address.
+[[nodiscard]] bool is_there(const std::string& address);
 
 /// An attribute of a PCI device.
 [[nodiscard]] std::string attribute(const std::string& address, const std::string& name);

@@ -3,13 +3,15 @@
 
 #include <csignal>
 #include <cstdio>
-#include <set>
+#include <utility>
 
-#include "tests/component/vm.hpp"
+#include "base/errors.hpp"
+#include "tests/lab/device_vm.hpp"
 #include "tests/lab/host_snapshot.hpp"
 #include "tests/lab/machine.hpp"
 #include "tests/support/catch.hpp"
 
+using namespace vmlaunch;
 using namespace vmlaunch::tests;
 
 namespace {
@@ -36,62 +38,53 @@ char state_of(pid_t pid) {
   return end == std::string::npos || end + 2 >= stat.size() ? '-' : stat[end + 2];
 }
 
-/// One run of the probe with the NIC, held by strace at the guardian's `write`-th entry in its
-/// journal, after the entry is on disk and before anything follows from it.
-class HeldRun {
+/// Who starts the swept runs.
+enum class Starter { root, sudo };
+
+/// Writes what the run needs, and gives it without strace.
+Launch start(const Folder& folder, Json config, Starter starter) {
+  if (starter == Starter::root) {
+    return run_of(folder, config);
+  }
+  // QEMU gets that person's uid, whose config may not choose its arguments.
+  constexpr uid_t kPerson = 12345;
+  config["qemu"] = {{"binary", folder.copy(PROBE_PROGRAM, "probe")}};
+  Launch launch = run_of(folder, config);
+  base::check(::chown(folder.file("vm.json").c_str(), kPerson, kPerson), "give the config");
+  launch.environment = {"SUDO_UID=" + std::to_string(kPerson),
+                        "SUDO_GID=" + std::to_string(kPerson)};
+  return launch;
+}
+
+/// One run of the probe with the NIC below strace, which is told to stop as soon as it runs.
+class TracedRun {
  public:
-  HeldRun(const Folder& folder, const Json& config, int write)
-      : vm_(config.at("name")), program_(launch(run_of(folder, config), write)) {}
+  TracedRun(Launch run, const std::vector<std::string>& options)
+      : program_(below_strace(std::move(run), options)) {}
 
-  /// True when it stopped at the entry, false when it ended before it came to that.
-  bool wait_until_held() {
-    bool stopping = false;
-    return eventually(
-               [&] {
-                 find();
-                 if (!stopping && program_.says("] running", Seconds(0.02))) {
-                   stopping = true;
-                   ::kill(supervisor_, SIGTERM);
-                 }
-                 ended_ = program_.wait(Seconds(0.02)).has_value();
-                 return ended_ || is_held();
-               },
-               Seconds(60)) &&
-           !ended_;
-  }
-
-  void kill(Victim victim) {
-    if (victim == Victim::guardian) {
-      ::kill(guardian_, SIGKILL);
-    } else {
-      // First it is held too, so that it sees nothing of the other's death.
-      ::kill(supervisor_, SIGSTOP);
-      if (victim == Victim::both) {
-        ::kill(guardian_, SIGKILL);
-      }
-      ::kill(victim == Victim::group ? -::getpgid(supervisor_) : supervisor_, SIGKILL);
+  /// Looks after the run for a moment; false once it has ended.
+  bool go_on() {
+    find();
+    if (!stopping_ && program_.says("] running", Seconds(0.02))) {
+      stopping_ = true;
+      ::kill(supervisor_, SIGTERM);
     }
-    ::kill(guardian_, SIGCONT);
-    static_cast<void>(program_.wait(Seconds(60)));
+    return !program_.wait(Seconds(0.02)).has_value();
   }
 
-  [[nodiscard]] const std::string& vm() const { return vm_; }
-  [[nodiscard]] const std::string& output() const { return program_.output(); }
+  /// The end of strace, which ends like the supervisor.
+  int exit_code() { return program_.exit_code(); }
+
+  [[nodiscard]] pid_t supervisor() const { return supervisor_; }
+  [[nodiscard]] pid_t guardian() const { return guardian_; }
   [[nodiscard]] bool guardian_lives() const { return guardian_ > 0 && lives(guardian_); }
+  [[nodiscard]] const std::string& output() const { return program_.output(); }
 
  private:
-  static Launch launch(Launch run, int write) {
-    const std::vector<std::string> strace = {
-        "/usr/bin/strace",
-        "-f",
-        "-qq",
-        "-o",
-        "/dev/null",
-        "-e",
-        "trace=fdatasync",
-        "-e",
-        "inject=fdatasync:signal=SIGSTOP:when=" + std::to_string(write),
-        "setsid"};
+  static Launch below_strace(Launch run, const std::vector<std::string>& options) {
+    std::vector<std::string> strace = {"/usr/bin/strace", "-qq", "-o", "/dev/null"};
+    strace.insert(strace.end(), options.begin(), options.end());
+    strace.emplace_back("setsid");
     run.arguments.insert(run.arguments.begin(), strace.begin(), strace.end());
     return run;
   }
@@ -110,10 +103,60 @@ class HeldRun {
     }
   }
 
+  Program program_;
+  pid_t supervisor_ = -1;
+  pid_t guardian_ = -1;
+  bool stopping_ = false;
+};
+
+/// A run that is held at the guardian's `write`-th entry in its journal, after the entry is on disk
+/// and before anything follows from it.
+class HeldRun {
+ public:
+  HeldRun(Launch run, int write)
+      : run_(std::move(run),
+             {"-f",
+              "-e",
+              "trace=fdatasync",
+              "-e",
+              "inject=fdatasync:signal=SIGSTOP:when=" + std::to_string(write)}) {}
+
+  /// True when it stopped at the entry, false when it ended before it came to that.
+  bool wait_until_held() {
+    bool ended = false;
+    return eventually(
+               [&] {
+                 ended = !run_.go_on();
+                 return ended || is_held();
+               },
+               Seconds(60)) &&
+           !ended;
+  }
+
+  void kill(Victim victim) {
+    const pid_t supervisor = run_.supervisor();
+    const pid_t guardian = run_.guardian();
+    if (victim == Victim::guardian) {
+      ::kill(guardian, SIGKILL);
+    } else {
+      // First it is held too, so that it sees nothing of the other's death.
+      ::kill(supervisor, SIGSTOP);
+      if (victim == Victim::both) {
+        ::kill(guardian, SIGKILL);
+      }
+      ::kill(victim == Victim::group ? -::getpgid(supervisor) : supervisor, SIGKILL);
+    }
+    ::kill(guardian, SIGCONT);
+    static_cast<void>(run_.exit_code());
+  }
+
+  [[nodiscard]] const TracedRun& run() const { return run_; }
+
+ private:
   /// strace stops it for a moment at every call; held it stays so.
   [[nodiscard]] bool is_held() const {
     for (int look = 0; look < 20; ++look) {
-      if (guardian_ < 0 || state_of(guardian_) != 't') {
+      if (run_.guardian() < 0 || state_of(run_.guardian()) != 't') {
         return false;
       }
       const timespec pause{0, 5'000'000};
@@ -122,53 +165,87 @@ class HeldRun {
     return true;
   }
 
-  std::string vm_;
-  Program program_;
-  pid_t supervisor_ = -1;
-  pid_t guardian_ = -1;
-  bool ended_ = false;
+  TracedRun run_;
 };
+
+/// The host as it was, in the end: what was killed takes a moment to vanish.
+void check_same(const HostSnapshot& before) {
+  std::string changed;
+  CHECK(eventually(
+      [&] {
+        changed = difference(before, host_snapshot());
+        return changed.empty();
+      },
+      Seconds(20)));
+  CHECK(changed == "");
+}
+
+Json swept_config() {
+  return probe_with({{{"device", device::nic}}});
+}
 
 /// Kills `victim` at each entry of the journal, `step` apart; the host must be as before, at once
 /// where a guardian is left, else after `recover`. Gives the number of entries.
-int sweep(Victim victim, int first, int step) {
+int sweep(Victim victim, int first, int step, Starter starter) {
   int held = 0;
   for (int write = first;; write += step) {
     INFO(name_of(victim) << " at entry " << write);
     const Folder folder;
     const HostSnapshot before = host_snapshot();
-    Json config = probe_config();
-    config["pci"] = {{{"device", device::nic}}};
-    HeldRun run(folder, config, write);
-    if (!run.wait_until_held()) {
+    const Json config = swept_config();
+    HeldRun held_run(start(folder, config, starter), write);
+    const TracedRun& run = held_run.run();
+    if (!held_run.wait_until_held()) {
       INFO(run.output());
       CHECK(run.output().find("host restored") != std::string::npos);
       return held;
     }
-    run.kill(victim);
+    held_run.kill(victim);
     CHECK(eventually([&] { return !run.guardian_lives(); }, Seconds(60)));
     if (victim == Victim::guardian || victim == Victim::both) {
-      Program recover(command_of({"recover", run.vm()}));
+      Program recover(command_of({"recover", config.at("name")}));
       CHECK(recover.exit_code() == 0);
       INFO(recover.output());
     }
     INFO(run.output());
-    std::string changed;
-    CHECK(eventually(
-        [&] {
-          changed = difference(before, host_snapshot());
-          return changed.empty();
-        },
-        Seconds(20)));
-    CHECK(changed == "");
+    check_same(before);
     ++held;
   }
 }
 
-void sweep_whole(Victim victim, int first, int step) {
-  const int held = sweep(victim, first, step);
+void sweep_whole(Victim victim, int first, int step, Starter starter = Starter::root) {
+  const int held = sweep(victim, first, step, starter);
   CHECK(held >= 12 / step);
   std::printf("kill sweep: %s killed at %d of %d entries\n", name_of(victim), held, held);
+}
+
+/// Kills the supervisor as it sends its `first`-th packet, and so on, `step` apart. The guardian
+/// must undo all by itself.
+void sweep_packets(int first, int step) {
+  int killed = 0;
+  for (int packet = first;; packet += step) {
+    INFO("the supervisor at packet " << packet);
+    const Folder folder;
+    const HostSnapshot before = host_snapshot();
+    // Without -f: the guardian's packets do not count.
+    TracedRun run(start(folder, swept_config(), Starter::root),
+                  {"-e",
+                   "trace=sendmsg",
+                   "-e",
+                   "inject=sendmsg:signal=SIGKILL:when=" + std::to_string(packet)});
+    CHECK(eventually([&] { return !run.go_on(); }, Seconds(60)));
+    const int code = run.exit_code();
+    CHECK(eventually([&] { return !run.guardian_lives(); }, Seconds(60)));
+    INFO(run.output());
+    check_same(before);
+    if (code != 128 + SIGKILL) {
+      CHECK(code == 0);
+      break;
+    }
+    ++killed;
+  }
+  CHECK(killed >= 9 / step);
+  std::printf("kill sweep: the supervisor killed at %d of %d packets\n", killed, killed);
 }
 
 }  // namespace
@@ -179,18 +256,58 @@ TEST_CASE("sweep: killed at a sample of the journal's entries, the host comes ba
   }
 }
 
-TEST_CASE("sweep: the supervisor killed at every entry, the host comes back", "[intel][full]") {
+TEST_CASE("sweep: started with sudo and killed at a sample of the entries, the host comes back",
+          "[intel]") {
+  for (const Victim victim : {Victim::supervisor, Victim::guardian}) {
+    sweep_whole(victim, 9, 10, Starter::sudo);
+  }
+}
+
+TEST_CASE("sweep: the supervisor killed at a sample of its packets, the host comes back at once",
+          "[intel]") {
+  sweep_packets(3, 6);
+}
+
+TEST_CASE("sweep: the supervisor killed at every packet, the host comes back at once",
+          "[intel][intel-6.12][full]") {
+  sweep_packets(1, 1);
+}
+
+TEST_CASE("sweep: the supervisor killed at every entry, the host comes back",
+          "[intel][intel-6.12][full]") {
   sweep_whole(Victim::supervisor, 1, 1);
 }
 
-TEST_CASE("sweep: the guardian killed at every entry, the host comes back", "[intel][full]") {
+TEST_CASE("sweep: the guardian killed at every entry, the host comes back",
+          "[intel][intel-6.12][full]") {
   sweep_whole(Victim::guardian, 1, 1);
 }
 
-TEST_CASE("sweep: both killed at every entry, the host comes back", "[intel][full]") {
+TEST_CASE("sweep: both killed at every entry, the host comes back", "[intel][intel-6.12][full]") {
   sweep_whole(Victim::both, 1, 1);
 }
 
-TEST_CASE("sweep: the process group killed at every entry, the host comes back", "[intel][full]") {
+TEST_CASE("sweep: the process group killed at every entry, the host comes back",
+          "[intel][intel-6.12][full]") {
   sweep_whole(Victim::group, 1, 1);
+}
+
+TEST_CASE("sweep: started with sudo, the supervisor killed at every entry, the host comes back",
+          "[intel][full]") {
+  sweep_whole(Victim::supervisor, 1, 1, Starter::sudo);
+}
+
+TEST_CASE("sweep: started with sudo, the guardian killed at every entry, the host comes back",
+          "[intel][full]") {
+  sweep_whole(Victim::guardian, 1, 1, Starter::sudo);
+}
+
+TEST_CASE("sweep: started with sudo, both killed at every entry, the host comes back",
+          "[intel][full]") {
+  sweep_whole(Victim::both, 1, 1, Starter::sudo);
+}
+
+TEST_CASE("sweep: started with sudo, the process group killed at every entry, the host comes back",
+          "[intel][full]") {
+  sweep_whole(Victim::group, 1, 1, Starter::sudo);
 }

@@ -1,0 +1,153 @@
+#include <fcntl.h>
+#include <linux/vfio.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <array>
+#include <csignal>
+#include <cstring>
+
+#include "base/errors.hpp"
+#include "base/file.hpp"
+#include "tests/lab/device_vm.hpp"
+#include "tests/lab/machine.hpp"
+#include "tests/support/catch.hpp"
+
+using namespace vmlaunch;
+using namespace vmlaunch::tests;
+
+namespace {
+
+/// Makes the devices below a port dead: neither their registers nor their memory answer any more.
+class DeadBelow {
+ public:
+  explicit DeadBelow(const std::string& port)
+      : config_(base::open_file("/sys/bus/pci/devices/" + port + "/config", O_RDWR)) {
+    base::check(::pread(config_.get(), &command_, sizeof command_, kCommand), "read the port");
+    base::check(::pread(config_.get(), buses_.data(), buses_.size(), kBuses), "read the port");
+    write(0, {0xfe, 0xfe});
+  }
+  DeadBelow(const DeadBelow&) = delete;
+  DeadBelow& operator=(const DeadBelow&) = delete;
+  ~DeadBelow() { revive(); }
+
+  void revive() { write(command_, buses_); }
+
+ private:
+  static constexpr off_t kCommand = 0x04;
+  static constexpr off_t kBuses = 0x19;  // the secondary bus, then the last one below the port
+
+  void write(std::uint16_t command, const std::array<std::uint8_t, 2>& buses) {
+    CHECK(::pwrite(config_.get(), buses.data(), buses.size(), kBuses) == 2);
+    CHECK(::pwrite(config_.get(), &command, sizeof command, kCommand) == 2);
+  }
+
+  base::UniqueFd config_;
+  std::uint16_t command_ = 0;
+  std::array<std::uint8_t, 2> buses_{};
+};
+
+/// Uses a device as a VM does: the kernel lets vfio-pci not go of it before this does.
+class DeviceUser {
+ public:
+  explicit DeviceUser(const std::string& address)
+      : container_(base::open_file("/dev/vfio/vfio", O_RDWR)),
+        group_(base::open_file(vfio_node_of(address), O_RDWR)) {
+    const int container = container_.get();
+    base::check(::ioctl(group_.get(), VFIO_GROUP_SET_CONTAINER, &container), "join the container");
+    base::check(::ioctl(container, VFIO_SET_IOMMU, VFIO_TYPE1_IOMMU), "set the IOMMU's type");
+    device_.reset(base::check(::ioctl(group_.get(), VFIO_GROUP_GET_DEVICE_FD, address.c_str()),
+                              "open the device"));
+  }
+
+  [[nodiscard]] bool has_it() const {
+    vfio_device_info info{};
+    info.argsz = sizeof info;
+    return ::ioctl(device_.get(), VFIO_DEVICE_GET_INFO, &info) == 0;
+  }
+
+ private:
+  base::UniqueFd container_;
+  base::UniqueFd group_;
+  base::UniqueFd device_;
+};
+
+/// `vmlaunch recover VM` gives `code`; what it said.
+std::string recovered(const std::string& vm, int code) {
+  Program recover(command_of({"recover", vm}));
+  CHECK(recover.exit_code(Seconds(100)) == code);
+  UNSCOPED_INFO(recover.output());
+  return recover.output();
+}
+
+}  // namespace
+
+TEST_CASE("trouble: a device that died is named, and recover brings it back when it answers again",
+          "[intel]") {
+  const Folder folder;
+  const Json config = probe_with({{{"device", device::nic}}});
+  Program program(run_of(folder, config));
+  REQUIRE(program.says("] running"));
+  DeadBelow dead(device::nic_port);
+  program.signal(SIGTERM);
+  CHECK(program.exit_code(Seconds(100)) == 20);
+  INFO(program.output());
+  CHECK(said(program, "Cannot bind " + device::nic + " to e1000e; it has no driver"));
+  CHECK(said(program, "type: vmlaunch recover " + config["name"].get<std::string>()));
+  // What does not need the device was put back.
+  CHECK_FALSE(said(program, "not put back: make the cgroup"));
+  CHECK_FALSE(said(program, "not put back: let QEMU's user alone open"));
+  CHECK(recovered(config["name"], 20).find("Cannot bind " + device::nic) != std::string::npos);
+  dead.revive();
+  CHECK(recovered(config["name"], 0).find("host restored") != std::string::npos);
+  CHECK(driver_of(device::nic) == "e1000e");
+}
+
+TEST_CASE("trouble: a device that is asked back leaves the guest, which goes on", "[intel][full]") {
+  const Folder folder;
+  const Json config = nic_guest(device::nic, "demo.stay");
+  Program program(run_of(folder, config));
+  REQUIRE(program.says("vmlaunch demo guest: ready", Seconds(200)));
+  OuterMachine outer;
+  outer.execute("device_del", {{"id", "nic"}});
+  CHECK(outer.wait_for("DEVICE_DELETED", 60).value("device", "") == "nic");
+  CHECK(eventually([] { return !is_there(device::nic); }));
+  CHECK(lives(qemu_pid(program)));
+  program.signal(SIGTERM);
+  CHECK(program.exit_code(Seconds(100)) == 20);
+  INFO(program.output());
+  CHECK(said(program, "vmlaunch demo guest: power button"));
+  CHECK(said(program, "the PCI device " + device::nic + " is gone"));
+  // Nothing is left that another try could put back.
+  CHECK(recovered(config["name"], 0).empty());
+  outer.execute("device_add",
+                {{"driver", "e1000e"},
+                 {"id", "nic"},
+                 {"bus", "port3"},
+                 {"netdev", "net0"},
+                 {"mac", "52:54:00:00:00:01"}});
+  CHECK(eventually([] { return driver_of(device::nic) == "e1000e"; }, Seconds(30)));
+}
+
+TEST_CASE("trouble: a driver that does not let go is waited for, named, and left to recover",
+          "[intel]") {
+  const Folder folder;
+  const Json config = probe_with({{{"device", device::nic}}});
+  Program program(run_of(folder, config));
+  REQUIRE(program.says("] running"));
+  {
+    const DeviceUser user(device::nic);
+    program.signal(SIGTERM);
+    CHECK(program.exit_code(Seconds(100)) == 22);
+    INFO(program.output());
+    CHECK(said(program, device::nic + "/driver/unbind: the kernel has not come back for 1m"));
+    CHECK(said(program, "the kernel still holds on to " + device::nic));
+    CHECK(said(program, "type: vmlaunch recover " + config["name"].get<std::string>()));
+    // Nothing was forced behind it.
+    CHECK(user.has_it());
+    CHECK(attribute(device::nic, "power/control") == "on");
+    CHECK(attribute(device::nic, "d3cold_allowed") == "0");
+  }
+  CHECK(recovered(config["name"], 0).find("host restored") != std::string::npos);
+  CHECK(driver_of(device::nic) == "e1000e");
+}
