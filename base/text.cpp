@@ -74,12 +74,22 @@ std::string shell_quote(std::string_view word) {
     return std::string(word);
   }
   std::string quoted = "'";
-  for (const char c : word) {
-    if (c == '\'') {
+  while (!word.empty()) {
+    const std::size_t length = shown_length(word);
+    if (length == 0) {
+      const auto byte = static_cast<unsigned char>(word.front());
+      const auto digit = [&](unsigned shift) {
+        return static_cast<char>('0' + (byte >> shift & 7U));
+      };
+      quoted += "'$'\\";
+      quoted += {digit(6), digit(3), digit(0)};
+      quoted += "''";
+    } else if (word.front() == '\'') {
       quoted += "'\\''";
     } else {
-      quoted += c;
+      quoted += word.substr(0, length);
     }
+    word.remove_prefix(std::max<std::size_t>(length, 1));
   }
   return quoted + "'";
 }

@@ -28,7 +28,8 @@ std::optional<Unsigned> parse_number(std::string_view text, int radix = 10) {
 /// A copy in which control characters are shown as \xHH, so that no input can write to a terminal.
 [[nodiscard]] std::string printable(std::string_view text);
 
-/// One word of a POSIX shell command line that stands for exactly `word`.
+/// One word of a shell command line that stands for exactly `word` and can be written to a
+/// terminal: what `printable` would not show as it is becomes $'\ooo'.
 [[nodiscard]] std::string shell_quote(std::string_view word);
 
 /// The candidate that a person most likely meant; nothing if none is near.

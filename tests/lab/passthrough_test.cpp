@@ -86,7 +86,7 @@ TEST_CASE("passthrough: a group that the host uses is refused with every verdict
         {verb, folder.write("vm.json", probe_with({{{"device", device::smbus}}}).dump())}));
     CHECK(program.exit_code() == 12);
     INFO(program.output());
-    CHECK(said(program, device::lpc + " bridge\n"));
+    CHECK(said(program, device::lpc + " no driver\n"));
     CHECK(said(program, device::sata + " in use by ahci\n"));
     CHECK(said(program, device::smbus + " must bind, has i801_smbus, the guest gets it\n"));
     CHECK(said(program, "\"group\": \"all\""));

@@ -279,11 +279,12 @@ TEST_CASE("text: shell quoting keeps plain words and protects all others", "[bas
   CHECK(shell_quote("").size() == 2);
   CHECK(shell_quote("a b") == "'a b'");
   CHECK(shell_quote("it's") == "'it'\\''s'");
-  for (const char* word :
-       {"$HOME", "`id`", "a;b", "a\nb", "*", "~", "#x", "é", "\"", "\\", "{a,b}"}) {
+  for (const char* word : {"$HOME", "`id`", "a;b", "*", "~", "#x", "é", "\"", "\\", "{a,b}"}) {
     INFO(word);
     CHECK(shell_quote(word) == "'" + std::string(word) + "'");
   }
+  CHECK(shell_quote("a\nb") == R"('a'$'\012''b')");
+  CHECK(shell_quote("\x1b[2J\xff") == R"(''$'\033''[2J'$'\377''')");
 }
 
 TEST_CASE("text: the nearest candidate is found and a far one is not", "[base]") {
