@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
+#include <ctime>
 
 #include "base/errors.hpp"
 #include "base/file.hpp"
@@ -56,8 +57,17 @@ std::optional<ExitStatus> try_reap(int pidfd) {
 }
 
 std::optional<ExitStatus> reap_within(int pidfd, std::chrono::milliseconds limit) {
-  static_cast<void>(wait_readable(pidfd, std::chrono::steady_clock::now() + limit));
-  return try_reap(pidfd);
+  constexpr timespec kPause{0, 1'000'000};
+  const auto deadline = std::chrono::steady_clock::now() + limit;
+  for (;;) {
+    const bool ended = wait_readable(pidfd, deadline);
+    std::optional<ExitStatus> status = try_reap(pidfd);
+    if (status || !ended || std::chrono::steady_clock::now() > deadline) {
+      return status;
+    }
+    // A tracer hears of a child's end before its parent may reap it, when its pidfd can be read.
+    ::nanosleep(&kPause, nullptr);
+  }
 }
 
 bool wait_readable(int fd, std::chrono::steady_clock::time_point deadline) {

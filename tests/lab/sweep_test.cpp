@@ -129,6 +129,7 @@ class HeldRun {
   HeldRun(Launch run, int write)
       : run_(std::move(run),
              {"-f",
+              "--seccomp-bpf",
               "-e",
               "trace=fdatasync",
               "-e",

@@ -301,7 +301,7 @@ TEST_CASE("identity: a plain start is for who starts it", "[identity]") {
   CHECK(plain("12345") ==
         "2: Cannot become 12345: --as needs root; type: sudo vmlaunch --as 12345 …");
   CHECK(plain("a b\n") ==
-        "2: Cannot become a b\\x0a: --as needs root; type: sudo vmlaunch --as 'a b\n' …");
+        "2: Cannot become a b\\x0a: --as needs root; type: sudo vmlaunch --as 'a b'$'\\012''' …");
 }
 
 TEST_CASE("identity: a plain start keeps the groups that the process has", "[identity]") {
