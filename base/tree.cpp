@@ -82,13 +82,13 @@ bool Tree::is_hidden(const std::string& path) const {
          is_no_right(errno);
 }
 
-std::optional<unsigned> Tree::mode(const std::string& path) const {
+std::optional<struct stat> Tree::status(const std::string& path) const {
   const UniqueFd fd = open(path, O_PATH);
   struct stat info {};
   if (!fd || ::fstat(fd.get(), &info) != 0) {
     return std::nullopt;
   }
-  return info.st_mode & 0777U;
+  return info;
 }
 
 std::optional<std::string> Tree::read(const std::string& path) const {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sys/stat.h>
+
 #include <optional>
 #include <string>
 #include <vector>
@@ -20,8 +22,8 @@ class Tree {
   /// Whether this process lacks the right to see what is there, so that "not there" says nothing.
   [[nodiscard]] bool is_hidden(const std::string& path) const;
 
-  /// The permission bits; nothing if it is not there.
-  [[nodiscard]] std::optional<unsigned> mode(const std::string& path) const;
+  /// What stat(2) says, links followed; nothing if it is not there.
+  [[nodiscard]] std::optional<struct stat> status(const std::string& path) const;
 
   /// A small file without the newline at its end; nothing if it is not there or cannot be read.
   /// A FIFO or device is not read, and not even opened.

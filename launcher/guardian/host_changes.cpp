@@ -7,20 +7,11 @@ namespace vmlaunch::launcher::guardian {
 
 namespace {
 
-std::string guardian_of(std::optional<pid_t> holder) {
-  return holder ? " (its guardian is pid " + std::to_string(*holder) + ")" : "";
-}
-
-[[noreturn]] void refuse_held(const std::string& vm, std::optional<pid_t> holder) {
+[[noreturn]] void refuse_held(const std::string& folder, const std::string& vm) {
   throw Failure(ExitCode::held,
-                "Cannot start " + vm + ": it runs already" + guardian_of(holder) +
+                "Cannot start " + vm + ": it runs already" +
+                    steps::Lock::describe_holder(folder, vm) +
                     "; stop it first, or give this VM another name");
-}
-
-[[noreturn]] void refuse_reserved(const std::string& name, std::optional<pid_t> holder) {
-  throw Failure(ExitCode::held,
-                "Cannot take " + name + ": a VM that runs has it" + guardian_of(holder) +
-                    "; stop that first");
 }
 
 /// The lines of one recovery as a run shows them.
@@ -48,8 +39,8 @@ std::vector<std::string> lines_of(const std::string& vm, const steps::Undone& un
 
 std::vector<std::string> HostChanges::look(const std::string& vm) const {
   const steps::StateFolders folders = steps::find_state_folders();
-  if (const auto holder = steps::Lock::holder(folders.locks, vm)) {
-    refuse_held(vm, holder);
+  if (steps::Lock::holder(folders.locks, vm)) {
+    refuse_held(folders.locks, vm);
   }
   return steps::leftovers(folders, vm);
 }
@@ -59,7 +50,7 @@ std::vector<std::string> HostChanges::begin(const std::string& vm) {
   steps::make_state_folders(folders);
   lock_ = steps::Lock::take(folders.locks, vm);
   if (!lock_) {
-    refuse_held(vm, steps::Lock::holder(folders.locks, vm));
+    refuse_held(folders.locks, vm);
   }
   vm_ = vm;
   std::vector<std::string> lines;
@@ -84,25 +75,14 @@ std::vector<std::string> HostChanges::begin(const std::string& vm) {
 void HostChanges::reserve(const std::vector<steps::Step>& steps) {
   const std::string folder = steps::find_state_folders().locks;
   for (const steps::Step& step : steps) {
-    const std::string name = step->reserves();
-    if (name.empty() || reserved_.contains(name)) {
-      continue;
-    }
-    std::optional<steps::Lock> lock = steps::Lock::take(folder, name);
-    if (!lock) {
-      refuse_reserved(name, steps::Lock::holder(folder, name));
-    }
-    reserved_.emplace(name, std::move(*lock));
+    reservations_.take(folder, step);
   }
 }
 
 void HostChanges::require_unreserved(const std::vector<steps::Step>& steps) const {
   const std::string folder = steps::find_state_folders().locks;
   for (const steps::Step& step : steps) {
-    const std::string name = step->reserves();
-    if (const auto holder = steps::Lock::holder(folder, name); !name.empty() && holder) {
-      refuse_reserved(name, holder);
-    }
+    steps::Reservations::require_free(folder, step);
   }
 }
 

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -8,6 +7,7 @@
 
 #include "launcher/plan/plan.hpp"
 #include "launcher/steps/lock.hpp"
+#include "launcher/steps/reservations.hpp"
 #include "launcher/steps/transaction.hpp"
 
 namespace vmlaunch::launcher::guardian {
@@ -42,7 +42,7 @@ class HostChanges {
   steps::Host host_;
   std::string vm_;
   std::optional<steps::Lock> lock_;
-  std::map<std::string, steps::Lock> reserved_;
+  steps::Reservations reservations_;
   std::optional<steps::Journal> journal_;
   std::set<std::string> stuck_;  ///< objects that the kernel holds on to
 };

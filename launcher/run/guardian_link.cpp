@@ -1,6 +1,5 @@
 #include "launcher/run/guardian_link.hpp"
 
-#include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -36,12 +35,6 @@ guardian::Reply accepted(guardian::Reply reply) {
     throw Failure(refused->code, refused->message);
   }
   return reply;
-}
-
-/// Whether the other end of a socket is closed, or becomes so in time.
-bool hung_up(int socket, std::chrono::milliseconds limit) {
-  pollfd waited{socket, 0, 0};  // POLLHUP needs no asking for
-  return ::poll(&waited, 1, static_cast<int>(limit.count())) == 1;
 }
 
 [[noreturn]] void fail_silent() {
@@ -99,7 +92,8 @@ bool GuardianProcess::await_end() {
   if (child_ && base::reap_within(child_.get(), kGuardianEnd)) {
     child_.reset();
   }
-  if (unit_ && hung_up(unit_.get(), kGuardianEnd)) {
+  const auto deadline = std::chrono::steady_clock::now() + kGuardianEnd;
+  if (unit_ && base::wait_hung_up(unit_.get(), deadline)) {
     unit_.reset();
   }
   return !child_ && !unit_;

@@ -62,6 +62,11 @@ std::optional<pid_t> Lock::holder(const std::string& folder, const std::string& 
   return lock.l_pid;
 }
 
+std::string Lock::describe_holder(const std::string& folder, const std::string& name) {
+  const std::optional<pid_t> pid = holder(folder, name);
+  return pid ? " (its guardian is pid " + std::to_string(*pid) + ")" : "";
+}
+
 Lock::~Lock() {
   if (file_) {
     static_cast<void>(::unlink(path_.c_str()));

@@ -21,6 +21,10 @@ class Lock {
   [[nodiscard]] static std::optional<pid_t> holder(const std::string& folder,
                                                    const std::string& name);
 
+  /// " (its guardian is pid 17)"; "" when nobody has it.
+  [[nodiscard]] static std::string describe_holder(const std::string& folder,
+                                                   const std::string& name);
+
   Lock(Lock&&) = default;
   Lock& operator=(Lock&& other) noexcept {
     std::swap(path_, other.path_);

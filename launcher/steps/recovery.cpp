@@ -1,6 +1,7 @@
 #include "launcher/steps/recovery.hpp"
 
 #include "base/text.hpp"
+#include "launcher/steps/reservations.hpp"
 
 namespace vmlaunch::launcher::steps {
 
@@ -9,6 +10,13 @@ std::optional<Undone> recover_vm(Host& host, const StateFolders& folders, const 
     std::optional<Journal> journal = Journal::open(folders.journal, vm);
     if (!journal) {
       return std::nullopt;
+    }
+    // What another VM has by now must not be taken from under it, nor be had by one meanwhile.
+    Reservations reservations;
+    for (const Journal::Entry& entry : journal->entries()) {
+      if (journal->of_this_boot()) {
+        reservations.take(folders.locks, entry.step);
+      }
     }
     return recover(host, *journal);
   } catch (const std::exception& error) {

@@ -79,8 +79,8 @@ class Recorder {
 
  private:
   void add_presence(const std::string& path) {
-    if (const auto mode = tree_.mode(path)) {
-      entries_.push_back({Entry::Kind::file, path, "", *mode});
+    if (const auto file = tree_.status(path)) {
+      entries_.push_back({Entry::Kind::file, path, "", file->st_mode & 0777U});
     }
   }
 

@@ -4,8 +4,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <filesystem>
-
 #include "base/text.hpp"
 #include "launcher/survey/cgroup.hpp"
 
@@ -13,31 +11,23 @@ namespace vmlaunch::launcher::survey {
 
 namespace {
 
-bool exists(const std::string& path) {
-  struct stat info {};
-  return ::stat(path.c_str(), &info) == 0;
-}
-
-Kvm look_at_kvm(const std::string& root) {
+Kvm look_at_kvm(const base::Tree& tree) {
   Kvm kvm;
-  struct stat node {};
-  const std::string path = root + "/dev/kvm";
-  if (::stat(path.c_str(), &node) == 0) {
+  if (const auto node = tree.status("/dev/kvm")) {
     kvm.node = true;
-    kvm.uid = node.st_uid;
-    kvm.gid = node.st_gid;
-    kvm.mode = node.st_mode & 0777U;
-    kvm.usable_by_caller = ::access(path.c_str(), R_OK | W_OK) == 0;
+    kvm.uid = node->st_uid;
+    kvm.gid = node->st_gid;
+    kvm.mode = node->st_mode & 0777U;
+    kvm.usable_by_caller = ::access(tree.path_of("/dev/kvm").c_str(), R_OK | W_OK) == 0;
   }
-  kvm.vendor_module =
-      exists(root + "/sys/module/kvm_intel") || exists(root + "/sys/module/kvm_amd");
-  kvm.pvm_module = exists(root + "/sys/module/kvm_pvm");
+  kvm.vendor_module = tree.exists("/sys/module/kvm_intel") || tree.exists("/sys/module/kvm_amd");
+  kvm.pvm_module = tree.exists("/sys/module/kvm_pvm");
   return kvm;
 }
 
-std::optional<Uefi> find_uefi(const std::string& root) {
+std::optional<Uefi> find_uefi(const base::Tree& tree) {
   for (const auto& [code, vars] : kUefiBuilds) {
-    if (exists(root + code) && exists(root + vars)) {
+    if (tree.exists(code) && tree.exists(vars)) {
       return Uefi{code, vars};
     }
   }
@@ -67,14 +57,13 @@ Survey look(const std::string& root, const config::VmSpec& spec, bool privileged
   if (!spec.pci.empty()) {
     look_at_devices(tree, survey);
   }
-  survey.kvm = look_at_kvm(root);
-  survey.uefi = find_uefi(root);
+  survey.kvm = look_at_kvm(tree);
+  survey.uefi = find_uefi(tree);
   if (spec.run_as) {
     survey.run_as = find_user(*spec.run_as);
   }
   for (const config::VmSpec::Disk& disk : spec.disks) {
-    std::error_code ignored;
-    if (std::filesystem::is_block_file(root + disk.path, ignored)) {
+    if (const auto file = tree.status(disk.path); file && S_ISBLK(file->st_mode)) {
       survey.block_devices.insert(disk.path);
     }
   }

@@ -61,7 +61,7 @@ TEST_CASE("terminal: an output that nobody reads holds up nothing") {
   const Folder folder;
   Program program(run_of(folder, probe_config({"flood"})));
   // Nothing is read from here on: the pipe is full after 64 KiB of flood.
-  REQUIRE(eventually([&] { return guardian_pid(program) > 0; }));
+  REQUIRE(eventually([&] { return children_of(program.pid()).size() == 1; }));
   REQUIRE(eventually([&] { return children_of(guardian_pid(program)).size() == 1; }));
   const pid_t qemu = children_of(guardian_pid(program)).front();
   program.signal(SIGINT);

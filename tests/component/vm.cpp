@@ -2,6 +2,8 @@
 
 #include <unistd.h>
 
+#include <stdexcept>
+
 namespace vmlaunch::tests {
 
 namespace {
@@ -14,6 +16,14 @@ std::string boot_sector() {
   sector += "\x55\xaa";
   sector.resize(std::size_t{1} << 20U);  // the firmware takes no disk without a cylinder
   return sector;
+}
+
+/// For kill(2) -1 is everybody.
+pid_t some_process(pid_t pid) {
+  if (pid <= 1) {
+    throw std::runtime_error("there is no such process");
+  }
+  return pid;
 }
 
 /// One run has a VM's name at a time, and tests may run several VMs.
@@ -80,12 +90,13 @@ Json probe_report(const Program& program) {
 }
 
 pid_t qemu_pid(const Program& program) {
-  return static_cast<pid_t>(program.number_after("paused: pid "));
+  return some_process(static_cast<pid_t>(program.number_after("paused: pid ")));
 }
 
 pid_t guardian_pid(const Program& program) {
   const auto children = children_of(program.pid());
-  return children.size() == 1 ? children.front() : -1;
+  // Under systemd it is no child of the supervisor's, but still QEMU's parent.
+  return some_process(children.size() == 1 ? children.front() : parent_of(qemu_pid(program)));
 }
 
 bool is_root() {

@@ -36,7 +36,8 @@ using Json = nlohmann::json;
 /// What the probe said of itself.
 [[nodiscard]] Json probe_report(const Program& program);
 
-/// QEMU's process number as vmlaunch told it, and the guardian's as QEMU's parent.
+/// QEMU's process number as vmlaunch told it, and the guardian's: the run's only child, or QEMU's
+/// parent. Throws when there is none: signals go to them.
 [[nodiscard]] pid_t qemu_pid(const Program& program);
 [[nodiscard]] pid_t guardian_pid(const Program& program);
 

@@ -141,6 +141,29 @@ TEST_CASE("passthrough: a device that vfio-pci has already is taken as it is and
                         .c_str()) == 0);
 }
 
+TEST_CASE("passthrough: a device that a running VM has is refused to another one", "[intel]") {
+  const Folder folder;
+  Program first(run_of(folder, probe_with({{{"device", device::nic}}})));
+  REQUIRE(first.says("] running"));
+  const std::string words = "Cannot take " + device::nic +
+                            ": a VM that runs has it (its guardian is pid " +
+                            std::to_string(guardian_pid(first)) + "); stop that first";
+  const std::string other =
+      folder.write("other.json", probe_with({{{"device", device::nic}}}).dump());
+  for (const char* verb : {"run", "check"}) {
+    INFO(verb);
+    Program second(command_of({verb, other}));
+    CHECK(second.exit_code() == 21);
+    INFO(second.output());
+    CHECK(said(second, words));
+  }
+  CHECK(driver_of(device::nic) == "vfio-pci");
+  CHECK(lives(qemu_pid(first)));
+  first.signal(SIGTERM);
+  CHECK(first.exit_code() == 0);
+  CHECK(driver_of(device::nic) == "e1000e");
+}
+
 TEST_CASE("passthrough: QEMU has the group's node, the limit for its memory and nothing of root's",
           "[intel]") {
   const Folder folder;

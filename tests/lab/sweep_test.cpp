@@ -129,7 +129,6 @@ class HeldRun {
   HeldRun(Launch run, int write)
       : run_(std::move(run),
              {"-f",
-              "--seccomp-bpf",
               "-e",
               "trace=fdatasync",
               "-e",

@@ -197,19 +197,21 @@ bool lives(pid_t pid) {
          line[name_end + 2] != 'X';
 }
 
+pid_t parent_of(pid_t pid) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+  std::string line;
+  std::getline(file, line);
+  const std::size_t name_end = line.rfind(')');
+  return name_end == std::string::npos
+             ? 0
+             : std::atoi(line.c_str() + std::min(line.size(), name_end + 4));
+}
+
 std::vector<pid_t> children_of(pid_t pid) {
   std::vector<pid_t> children;
   for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
     const pid_t number = std::atoi(entry.path().filename().c_str());
-    if (number <= 0) {
-      continue;
-    }
-    std::ifstream file(entry.path() / "stat");
-    std::string line;
-    std::getline(file, line);
-    const std::size_t name_end = line.rfind(')');
-    if (name_end != std::string::npos && lives(number) &&
-        std::atoi(line.c_str() + std::min(line.size(), name_end + 4)) == pid) {
+    if (number > 0 && parent_of(number) == pid && lives(number)) {
       children.push_back(number);
     }
   }

@@ -122,6 +122,9 @@ bool eventually(Condition condition, Seconds limit = Seconds(10)) {
 /// Numbers of the living processes whose parent is `pid`.
 [[nodiscard]] std::vector<pid_t> children_of(pid_t pid);
 
+/// 0 for a process that is not there.
+[[nodiscard]] pid_t parent_of(pid_t pid);
+
 /// Numbers of the processes whose command line contains `text`; the guardian's is the supervisor's.
 [[nodiscard]] std::vector<pid_t> processes_naming(const std::string& text);
 

@@ -9,7 +9,9 @@
 #include <chrono>
 #include <csignal>
 #include <fstream>
+#include <functional>
 #include <iterator>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -111,6 +113,34 @@ class FullDisk {
  private:
   rlimit before_{};
   void (*handler_)(int) = nullptr;
+};
+
+/// A process that has a lock while this lives, and is killed then.
+class AnotherProcess {
+ public:
+  explicit AnotherProcess(const std::function<std::optional<Lock>()>& take) {
+    base::Pipe ready = base::make_pipe();
+    child_ = base::fork_child("a run");
+    if (child_.pid == 0) {
+      const auto lock = take();
+      base::write_all(ready.write_end.get(), lock ? "y" : "n", "the pipe");
+      ::pause();
+      ::_exit(0);
+    }
+    REQUIRE(base::wait_readable(ready.read_end.get(),
+                                std::chrono::steady_clock::now() + std::chrono::seconds(10)));
+  }
+  AnotherProcess(const AnotherProcess&) = delete;
+  AnotherProcess& operator=(const AnotherProcess&) = delete;
+  ~AnotherProcess() {
+    static_cast<void>(base::send_signal(child_.pidfd.get(), SIGKILL));
+    CHECK(base::reap_within(child_.pidfd.get(), std::chrono::seconds(10)));
+  }
+
+  [[nodiscard]] pid_t pid() const { return child_.pid; }
+
+ private:
+  base::Child child_;
 };
 
 std::string text_of(const std::string& path) {
@@ -337,6 +367,30 @@ TEST_CASE("steps: what another user was given is a node's in any half of it", "[
     CHECK(undo_all(kernel, journal).code == ExitCode::host_not_restored);
     CHECK(kernel.owner("/dev/vfio/2") == others);
   }
+}
+
+TEST_CASE("steps: what another VM has by now is not put back from under it", "[steps]") {
+  Laptop laptop;
+  FakeKernel kernel(laptop.tree);
+  {
+    Journal journal = laptop.journal();
+    REQUIRE(apply_all({override_driver(kGpu, "nouveau")}, kernel, journal));
+  }
+  const auto changed = tests::snapshot(laptop.tree);
+  {
+    const AnotherProcess other([&] { return Lock::take(laptop.state.path(), "0000:01:00.0"); });
+    const auto undone = recover_vm(kernel, laptop.folders(), "vm");
+    REQUIRE(undone);
+    CHECK(undone->code == ExitCode::host_not_restored);
+    CHECK(undone->again);
+    REQUIRE(undone->leftovers.size() == 1);
+    CHECK(undone->leftovers[0] ==
+          "Cannot take 0000:01:00.0: a VM that runs has it (its guardian is pid " +
+              std::to_string(other.pid()) + "); stop that first");
+    CHECK(tests::difference(changed, tests::snapshot(laptop.tree)) == "");
+  }
+  CHECK(recover_vm(kernel, laptop.folders(), "vm").value().code == ExitCode::ended);
+  CHECK(laptop.state.names().empty());
 }
 
 TEST_CASE("steps: an override that could not be put back is no override to change", "[steps]") {
@@ -663,21 +717,12 @@ TEST_CASE("journal: one of an earlier boot is dropped and undoes nothing", "[ste
 
 TEST_CASE("lock: a VM has one run, and a dead one's lock is free", "[steps]") {
   const Folder folder;
-  base::Pipe ready = base::make_pipe();
-  const base::Child child = base::fork_child("a run");
-  if (child.pid == 0) {
-    const auto lock = Lock::take(folder.path(), "vm");
-    base::write_all(ready.write_end.get(), lock ? "y" : "n", "the pipe");
-    ::pause();
-    ::_exit(0);
+  {
+    const AnotherProcess other([&] { return Lock::take(folder.path(), "vm"); });
+    CHECK_FALSE(Lock::take(folder.path(), "vm").has_value());
+    CHECK(Lock::holder(folder.path(), "vm") == other.pid());
+    CHECK(Lock::take(folder.path(), "other").has_value());
   }
-  REQUIRE(base::wait_readable(ready.read_end.get(),
-                              std::chrono::steady_clock::now() + std::chrono::seconds(10)));
-  CHECK_FALSE(Lock::take(folder.path(), "vm").has_value());
-  CHECK(Lock::holder(folder.path(), "vm") == child.pid);
-  CHECK(Lock::take(folder.path(), "other").has_value());
-  static_cast<void>(base::send_signal(child.pidfd.get(), SIGKILL));
-  REQUIRE(base::reap_within(child.pidfd.get(), std::chrono::seconds(10)));
   CHECK_FALSE(Lock::holder(folder.path(), "vm").has_value());
   { CHECK(Lock::take(folder.path(), "vm").has_value()); }
   CHECK(folder.names().empty());
