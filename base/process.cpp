@@ -70,11 +70,8 @@ std::optional<ExitStatus> reap_within(int pidfd, std::chrono::milliseconds limit
   }
 }
 
-namespace {
-
-/// Waits for any of `events`, or for an end that needs no asking for.
-bool wait_for(int fd, short events, std::chrono::steady_clock::time_point deadline) {
-  pollfd waited{fd, events, 0};
+bool wait_readable(int fd, std::chrono::steady_clock::time_point deadline) {
+  pollfd waited{fd, POLLIN, 0};
   for (;;) {
     const auto left =
         std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
@@ -87,16 +84,6 @@ bool wait_for(int fd, short events, std::chrono::steady_clock::time_point deadli
       throw_errno("wait for a descriptor");
     }
   }
-}
-
-}  // namespace
-
-bool wait_readable(int fd, std::chrono::steady_clock::time_point deadline) {
-  return wait_for(fd, POLLIN, deadline);
-}
-
-bool wait_hung_up(int socket, std::chrono::steady_clock::time_point deadline) {
-  return wait_for(socket, 0, deadline);
 }
 
 Child fork_child(const std::string& what, std::optional<int> cgroup) {

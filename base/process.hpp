@@ -43,9 +43,6 @@ bool send_signal(int pidfd, int signal);
 /// Waits until `fd` can be read (a pidfd: its process ended); false at the deadline.
 [[nodiscard]] bool wait_readable(int fd, std::chrono::steady_clock::time_point deadline);
 
-/// Waits until the other end of a socket is closed; false at the deadline.
-[[nodiscard]] bool wait_hung_up(int socket, std::chrono::steady_clock::time_point deadline);
-
 /// fork(2) with a pidfd for the parent. In the child the pid is 0 and the pidfd empty. `cgroup`: an
 /// open cgroup2 folder in which the child is born.
 [[nodiscard]] Child fork_child(const std::string& what, std::optional<int> cgroup = std::nullopt);

@@ -15,16 +15,20 @@ namespace vmlaunch::launcher::cli {
 
 namespace {
 
-/// Standard input as the control socket. It only serves whom it cannot harm: rights come with the
-/// caller's own.
+/// Standard input as the control socket. Only who has our rights already may give orders: with sudo
+/// anybody could hand us a socket of their own.
 base::UniqueFd take_control_socket() {
   int type = 0;
-  socklen_t size = sizeof type;
-  if (::getsockopt(STDIN_FILENO, SOL_SOCKET, SO_TYPE, &type, &size) != 0 ||
-      type != SOCK_SEQPACKET) {
+  ucred peer{};
+  socklen_t type_size = sizeof type;
+  socklen_t peer_size = sizeof peer;
+  if (::getsockopt(STDIN_FILENO, SOL_SOCKET, SO_TYPE, &type, &type_size) != 0 ||
+      type != SOCK_SEQPACKET ||
+      ::getsockopt(STDIN_FILENO, SOL_SOCKET, SO_PEERCRED, &peer, &peer_size) != 0 ||
+      peer.uid != ::geteuid()) {
     throw Failure(ExitCode::usage,
-                  "Cannot be a guardian: standard input is no control socket; a run starts its "
-                  "guardian itself");
+                  "Cannot be a guardian: standard input is no control socket of this user's; a run "
+                  "starts its guardian itself");
   }
   return base::UniqueFd(base::check(::fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1),
                                     "take the control socket"));

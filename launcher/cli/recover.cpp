@@ -1,5 +1,8 @@
+#include <cstdlib>
 #include <iostream>
 #include <memory>
+#include <string>
+#include <system_error>
 #include <vector>
 
 #include "base/text.hpp"
@@ -14,6 +17,7 @@ namespace {
 struct RecoverOptions {
   std::vector<std::string> vms;
   bool dry_run = false;
+  bool after_guardian = false;
 };
 
 /// What would be undone, last things first; nothing is changed.
@@ -52,15 +56,28 @@ ExitCode recover_one(const steps::StateFolders& folders,
     }
     return show(folders, vm);
   }
-  const auto lock = steps::Lock::take(folders.locks, vm);
+  const auto lock = steps::Lock::take(folders.locks, vm, steps::Lock::Purpose::recovery);
+  if (!lock && asked_for) {
+    std::cerr << "vmlaunch: " << vm << " runs" << steps::Lock::describe_holder(folders.locks, vm)
+              << ": there is nothing to recover\n";
+  }
   if (!lock) {
-    std::cerr << "vmlaunch: " << vm << " runs: there is nothing to recover\n";
     return asked_for ? ExitCode::held : ExitCode::ended;
   }
   return restore(folders, vm);
 }
 
+/// What systemd says of the unit whose last command this is (systemd.exec(5)). A guardian that
+/// ended by itself has done all that could be done.
+bool guardian_ended_well() {
+  const char* result = std::getenv("SERVICE_RESULT");
+  return result != nullptr && std::string(result) == "success";
+}
+
 ExitCode recover(const RecoverOptions& options) {
+  if (options.after_guardian && guardian_ended_well()) {
+    return ExitCode::ended;
+  }
   const steps::StateFolders folders = steps::find_state_folders();
   if (!options.dry_run) {
     steps::make_state_folders(folders);
@@ -81,6 +98,9 @@ ExitCode recover(const RecoverOptions& options) {
     } catch (const Failure& failure) {
       std::cerr << "vmlaunch: " << failure.what() << "\n";
       code = worse(code, failure.code());
+    } catch (const std::system_error& error) {
+      std::cerr << "vmlaunch: Cannot recover " << vm << ": " << error.what() << "\n";
+      code = worse(code, ExitCode::host_not_restored);
     }
   }
   return code;
@@ -95,6 +115,7 @@ void add_recover(CLI::App& app, Choice& choice) {
   auto options = std::make_shared<RecoverOptions>();
   verb->add_option("VM", options->vms, "Names of VMs");
   verb->add_flag("--dry-run", options->dry_run, "Only print what would be undone");
+  verb->add_flag("--after-guardian", options->after_guardian)->group("");
   verb->callback([&choice, options] { choice.command = [options] { return recover(*options); }; });
 }
 

@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -108,7 +109,7 @@ class Guardian {
       } else if (const auto* signal = std::get_if<Signal>(&request)) {
         send_signal(*signal);
       } else if (std::holds_alternative<Status>(request)) {
-        reply(StatusReply{state(), qemu_ ? qemu_->pid : 0});
+        tell_status();
       } else {
         undo(std::get<Undo>(request));
       }
@@ -117,6 +118,12 @@ class Guardian {
     } catch (const std::system_error& error) {
       reply(Refused{ExitCode::failed, error.what()});
     }
+  }
+
+  void tell_status() {
+    const base::UniqueFd self(
+        static_cast<int>(check(::syscall(SYS_pidfd_open, ::getpid(), 0), "find ourselves")));
+    reply(StatusReply{state(), qemu_ ? qemu_->pid : 0}, {self.get()});
   }
 
   [[nodiscard]] std::string state() const {
@@ -132,8 +139,9 @@ class Guardian {
     }
     begun_ = true;
     dry_ = request.dry;
-    vm_ = request.vm;
-    reply(Begun{dry_ ? changes_.look(vm_) : changes_.begin(vm_)});
+    const Begun begun{dry_ ? changes_.look(request.vm) : changes_.begin(request.vm)};
+    vm_ = request.vm;  // a name that was refused is no VM's that a plan could be for
+    reply(begun);
   }
 
   void seal(const Seal& request, std::vector<base::UniqueFd> fds) {

@@ -1,5 +1,7 @@
 #include "launcher/guardian/host_changes.hpp"
 
+#include <system_error>
+
 #include "base/text.hpp"
 #include "launcher/steps/recovery.hpp"
 
@@ -35,6 +37,19 @@ std::vector<std::string> lines_of(const std::string& vm, const steps::Undone& un
                     " before that is put back; type: vmlaunch recover " + vm);
 }
 
+/// Whatever is the matter with another VM does not keep this one from starting. Nothing for one
+/// that runs.
+std::optional<steps::Undone> recover_other(steps::Host& host,
+                                           const steps::StateFolders& folders,
+                                           const std::string& vm) {
+  try {
+    const auto lock = steps::Lock::take(folders.locks, vm, steps::Lock::Purpose::recovery);
+    return lock ? steps::recover_vm(host, folders, vm) : std::nullopt;
+  } catch (const std::system_error& error) {
+    return steps::Undone{ExitCode::host_not_restored, {}, {error.what()}, true};
+  }
+}
+
 }  // namespace
 
 std::vector<std::string> HostChanges::look(const std::string& vm) const {
@@ -48,18 +63,15 @@ std::vector<std::string> HostChanges::look(const std::string& vm) const {
 std::vector<std::string> HostChanges::begin(const std::string& vm) {
   const steps::StateFolders folders = steps::find_state_folders();
   steps::make_state_folders(folders);
-  lock_ = steps::Lock::take(folders.locks, vm);
+  lock_ = steps::Lock::take(folders.locks, vm, steps::Lock::Purpose::run);
   if (!lock_) {
     refuse_held(folders.locks, vm);
   }
   vm_ = vm;
   std::vector<std::string> lines;
   for (const std::string& other : steps::journalled_vms(folders.journal)) {
-    std::optional<steps::Lock> lock;
-    if (other != vm && !(lock = steps::Lock::take(folders.locks, other))) {
-      continue;  // it runs
-    }
-    const auto undone = steps::recover_vm(host_, folders, other);
+    const auto undone = other == vm ? steps::recover_vm(host_, folders, other)
+                                    : recover_other(host_, folders, other);
     if (!undone) {
       continue;
     }

@@ -56,6 +56,7 @@ struct Signal {
   int signal = 0;
 };
 
+/// Answered with a pidfd of the guardian.
 struct Status {};
 
 /// Ends QEMU if it lives, undoes everything, and ends the guardian.

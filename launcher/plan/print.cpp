@@ -38,13 +38,12 @@ std::string describe(const QemuUser& user) {
   return text + "; no capabilities, no_new_privs";
 }
 
-/// One option with its value a line; what follows "\" in a shell. Nothing in it can write to a
-/// terminal, so a control character in a word is only shown.
+/// One option with its value a line; what follows "\" in a shell.
 std::string command_text(const Qemu& qemu) {
-  std::string text = base::printable(base::shell_quote(qemu.binary));
+  std::string text = base::shell_quote(qemu.binary);
   for (const std::string& argument : qemu.arguments) {
     text += argument.starts_with('-') ? " \\\n    " : " ";
-    text += base::printable(base::shell_quote(argument));
+    text += base::shell_quote(argument);
   }
   return text;
 }

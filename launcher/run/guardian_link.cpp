@@ -26,6 +26,9 @@ namespace {
 /// For what the guardian has to undo; each wait of its own is shorter.
 constexpr std::chrono::seconds kGuardianEnd{30};
 
+/// For systemd to start a program.
+constexpr std::chrono::seconds kUnitStart{10};
+
 /// For the guardian to put back first what earlier runs have left.
 constexpr std::chrono::minutes kBeginDeadline{10};
 
@@ -50,7 +53,7 @@ GuardianProcess::GuardianProcess(const Identity& identity, Kind kind) {
     try {
       start_unit(identity);
       return;
-    } catch (const std::system_error& error) {
+    } catch (const std::exception& error) {
       complaint_ = std::string("the guardian is no unit of systemd (") + error.what() +
                    "): should it be killed, type: vmlaunch recover";
     }
@@ -61,8 +64,14 @@ GuardianProcess::GuardianProcess(const Identity& identity, Kind kind) {
 void GuardianProcess::start_unit(const Identity& identity) {
   auto ends = base::make_socket_pair(SOCK_SEQPACKET);
   start_guardian_unit(identity, ends.second.get());
-  unit_ = base::duplicate(ends.first.get());
+  ends.second.reset();
   control_ = std::move(ends.first);
+  // That systemd took it does not say that it lives.
+  base::Packet answer = exchange(guardian::Status{}, {}, kUnitStart);
+  if (answer.fds.size() != 1) {
+    throw std::system_error(EPROTO, std::generic_category(), "greet the guardian");
+  }
+  unit_ = std::move(answer.fds.front());
 }
 
 void GuardianProcess::fork(const Identity& identity) {
@@ -78,9 +87,6 @@ void GuardianProcess::fork(const Identity& identity) {
 
 GuardianProcess::~GuardianProcess() {
   control_.reset();
-  if (unit_) {
-    static_cast<void>(::shutdown(unit_.get(), SHUT_WR));  // what the guardian takes for our end
-  }
   try {
     static_cast<void>(await_end());
   } catch (const std::system_error&) {
@@ -93,24 +99,37 @@ bool GuardianProcess::await_end() {
     child_.reset();
   }
   const auto deadline = std::chrono::steady_clock::now() + kGuardianEnd;
-  if (unit_ && base::wait_hung_up(unit_.get(), deadline)) {
+  if (unit_ && base::wait_readable(unit_.get(), deadline)) {
     unit_.reset();
   }
   return !child_ && !unit_;
 }
 
+base::Packet GuardianProcess::exchange(const guardian::Request& request,
+                                       const std::vector<int>& fds,
+                                       std::chrono::milliseconds deadline) {
+  try {
+    base::send_packet(control_.get(), guardian::encode(request), fds);
+    if (!base::wait_readable(control_.get(), std::chrono::steady_clock::now() + deadline)) {
+      fail_silent();
+    }
+    if (std::optional<base::Packet> packet = base::receive_packet(control_.get())) {
+      return std::move(*packet);
+    }
+  } catch (const std::system_error& error) {
+    if (error.code().value() != EPIPE && error.code().value() != ECONNRESET) {
+      throw;
+    }
+  }
+  // It may have been at putting something back.
+  throw Failure(ExitCode::host_not_restored,
+                "The guardian ended without an answer; type: vmlaunch recover");
+}
+
 guardian::Reply GuardianProcess::ask(const guardian::Request& request,
                                      const std::vector<int>& fds,
                                      std::chrono::milliseconds deadline) {
-  base::send_packet(control_.get(), guardian::encode(request), fds);
-  if (!base::wait_readable(control_.get(), std::chrono::steady_clock::now() + deadline)) {
-    fail_silent();
-  }
-  const std::optional<base::Packet> packet = base::receive_packet(control_.get());
-  if (!packet) {
-    throw Failure(ExitCode::failed, "The guardian ended without an answer");
-  }
-  return accepted(guardian::decode_reply(packet->bytes));
+  return accepted(guardian::decode_reply(exchange(request, fds, deadline).bytes));
 }
 
 std::vector<std::string> GuardianProcess::begin(const guardian::Begin& request) {
@@ -124,10 +143,18 @@ std::vector<std::string> GuardianProcess::begin(const guardian::Begin& request) 
 
 GuardianLink::GuardianLink(asio::io_context& io,
                            base::UniqueFd control,
+                           base::UniqueFd process,
                            std::function<void()> on_change)
-    : control_(io, control.release()), answered_(io), on_change_(std::move(on_change)) {
-  // Detached: it ends with the connection, which `gone` tells.
+    : control_(io, control.release()),
+      process_(io),
+      answered_(io),
+      on_change_(std::move(on_change)) {
+  // Detached: they end with the connection, which `gone` tells.
   asio::co_spawn(io, read(), asio::detached);
+  if (process) {
+    process_.assign(process.release());
+    asio::co_spawn(io, watch(), asio::detached);
+  }
 }
 
 void GuardianLink::send(const guardian::Request& request, const std::vector<int>& fds) {
@@ -189,10 +216,29 @@ asio::awaitable<void> GuardianLink::read() {
     alive = !error && receive();
   }
   if (error != asio::error::operation_aborted) {
-    gone_ = true;
-    answered_.cancel();
-    on_change_();
+    note_gone();
   }
+}
+
+/// systemd has the socket of a unit for as long as its last commands run: it tells nothing then.
+asio::awaitable<void> GuardianLink::watch() {
+  boost::system::error_code error;
+  auto token = asio::redirect_error(asio::use_awaitable, error);
+  co_await process_.async_wait(asio::posix::stream_descriptor::wait_read, token);
+  if (error) {
+    co_return;
+  }
+  // What it said last may still be there.
+  while (base::wait_readable(control_.native_handle(), std::chrono::steady_clock::now()) &&
+         receive()) {
+  }
+  note_gone();
+}
+
+void GuardianLink::note_gone() {
+  gone_ = true;
+  answered_.cancel();
+  on_change_();
 }
 
 asio::awaitable<GuardianLink::Answer> GuardianLink::ask(guardian::Request request,

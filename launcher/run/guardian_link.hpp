@@ -12,6 +12,7 @@
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/steady_timer.hpp>
 
+#include "base/file.hpp"
 #include "base/packet.hpp"
 #include "base/process.hpp"
 #include "launcher/guardian/protocol.hpp"
@@ -37,7 +38,7 @@ class GuardianProcess {
 
   /// Asks and waits for the answer, as long as the connection has not been taken. Throws Failure:
   /// with the guardian's own code and words when it refuses, `stuck` when it does not answer in
-  /// time, `failed` when it is gone.
+  /// time, `host_not_restored` when it is gone.
   guardian::Reply ask(const guardian::Request& request,
                       const std::vector<int>& fds,
                       std::chrono::milliseconds deadline);
@@ -48,25 +49,35 @@ class GuardianProcess {
 
   [[nodiscard]] base::UniqueFd take_control() { return std::move(control_); }
 
+  /// A pidfd of a guardian whose end the connection does not tell; empty for any other.
+  [[nodiscard]] base::UniqueFd process() const {
+    return unit_ ? base::duplicate(unit_.get()) : base::UniqueFd();
+  }
+
   /// Waits for its end; false when it does not end in time.
   [[nodiscard]] bool await_end();
 
  private:
+  base::Packet exchange(const guardian::Request& request,
+                        const std::vector<int>& fds,
+                        std::chrono::milliseconds deadline);
   void fork(const Identity& identity);
   void start_unit(const Identity& identity);
 
   base::UniqueFd control_;
   base::UniqueFd child_;   ///< its pidfd; empty for a unit, and after the end
-  base::UniqueFd unit_;    ///< a second one of the unit's control socket; empty likewise
+  base::UniqueFd unit_;    ///< its pidfd; empty for a child, and after the end
   std::string complaint_;  ///< why it is a child although systemd is there
 };
 
 /// The supervisor's end of the connection: one request at a time, and news in between.
 class GuardianLink {
  public:
-  /// `on_change` is called when QEMU ended or the guardian is gone.
+  /// `process` as of GuardianProcess. `on_change` is called when QEMU ended or the guardian is
+  /// gone.
   GuardianLink(boost::asio::io_context& io,
                base::UniqueFd control,
+               base::UniqueFd process,
                std::function<void()> on_change);
 
   struct Answer {
@@ -88,11 +99,14 @@ class GuardianLink {
 
  private:
   boost::asio::awaitable<void> read();
+  boost::asio::awaitable<void> watch();
+  void note_gone();
   void take(base::Packet packet);
   bool receive();
   void send(const guardian::Request& request, const std::vector<int>& fds);
 
   boost::asio::posix::stream_descriptor control_;
+  boost::asio::posix::stream_descriptor process_;
   boost::asio::steady_timer answered_;
   std::function<void()> on_change_;
   std::deque<Answer> answers_;

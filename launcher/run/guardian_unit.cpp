@@ -4,6 +4,9 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
+#include <cerrno>
 #include <chrono>
 #include <filesystem>
 #include <memory>
@@ -20,8 +23,8 @@ namespace {
 
 constexpr std::chrono::microseconds kCallDeadline = std::chrono::seconds(5);
 
-/// For a guardian that puts everything back, and for `recover` after it: each wait of theirs is
-/// shorter.
+/// When the machine goes down: for the guest, which the supervisor shuts down then, and for all
+/// that the guardian puts back after it.
 constexpr std::chrono::microseconds kStopDeadline = std::chrono::minutes(10);
 
 using Bus = std::unique_ptr<sd_bus, decltype(&sd_bus_flush_close_unref)>;
@@ -54,6 +57,7 @@ class Properties {
   void descriptor(const char* name, int fd) {
     require(sd_bus_message_append(message_, "(sv)", name, "h", fd));
   }
+  void flag(const char* name) { require(sd_bus_message_append(message_, "(sv)", name, "b", 1)); }
   void time(const char* name, std::chrono::microseconds value) {
     require(sd_bus_message_append(message_, "(sv)", name, "t", value.count()));
   }
@@ -88,13 +92,16 @@ void describe_unit(sd_bus_message* message, const Identity& identity, int contro
   unit.text("Description", "Host changes of a virtual machine (vmlaunch)");
   unit.text("Type", "exec");
   unit.command("ExecStart", {program, guardian::kVerb, guardian::encode(identity)});
-  unit.command("ExecStopPost", {program, "recover"});
+  unit.command("ExecStopPost", {program, "recover", "--after-guardian"});
   unit.descriptor("StandardInputFileDescriptor", control);
   unit.text("StandardOutput", "null");
   unit.descriptor("StandardErrorFileDescriptor", STDERR_FILENO);
   // What is stuck in the kernel must not hold `recover` up; QEMU dies with the guardian.
   unit.text("KillMode", "process");
   unit.time("TimeoutStopUSec", kStopDeadline);
+  // It ends with its run, and not by itself.
+  unit.flag("RefuseManualStop");
+  unit.flag("IgnoreOnIsolate");
   unit.text("CollectMode", "inactive-or-failed");
   unit.end();
 }
@@ -106,6 +113,16 @@ std::string unit_name() {
          ".service";
 }
 
+/// A unit has those of process 1, and a run in another network or tree must not leave it.
+bool shares_namespaces_with_systemd() {
+  const std::array names = {"mnt", "net", "pid", "user", "ipc", "uts", "cgroup"};
+  return std::all_of(names.begin(), names.end(), [](const std::string& name) {
+    std::error_code error;
+    return std::filesystem::read_symlink("/proc/self/ns/" + name, error) ==
+           std::filesystem::read_symlink("/proc/1/ns/" + name, error);
+  });
+}
+
 }  // namespace
 
 bool can_start_unit(const Identity& identity) {
@@ -113,6 +130,9 @@ bool can_start_unit(const Identity& identity) {
 }
 
 void start_guardian_unit(const Identity& identity, int control) {
+  if (!shares_namespaces_with_systemd()) {
+    throw std::system_error(EXDEV, std::generic_category(), "it would leave this namespace");
+  }
   const Bus bus = open_bus();
   sd_bus_message* raw = nullptr;
   require(sd_bus_message_new_method_call(bus.get(),

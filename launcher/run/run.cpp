@@ -64,7 +64,8 @@ class Run {
         signals_(io_, SIGINT, SIGTERM),
         changed_(io_),
         next_rung_(io_),
-        guardian_(io_, input_.guardian.take_control(), [this] { wake(); }),
+        guardian_(
+            io_, input_.guardian.take_control(), input_.guardian.process(), [this] { wake(); }),
         ladder_(plan().deadlines) {}
 
   ExitCode run() {

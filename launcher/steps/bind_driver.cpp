@@ -111,6 +111,8 @@ class BindDriver final : public Change {
     Fields fields(found);
     const std::string module = read_driver(fields, "module");
     require_still_there(host, device_);
+    // Shown under the device's lock: a write of a killed run that has begun is over then.
+    static_cast<void>(host.read_locked(device_folder(device_) + "/driver_override"));
     const std::string now = driver_of(host, device_);
     if (now == from_) {
       return;

@@ -1,6 +1,7 @@
 #include "launcher/steps/host.hpp"
 
 #include <fcntl.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -25,10 +26,13 @@ constexpr std::size_t kAttributeLimit = 65536;
 /// Runs `work` in a child, which exits with what it returns. `action` is verb and object.
 template <typename Work>
 base::ExitStatus in_child(const std::string& action, base::Milliseconds limit, Work work) {
+  const pid_t parent = ::getpid();
   const base::Child child = base::fork_child("a child that may wait for the kernel");
   if (child.pid == 0) {
     try {
-      ::_exit(work());
+      // What it has not begun must not happen after somebody else has put everything back.
+      base::check(::prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0), "die with the parent");
+      ::_exit(::getppid() == parent ? work() : EINTR);
     } catch (const std::exception&) {
       ::_exit(EIO);
     }

@@ -5,10 +5,13 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
+#include <ctime>
 #include <utility>
 
 #include "base/errors.hpp"
 #include "base/file.hpp"
+#include "base/tree.hpp"
 
 namespace vmlaunch::launcher::steps {
 
@@ -16,6 +19,14 @@ namespace {
 
 std::string path_in(const std::string& folder, const std::string& name) {
   return folder + "/" + name + ".lock";
+}
+
+constexpr const char* kRecovery = "recovery";
+constexpr std::chrono::minutes kRecoveryDeadline{1};
+
+/// What whoever has it wrote there.
+bool is_recovery(const std::string& path) {
+  return base::Tree("").read(path) == kRecovery;
 }
 
 struct flock whole_file(short type) {
@@ -34,8 +45,7 @@ bool is_at(int fd, const std::string& path) {
 
 }  // namespace
 
-std::optional<Lock> Lock::take(const std::string& folder, const std::string& name) {
-  const std::string path = path_in(folder, name);
+std::optional<Lock> Lock::try_to_take(const std::string& path, Purpose purpose) {
   for (;;) {
     base::UniqueFd file = base::open_file(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
     struct flock lock = whole_file(F_WRLCK);
@@ -47,8 +57,25 @@ std::optional<Lock> Lock::take(const std::string& folder, const std::string& nam
     }
     // Whoever had it may have taken the file away between our open and our lock.
     if (is_at(file.get(), path)) {
+      base::check(::ftruncate(file.get(), 0), "write " + path);
+      base::write_all(file.get(), purpose == Purpose::recovery ? kRecovery : "", path);
       return Lock(path, std::move(file));
     }
+  }
+}
+
+std::optional<Lock> Lock::take(const std::string& folder,
+                               const std::string& name,
+                               Purpose purpose) {
+  const std::string path = path_in(folder, name);
+  const auto deadline = std::chrono::steady_clock::now() + kRecoveryDeadline;
+  for (;;) {
+    std::optional<Lock> lock = try_to_take(path, purpose);
+    if (lock || !is_recovery(path) || std::chrono::steady_clock::now() > deadline) {
+      return lock;
+    }
+    const timespec pause{0, 20'000'000};
+    ::nanosleep(&pause, nullptr);
   }
 }
 
@@ -64,7 +91,11 @@ std::optional<pid_t> Lock::holder(const std::string& folder, const std::string& 
 
 std::string Lock::describe_holder(const std::string& folder, const std::string& name) {
   const std::optional<pid_t> pid = holder(folder, name);
-  return pid ? " (its guardian is pid " + std::to_string(*pid) + ")" : "";
+  if (!pid) {
+    return "";
+  }
+  return is_recovery(path_in(folder, name)) ? " (pid " + std::to_string(*pid) + " recovers it)"
+                                            : " (its guardian is pid " + std::to_string(*pid) + ")";
 }
 
 Lock::~Lock() {

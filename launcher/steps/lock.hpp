@@ -14,14 +14,22 @@ namespace vmlaunch::launcher::steps {
 /// with it whatever children it leaves behind.
 class Lock {
  public:
-  /// Nothing when another process has it. Throws std::system_error.
-  [[nodiscard]] static std::optional<Lock> take(const std::string& folder, const std::string& name);
+  enum class Purpose {
+    run,       ///< for as long as a VM runs
+    recovery,  ///< for a moment, which others wait for
+  };
+
+  /// Nothing when a run of another process has it, or a recovery for over a minute. Throws
+  /// std::system_error.
+  [[nodiscard]] static std::optional<Lock> take(const std::string& folder,
+                                                const std::string& name,
+                                                Purpose purpose);
 
   /// Who has it; nothing when nobody does.
   [[nodiscard]] static std::optional<pid_t> holder(const std::string& folder,
                                                    const std::string& name);
 
-  /// " (its guardian is pid 17)"; "" when nobody has it.
+  /// " (its guardian is pid 17)", " (pid 17 recovers it)"; "" when nobody has it.
   [[nodiscard]] static std::string describe_holder(const std::string& folder,
                                                    const std::string& name);
 
@@ -36,6 +44,8 @@ class Lock {
   ~Lock();
 
  private:
+  [[nodiscard]] static std::optional<Lock> try_to_take(const std::string& path, Purpose purpose);
+
   Lock(std::string path, base::UniqueFd file) : path_(std::move(path)), file_(std::move(file)) {}
 
   std::string path_;

@@ -16,9 +16,22 @@ std::string node_of(unsigned group) {
   return "/dev/vfio/" + std::to_string(group);
 }
 
-/// As chown takes it.
+std::string octal(mode_t mode) {
+  std::string digits;
+  for (const unsigned shift : {9U, 6U, 3U, 0U}) {
+    digits += static_cast<char>('0' + (mode >> shift & 7U));
+  }
+  return digits;
+}
+
+/// "0:44 mode 0660"
 std::string named(const Owner& owner) {
-  return std::to_string(owner.uid) + ":" + std::to_string(owner.gid);
+  return std::to_string(owner.uid) + ":" + std::to_string(owner.gid) + " mode " + octal(owner.mode);
+}
+
+std::string by_hand(const Owner& owner, const std::string& node) {
+  return "chown " + std::to_string(owner.uid) + ":" + std::to_string(owner.gid) + " " + node +
+         " && chmod " + octal(owner.mode) + " " + node;
 }
 
 /// Gives QEMU's user the node of an IOMMU group.
@@ -78,8 +91,8 @@ class OwnNode final : public Change {
         (now->gid == ours.gid || now->gid == before.gid) &&
         (now->mode == ours.mode || now->mode == before.mode);
     if (!by_us) {
-      throw ChangedMeanwhile(node_of(group_) + " belongs to " + named(*now) + "; type: chown " +
-                             named(before) + " " + node_of(group_));
+      throw ChangedMeanwhile(node_of(group_) + " is " + named(*now) + ", was " + named(before) +
+                             "; type: " + by_hand(before, node_of(group_)));
     }
     host.set_owner(node_of(group_), before);
   }

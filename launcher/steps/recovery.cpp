@@ -12,13 +12,15 @@ std::optional<Undone> recover_vm(Host& host, const StateFolders& folders, const 
       return std::nullopt;
     }
     // What another VM has by now must not be taken from under it, nor be had by one meanwhile.
-    Reservations reservations;
+    Reservations reservations(Lock::Purpose::recovery);
     for (const Journal::Entry& entry : journal->entries()) {
-      if (journal->of_this_boot()) {
+      if (journal->of_this_boot() && !entry.settled) {
         reservations.take(folders.locks, entry.step);
       }
     }
     return recover(host, *journal);
+  } catch (const Failure& failure) {
+    return Undone{failure.code(), {}, {failure.what()}, true};
   } catch (const std::exception& error) {
     return Undone{ExitCode::host_not_restored, {}, {error.what()}, true};
   }

@@ -20,7 +20,7 @@ void Reservations::take(const std::string& folder, const Step& step) {
   if (name.empty() || locks_.contains(name)) {
     return;
   }
-  std::optional<Lock> lock = Lock::take(folder, name);
+  std::optional<Lock> lock = Lock::take(folder, name, purpose_);
   if (!lock) {
     refuse(folder, name);
   }

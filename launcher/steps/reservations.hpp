@@ -12,6 +12,8 @@ namespace vmlaunch::launcher::steps {
 /// reserve.
 class Reservations {
  public:
+  explicit Reservations(Lock::Purpose purpose) : purpose_(purpose) {}
+
   /// Throws Failure (held) with whoever has what `step` reserves.
   void take(const std::string& folder, const Step& step);
 
@@ -19,6 +21,7 @@ class Reservations {
   static void require_free(const std::string& folder, const Step& step);
 
  private:
+  Lock::Purpose purpose_;
   std::map<std::string, Lock> locks_;
 };
 

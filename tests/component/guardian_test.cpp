@@ -200,6 +200,53 @@ TEST_CASE("guardian: a plan is taken for the VM that was begun, and one VM is") 
   CHECK_FALSE(twice.ask(guardian::Request(guardian::Begin{"vm"})).has_value());
 }
 
+TEST_CASE("guardian: after a name that was refused no plan is taken") {
+  if (skipped_without_root()) {
+    return;
+  }
+  Sealing sealing(kPerson);
+  sealing.seal.plan.qemu.user.credentials = uid(kPerson);
+  Talk first(person());
+  REQUIRE(first.ask(guardian::Request(guardian::Begin{"vm"})).has_value());
+  Talk second(person());
+  const auto begun = second.ask(guardian::Request(guardian::Begin{"vm"}));
+  REQUIRE(begun.has_value());
+  CHECK(std::get<guardian::Refused>(*begun).code == ExitCode::held);
+  CHECK_FALSE(second.ask(guardian::Request(sealing.seal), sealing.fds()).has_value());
+}
+
+TEST_CASE("guardian: as a program it obeys nobody who has not its rights") {
+  if (skipped_without_root()) {
+    return;
+  }
+  const std::string identity = guardian::encode(person());
+  for (const uid_t owner : {uid_t{0}, kPerson}) {
+    INFO(owner);
+    REQUIRE(::seteuid(owner) == 0);
+    auto [ours, theirs] = base::make_socket_pair(SOCK_SEQPACKET);
+    REQUIRE(::seteuid(0) == 0);
+    const base::Child child = base::fork_child("a guardian");
+    if (child.pid == 0) {
+      ::dup2(theirs.get(), STDIN_FILENO);
+      ::execl(VMLAUNCH_PROGRAM, "vmlaunch", guardian::kVerb, identity.c_str(), nullptr);
+      ::_exit(127);
+    }
+    theirs.reset();
+    if (owner == 0) {
+      base::send_packet(ours.get(), guardian::encode(guardian::Request(guardian::Status{})));
+      const auto packet = base::receive_packet(ours.get());
+      REQUIRE(packet.has_value());
+      REQUIRE(packet->fds.size() == 1);  // itself
+      ours.reset();
+      CHECK(base::wait_readable(packet->fds[0].get(),
+                                std::chrono::steady_clock::now() + std::chrono::seconds(10)));
+    }
+    const auto status = base::reap_within(child.pidfd.get(), std::chrono::seconds(10));
+    REQUIRE(status.has_value());
+    CHECK(status->code == (owner == 0 ? 0 : 2));
+  }
+}
+
 TEST_CASE("guardian: a plan that claims more than the config's owner may is not taken") {
   if (skipped_without_root()) {
     return;

@@ -152,6 +152,7 @@ TEST_CASE("recover: a VM that runs is left alone, and its name is taken") {
   CHECK(recover.exit_code() == 21);
   Program all(command_of({"recover"}));
   CHECK(all.exit_code() == 0);
+  CHECK(all.output().empty());
   CHECK(text_of(traces.journal) == journal);
   CHECK(lives(qemu_pid(first)));
   first.signal(SIGINT);

@@ -290,3 +290,33 @@ TEST_CASE("passthrough: under systemd a killed guardian's host is restored at on
     CHECK(recover.output().empty());
   }
 }
+
+TEST_CASE("passthrough: under systemd the end of one VM says and does nothing about another",
+          "[systemd]") {
+  const Folder folder;
+  Program other(run_of(folder, probe_with({{{"device", device::nic}}}), "other.json"));
+  REQUIRE(other.says("] running"));
+  const Json config = probe_config();
+  {
+    Program program(run_of(folder, config));
+    REQUIRE(program.says("] running"));
+    program.signal(SIGTERM);
+    CHECK(program.exit_code() == 0);
+    INFO(program.output());
+    CHECK_FALSE(said(program, "nothing to recover"));
+  }
+  CHECK(driver_of(device::nic) == kVfio);
+  // Killed, and started again at once: what systemd puts back then is waited for.
+  Program program(run_of(folder, config));
+  REQUIRE(program.says("] running"));
+  ::kill(guardian_pid(program), SIGKILL);
+  CHECK(program.exit_code() == 20);
+  Program again(run_of(folder, config));
+  CHECK(again.says("] running"));
+  for (Program* one : {&again, &other}) {
+    one->signal(SIGTERM);
+    CHECK(one->exit_code() == 0);
+    INFO(one->output());
+  }
+  CHECK(driver_of(device::nic) == "e1000e");
+}

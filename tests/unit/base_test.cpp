@@ -516,16 +516,6 @@ TEST_CASE("process: a wait ends at its deadline or when there is something to re
   CHECK(wait_readable(pipe.read_end.get(), std::chrono::steady_clock::time_point::max()));
 }
 
-TEST_CASE("process: an end of a socket is told from what still waits to be read", "[base]") {
-  using namespace std::chrono_literals;
-  auto [ours, theirs] = make_socket_pair(SOCK_SEQPACKET);
-  send_packet(theirs.get(), "unread");
-  const auto now = std::chrono::steady_clock::now();
-  CHECK_FALSE(wait_hung_up(ours.get(), now + 5ms));
-  theirs.reset();
-  CHECK(wait_hung_up(ours.get(), now + 10s));
-}
-
 TEST_CASE("process: signals have their names", "[base]") {
   CHECK(signal_name(SIGTERM) == "SIGTERM");
   CHECK(signal_name(SIGKILL) == "SIGKILL");

@@ -115,6 +115,8 @@ class FullDisk {
   void (*handler_)(int) = nullptr;
 };
 
+constexpr auto kRun = Lock::Purpose::run;
+
 /// A process that has a lock while this lives, and is killed then.
 class AnotherProcess {
  public:
@@ -327,7 +329,11 @@ TEST_CASE("steps: what somebody else changed is left, named once, and nothing el
   CHECK(undone.code == ExitCode::host_not_restored);
   REQUIRE(undone.leftovers.size() == 3);
   const std::string left = "changed by somebody else meanwhile, and left: ";
-  CHECK(undone.leftovers[0] == left + "/dev/vfio/2 belongs to 77:77; type: chown 0:0 /dev/vfio/2");
+  CHECK(
+      undone.leftovers[0] ==
+      left +
+          "/dev/vfio/2 is 77:77 mode 0666, was 0:0 mode 0600; type: chown 0:0 /dev/vfio/2 && chmod "
+          "0600 /dev/vfio/2");
   CHECK(undone.leftovers[1] ==
         left +
             "0000:01:00.0 has nvidia, had nouveau; type: echo 0000:01:00.0 > "
@@ -378,10 +384,11 @@ TEST_CASE("steps: what another VM has by now is not put back from under it", "[s
   }
   const auto changed = tests::snapshot(laptop.tree);
   {
-    const AnotherProcess other([&] { return Lock::take(laptop.state.path(), "0000:01:00.0"); });
+    const AnotherProcess other(
+        [&] { return Lock::take(laptop.state.path(), "0000:01:00.0", kRun); });
     const auto undone = recover_vm(kernel, laptop.folders(), "vm");
     REQUIRE(undone);
-    CHECK(undone->code == ExitCode::host_not_restored);
+    CHECK(undone->code == ExitCode::held);
     CHECK(undone->again);
     REQUIRE(undone->leftovers.size() == 1);
     CHECK(undone->leftovers[0] ==
@@ -391,6 +398,44 @@ TEST_CASE("steps: what another VM has by now is not put back from under it", "[s
   }
   CHECK(recover_vm(kernel, laptop.folders(), "vm").value().code == ExitCode::ended);
   CHECK(laptop.state.names().empty());
+}
+
+TEST_CASE("steps: what was put back already may be another VM's by now", "[steps]") {
+  Laptop laptop;
+  FakeKernel kernel(laptop.tree);
+  {
+    Journal journal = laptop.journal();
+    REQUIRE(
+        apply_all({override_driver(kGpu, "nouveau"), override_driver(kSound, "snd_hda_intel")},
+                  kernel,
+                  journal));
+    journal.settle(0);
+  }
+  const AnotherProcess other([&] { return Lock::take(laptop.state.path(), "0000:01:00.0", kRun); });
+  CHECK(recover_vm(kernel, laptop.folders(), "vm").value().code == ExitCode::ended);
+}
+
+TEST_CASE("lock: a recovery that has it is waited for, and a run is not", "[steps]") {
+  const Folder folder;
+  const auto take = [&](Lock::Purpose purpose) {
+    return [&folder, purpose] { return Lock::take(folder.path(), "vm", purpose); };
+  };
+  {
+    const AnotherProcess run(take(kRun));
+    CHECK(Lock::describe_holder(folder.path(), "vm") ==
+          " (its guardian is pid " + std::to_string(run.pid()) + ")");
+    CHECK_FALSE(Lock::take(folder.path(), "vm", kRun));
+  }
+  auto recovery = std::make_optional<AnotherProcess>(take(Lock::Purpose::recovery));
+  CHECK(Lock::describe_holder(folder.path(), "vm") ==
+        " (pid " + std::to_string(recovery->pid()) + " recovers it)");
+  const base::Child waiting = base::fork_child("a run that waits");
+  if (waiting.pid == 0) {
+    ::_exit(Lock::take(folder.path(), "vm", kRun) ? 0 : 1);
+  }
+  CHECK_FALSE(base::reap_within(waiting.pidfd.get(), std::chrono::milliseconds(200)));
+  recovery.reset();
+  CHECK(base::reap_within(waiting.pidfd.get(), std::chrono::seconds(10)) == base::ExitStatus{});
 }
 
 TEST_CASE("steps: an override that could not be put back is no override to change", "[steps]") {
@@ -718,13 +763,13 @@ TEST_CASE("journal: one of an earlier boot is dropped and undoes nothing", "[ste
 TEST_CASE("lock: a VM has one run, and a dead one's lock is free", "[steps]") {
   const Folder folder;
   {
-    const AnotherProcess other([&] { return Lock::take(folder.path(), "vm"); });
-    CHECK_FALSE(Lock::take(folder.path(), "vm").has_value());
+    const AnotherProcess other([&] { return Lock::take(folder.path(), "vm", kRun); });
+    CHECK_FALSE(Lock::take(folder.path(), "vm", kRun).has_value());
     CHECK(Lock::holder(folder.path(), "vm") == other.pid());
-    CHECK(Lock::take(folder.path(), "other").has_value());
+    CHECK(Lock::take(folder.path(), "other", kRun).has_value());
   }
   CHECK_FALSE(Lock::holder(folder.path(), "vm").has_value());
-  { CHECK(Lock::take(folder.path(), "vm").has_value()); }
+  { CHECK(Lock::take(folder.path(), "vm", kRun).has_value()); }
   CHECK(folder.names().empty());
 }
 
