@@ -4,6 +4,7 @@
 #include <csignal>
 #include <cstdio>
 #include <exception>
+#include <iostream>
 #include <string>
 #include <vector>
 
@@ -57,7 +58,11 @@ int main_impl(std::vector<std::string> arguments) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : static_cast<int>(ExitCode::usage);
   }
-  return static_cast<int>(choice.command());
+  const ExitCode code = choice.command();
+  if (!std::cout.flush()) {
+    throw Failure(worse(code, ExitCode::failed), "Cannot write to standard output; type: df -h");
+  }
+  return static_cast<int>(code);
 }
 
 }  // namespace

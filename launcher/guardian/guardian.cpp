@@ -167,6 +167,7 @@ class Guardian {
       files_[index].fd = std::move(*next++);
     }
     const Sealed sealed = open_own_files();
+    require_distinct_files(plan_, files_);
     require_readable_by_qemu();
     raise_memlock();
     dry_ ? changes_.require_unreserved(plan_.steps) : changes_.reserve(plan_.steps);

@@ -9,8 +9,10 @@
 #include <cstdlib>
 #include <deque>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <system_error>
+#include <utility>
 
 #include <climits>
 
@@ -165,6 +167,31 @@ std::string head_of(int fd) {
   std::array<char, 104> head{};
   const ssize_t got = ::pread(fd, head.data(), head.size(), 0);
   return {head.data(), got > 0 ? static_cast<std::size_t>(got) : 0};
+}
+
+void require_distinct_files(const plan::Plan& plan, const std::vector<OpenFile>& files) {
+  std::map<std::pair<dev_t, ino_t>, const FileUse*> seen;
+  for (std::size_t i = 0; i < files.size(); ++i) {
+    struct stat info {};
+    if (!files[i].fd || ::fstat(files[i].fd.get(), &info) != 0) {
+      continue;
+    }
+    // A block device has many nodes.
+    const auto identity = S_ISBLK(info.st_mode) ? std::pair(dev_t{0}, ino_t{info.st_rdev})
+                                                : std::pair(info.st_dev, info.st_ino);
+    const FileUse& file = plan.files[i];
+    const auto [first, is_new] = seen.emplace(identity, &file);
+    const FileUse& other = *first->second;
+    const bool written =
+        file.access != FileUse::Access::read || other.access != FileUse::Access::read;
+    if (!is_new && written) {
+      throw Failure(ExitCode::preflight,
+                    "Cannot use " + base::printable(file.path) + " as the " + file.purpose +
+                        ": it is the same file as the " + other.purpose + ", " +
+                        base::printable(other.path) + "; type: ls -iL " +
+                        base::shell_quote(file.path) + " " + base::shell_quote(other.path));
+    }
+  }
 }
 
 void remove_made_files(const plan::Plan& plan, const std::vector<OpenFile>& files) {

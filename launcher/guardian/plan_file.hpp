@@ -35,6 +35,10 @@ void check_plan_file(const plan::FileUse& file);
 /// of a file that only root could open.
 [[nodiscard]] std::string head_of(int fd);
 
+/// Throws Failure (preflight) when one file is given twice, by whatever names, and written at one
+/// of its places: a log into a disk would destroy it. `files` as in the plan, empty ones left out.
+void require_distinct_files(const plan::Plan& plan, const std::vector<OpenFile>& files);
+
 /// Takes back what open_plan_file made, for a run whose guest never ran. `files` as in the plan.
 void remove_made_files(const plan::Plan& plan, const std::vector<OpenFile>& files);
 

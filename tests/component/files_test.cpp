@@ -46,6 +46,26 @@ TEST_CASE("files: names with a comma, a space, a quote and a newline work for ev
         std::vector<std::string>{"boot.img", "serial,\n\"log\".txt", "vm, \"1\"\n.json"});
 }
 
+TEST_CASE("files: one file in two places of a config is refused, under whatever names") {
+  const Folder folder;
+  Json config = brief_config(folder);
+  const std::string disk = content_of(folder.file("boot.img"));
+  REQUIRE(::symlink("boot.img", folder.file("link").c_str()) == 0);
+  REQUIRE(::link(folder.file("boot.img").c_str(), folder.file("hard.img").c_str()) == 0);
+  for (const char* name : {"boot.img", "link", "hard.img"}) {
+    INFO(name);
+    config["serial"] = {{"file", name}};
+    for (const char* verb : {"run", "check"}) {
+      INFO(verb);
+      Program program(command_of({verb, folder.write("vm.json", config.dump())}));
+      CHECK(program.exit_code() == 10);
+      INFO(program.output());
+      CHECK(program.output().find("it is the same file as the disk 0") != std::string::npos);
+    }
+  }
+  CHECK(content_of(folder.file("boot.img")) == disk);
+}
+
 TEST_CASE("files: a kernel under an odd name boots") {
   const Folder folder("k, \"x\"\ny");
   Json config = guest_config("");

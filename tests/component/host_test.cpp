@@ -141,6 +141,15 @@ TEST_CASE("host: a record belongs to the person behind sudo") {
   }
 }
 
+TEST_CASE("host: an output that cannot be written is told") {
+  Launch launch = command_of({"-c", "exec " + command_of({}).arguments[0] + " host > /dev/full"});
+  launch.arguments[0] = "/bin/sh";
+  Program program(launch);
+  CHECK(program.exit_code() == 1);
+  INFO(program.output());
+  CHECK(program.output().find("Cannot write to standard output") != std::string::npos);
+}
+
 TEST_CASE("host: bad trees and folders are exit code 10, and nothing of them reaches a terminal") {
   const Folder folder;
   folder.write("file", "");

@@ -405,10 +405,9 @@ TEST_CASE("steps: what was put back already may be another VM's by now", "[steps
   FakeKernel kernel(laptop.tree);
   {
     Journal journal = laptop.journal();
-    REQUIRE(
-        apply_all({override_driver(kGpu, "nouveau"), override_driver(kSound, "snd_hda_intel")},
-                  kernel,
-                  journal));
+    REQUIRE(apply_all({override_driver(kGpu, "nouveau"), override_driver(kSound, "snd_hda_intel")},
+                      kernel,
+                      journal));
     journal.settle(0);
   }
   const AnotherProcess other([&] { return Lock::take(laptop.state.path(), "0000:01:00.0", kRun); });
@@ -436,6 +435,20 @@ TEST_CASE("lock: a recovery that has it is waited for, and a run is not", "[step
   CHECK_FALSE(base::reap_within(waiting.pidfd.get(), std::chrono::milliseconds(200)));
   recovery.reset();
   CHECK(base::reap_within(waiting.pidfd.get(), std::chrono::seconds(10)) == base::ExitStatus{});
+}
+
+TEST_CASE("steps: a device whose driver changed since the survey is busy, and is left alone",
+          "[steps]") {
+  Laptop laptop;
+  FakeKernel kernel(laptop.tree);
+  laptop.tree.bind("0000:01:00.0", "nvidia");
+  Journal journal = laptop.journal();
+  const Step step = bind_driver(kGpu, "nouveau");
+  CHECK(tests::refusal([&] { step->check(kernel); }) ==
+        "11: Cannot take 0000:01:00.0: it has nvidia now, and had nouveau a moment ago; try again");
+  CHECK_THROWS_AS(apply(step, kernel, context(), journal), Failure);
+  CHECK(kernel.count() == 0);
+  CHECK(journal.entries().empty());
 }
 
 TEST_CASE("steps: an override that could not be put back is no override to change", "[steps]") {
