@@ -9,6 +9,8 @@
 
 namespace vmlaunch::qmp {
 
+// The client must live until these calls have ended.
+
 /// What a command returned, and the event that completed it.
 struct Completion {
   Json value;

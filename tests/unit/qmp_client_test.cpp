@@ -307,7 +307,7 @@ TEST_CASE("client: the deadline counts from when the command was written", "[qmp
   scene.until([&] { return Clock::now() > begin + kDeadline / 4; });
   static_cast<void>(scene.line());
   const auto written = Clock::now();
-  CHECK_THROWS_WITH(scene.finish(call), "Command big was not answered within 600ms");
+  CHECK_THROWS_WITH(scene.finish(call), "Command big was not answered within 3745ms");
   CHECK(Clock::now() - begin > kDeadline + kDeadline / 8);
   CHECK(Clock::now() - written < 10s);
 }
