@@ -10,6 +10,7 @@
 #include "base/duration.hpp"
 #include "base/text.hpp"
 #include "qmp/connection.hpp"
+#include "qmp/deadlines.hpp"
 
 namespace vmlaunch::qmp {
 
@@ -53,6 +54,12 @@ asio::awaitable<Greeting> shake_hands(SharedConnection connection, milliseconds 
   co_return connection->handshake_result();
 }
 
+/// How a command is sent.
+struct Manner {
+  Band band = Band::in_order;
+  std::vector<base::UniqueFd> fds = {};
+};
+
 /// A pending command as its coroutine sees it. However that ends, also by being destroyed, the
 /// connection does not know of it any more.
 class Call {
@@ -60,6 +67,7 @@ class Call {
   Call(Connection& connection,
        const std::string& command,
        const Json& arguments,
+       Manner manner,
        milliseconds deadline);
   ~Call() { connection_.detach(id_); }
   Call(const Call&) = delete;
@@ -83,6 +91,7 @@ class Call {
 Call::Call(Connection& connection,
            const std::string& command,
            const Json& arguments,
+           Manner manner,
            milliseconds deadline)
     : connection_(connection),
       command_(base::printable(command)),
@@ -90,7 +99,7 @@ Call::Call(Connection& connection,
   if (const auto& reason = connection.session().close_reason()) {
     throw Interrupted("Command " + command_ + " was not sent: " + reason->detail, *reason);
   }
-  id_ = connection.submit(command, arguments, waiter_);
+  id_ = connection.submit(command, arguments, manner.band, std::move(manner.fds), waiter_);
   waiter_.timer.expires_after(waiter_.deadline);
 }
 
@@ -128,8 +137,9 @@ Json Call::result() {
 asio::awaitable<Json> run_command(SharedConnection connection,
                                   std::string command,
                                   Json arguments,
+                                  Manner manner,
                                   milliseconds deadline) {
-  Call call(*connection, command, arguments, deadline);
+  Call call(*connection, command, arguments, std::move(manner), deadline);
   error_code error;
   do {
     co_await call.timer().async_wait(asio::redirect_error(asio::use_awaitable, error));
@@ -161,7 +171,38 @@ asio::awaitable<Greeting> Client::handshake(milliseconds deadline) {
 }
 
 asio::awaitable<Json> Client::execute(std::string command, Json arguments, milliseconds deadline) {
-  return run_command(connection_, std::move(command), std::move(arguments), deadline);
+  return run_command(connection_, std::move(command), std::move(arguments), {}, deadline);
+}
+
+asio::awaitable<Json> Client::execute(std::string command, Json arguments) {
+  const milliseconds deadline = usual_deadline(command);
+  return execute(std::move(command), std::move(arguments), deadline);
+}
+
+asio::awaitable<Json> Client::execute_oob(std::string command,
+                                          Json arguments,
+                                          milliseconds deadline) {
+  return run_command(
+      connection_, std::move(command), std::move(arguments), {Band::out_of_band}, deadline);
+}
+
+asio::awaitable<Json> Client::execute_with_fds(std::string command,
+                                               Json arguments,
+                                               std::vector<base::UniqueFd> fds,
+                                               milliseconds deadline) {
+  return run_command(connection_,
+                     std::move(command),
+                     std::move(arguments),
+                     {Band::in_order, std::move(fds)},
+                     deadline);
+}
+
+bool Client::has_oob() const {
+  return connection_->session().has_oob();
+}
+
+Subscription Client::subscribe(EventFilter filter, std::size_t capacity) {
+  return Subscription(connection_->subscribe(std::move(filter), capacity));
 }
 
 void Client::close() {

@@ -1,15 +1,18 @@
 #pragma once
 
 #include <chrono>
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/io_context.hpp>
 
 #include "base/unique_fd.hpp"
 #include "qmp/errors.hpp"
+#include "qmp/events.hpp"
 #include "qmp/session.hpp"
 
 namespace vmlaunch::qmp {
@@ -47,12 +50,38 @@ class Client {
   [[nodiscard]] boost::asio::awaitable<Greeting> handshake(std::chrono::milliseconds deadline);
 
   /// The value that QEMU returned. `arguments` is an object or null. `deadline` starts when the
-  /// command was written; one that could not even be written within it is given up and never sent.
-  /// Throws CommandError, Timeout, Interrupted, std::invalid_argument for what no QEMU can read,
-  /// and boost::system::system_error(operation_aborted) when the caller was cancelled.
+  /// command was written, and is longer by what the length of a command costs; one that could not
+  /// even be written within it is given up and never sent. Throws CommandError, Timeout,
+  /// Interrupted, std::invalid_argument for what no QEMU can read, and
+  /// boost::system::system_error(operation_aborted) when the caller was cancelled.
   [[nodiscard]] boost::asio::awaitable<Json> execute(std::string command,
                                                      Json arguments,
                                                      std::chrono::milliseconds deadline);
+
+  /// The same with the deadline that is usual for the command (deadlines.hpp).
+  [[nodiscard]] boost::asio::awaitable<Json> execute(std::string command, Json arguments);
+
+  /// The same out of band: QEMU answers while its main loop is busy and other commands wait. Throws
+  /// std::invalid_argument unless has_oob().
+  [[nodiscard]] boost::asio::awaitable<Json> execute_oob(std::string command,
+                                                         Json arguments,
+                                                         std::chrono::milliseconds deadline);
+
+  /// The same with descriptors for a command that takes them (getfd, add-fd): QEMU gets copies.
+  /// None of them may be one that this process uses in an event loop, since QEMU makes them
+  /// blocking.
+  [[nodiscard]] boost::asio::awaitable<Json> execute_with_fds(std::string command,
+                                                              Json arguments,
+                                                              std::vector<base::UniqueFd> fds,
+                                                              std::chrono::milliseconds deadline);
+
+  /// Whether the monitor takes commands out of band; known after the handshake, and never after a
+  /// take-over.
+  [[nodiscard]] bool has_oob() const;
+
+  /// Events from now on that match, at most `capacity` of them unread. Those before the handshake
+  /// are included for who subscribes before it.
+  [[nodiscard]] Subscription subscribe(EventFilter filter, std::size_t capacity = 256);
 
   /// Closes at once; what was received but not yet handled is lost. The second call does nothing.
   void close();

@@ -103,13 +103,14 @@ void check_value(const std::string& command, const Json& value, unsigned depth) 
 
 }  // namespace
 
-std::string encode_command(const std::string& name, const Json& arguments, Id id) {
+std::string encode_command(const std::string& name, const Json& arguments, Id id, Band band) {
   if (!arguments.is_object() && !arguments.is_null()) {
     refuse(name, "its arguments are not an object");
   }
   check_text(name, name);
   check_value(name, arguments, 0);
-  std::string bytes = R"({"execute":)" + Json(name).dump();
+  std::string bytes = band == Band::in_order ? R"({"execute":)" : R"({"exec-oob":)";
+  bytes += Json(name).dump();
   if (!arguments.empty()) {
     bytes += R"(,"arguments":)" + arguments.dump();
   }

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <exception>
 #include <stdexcept>
 #include <utility>
@@ -19,6 +20,7 @@
 #include "base/errors.hpp"
 #include "base/file.hpp"
 #include "base/text.hpp"
+#include "qmp/deadlines.hpp"
 
 namespace vmlaunch::qmp {
 
@@ -84,7 +86,7 @@ Waiter& Connection::begin_handshake(milliseconds limit) {
   spawn(read(shared_from_this()));
   if (session_.state() == Session::State::negotiating) {
     opened_ = true;
-    send(std::nullopt, session_.opening());
+    send({std::nullopt, session_.opening()});
   }
   return *handshake_;
 }
@@ -127,6 +129,7 @@ void Connection::take(std::string_view bytes) {
       dispatch(session_.receive(*text));
       text = framer_.next();
     }
+    send_queued();
   } catch (const ProtocolError& error) {
     fail_handshake(HandshakeError::Cause::not_qmp, error.what());
     close({CloseReason::Kind::protocol, error.what()});
@@ -144,20 +147,40 @@ bool Connection::refuses_input() {
 
 void Connection::dispatch(Message message) {
   if (const auto* event = std::get_if<Event>(&message)) {
-    // A copy, because the handler may destroy the client and thereby itself.
-    if (const auto handler = event_handler) {
-      handler(*event);
-    }
+    publish(*event);
   } else if (auto* reply = std::get_if<Reply>(&message)) {
     settle(std::move(*reply));
   } else if (auto* greeting = std::get_if<Greeting>(&message)) {
     greeting_ = std::move(*greeting);
     if (!std::exchange(opened_, true)) {
-      send(std::nullopt, session_.opening());
+      send({std::nullopt, session_.opening()});
     }
   } else if (std::holds_alternative<Negotiated>(message)) {
     handshake_->wake();
   }
+}
+
+void Connection::publish(const Event& event) {
+  std::erase_if(subscribers_, [](const auto& subscriber) { return subscriber.expired(); });
+  for (const auto& subscriber : subscribers_) {
+    if (const auto queue = subscriber.lock()) {
+      queue->offer(event);
+    }
+  }
+  // A copy, because the handler may destroy the client and thereby itself.
+  if (const auto handler = event_handler) {
+    handler(event);
+  }
+}
+
+std::shared_ptr<EventQueue> Connection::subscribe(EventFilter filter, std::size_t capacity) {
+  auto queue = std::make_shared<EventQueue>(executor(), std::move(filter), capacity);
+  if (const auto& reason = session_.close_reason()) {
+    queue->end(*reason);
+  } else {
+    subscribers_.push_back(queue);
+  }
+  return queue;
 }
 
 void Connection::settle(Reply reply) {
@@ -200,6 +223,11 @@ void Connection::close(const CloseReason& reason) {
     waiter.wake();
   }
   waiters_.clear();
+  for (const auto& subscriber : subscribers_) {
+    if (const auto queue = subscriber.lock()) {
+      queue->end(reason);
+    }
+  }
   outgoing_.clear();
   error_code ignored;
   socket_.close(ignored);
@@ -211,10 +239,15 @@ void Connection::close(const CloseReason& reason) {
   });
 }
 
-Id Connection::submit(const std::string& command, const Json& arguments, Waiter& waiter) {
-  Session::Command encoded = session_.encode(command, arguments);
+Id Connection::submit(const std::string& command,
+                      const Json& arguments,
+                      Band band,
+                      std::vector<base::UniqueFd> fds,
+                      Waiter& waiter) {
+  Session::Command encoded = session_.encode(command, arguments, {band, !fds.empty()});
   waiters_.emplace(encoded.id, &waiter);
-  send(encoded.id, std::move(encoded.bytes));
+  waiter.deadline += deadline_of_bytes(encoded.bytes.size());
+  send({encoded.id, std::move(encoded.bytes), std::move(fds), band == Band::in_order});
   return encoded.id;
 }
 
@@ -232,50 +265,96 @@ void Connection::detach(Id id) {
   }
 }
 
-void Connection::send(std::optional<Id> id, std::string bytes) {
-  outgoing_.push_back({id, std::move(bytes)});
-  if (writer_runs_) {
-    return;
-  }
+void Connection::send(Outgoing command) {
+  outgoing_.push_back(std::move(command));
   // Usually all goes into the socket at once, which saves a turn of the event loop per command.
   send_queued();
-  if (!outgoing_.empty() && !write_failure_) {
-    writer_runs_ = true;
-    spawn(write(shared_from_this()));
+}
+
+/// A command that was begun is gone on with; else the first that its band lets pass.
+std::deque<Connection::Outgoing>::iterator Connection::next_to_send() {
+  bool order_waits = false;
+  for (auto command = outgoing_.begin(); command != outgoing_.end(); ++command) {
+    if (command->sent > 0 || !command->id) {
+      return command;
+    }
+    const bool held = command->in_order && order_waits;
+    if (!held && session_.may_send(*command->id)) {
+      return command;
+    }
+    order_waits = order_waits || command->in_order;
   }
+  return outgoing_.end();
 }
 
 // Runs only while the socket is full. What was begun is continued here alone, out of reach of any
 // caller's deadline or cancellation: half a command would swallow the one behind it.
 asio::awaitable<void> Connection::write(std::shared_ptr<Connection> self) {
   error_code error;
-  while (!error && !self->outgoing_.empty() && !self->write_failure_) {
-    co_await self->socket_.async_wait(Socket::wait_write,
-                                      asio::redirect_error(asio::use_awaitable, error));
-    if (!error) {
-      self->send_queued();
+  co_await self->socket_.async_wait(Socket::wait_write,
+                                    asio::redirect_error(asio::use_awaitable, error));
+  self->writer_runs_ = false;
+  if (!error) {
+    self->send_queued();
+  }
+}
+
+/// Descriptors go with the first byte: QEMU takes them with whatever command it reads then.
+ssize_t Connection::send_some(const Outgoing& command) const {
+  iovec bytes{};
+  // sendmsg(2) does not write to it.
+  bytes.iov_base = const_cast<char*>(command.bytes.data() + command.sent);
+  bytes.iov_len = command.bytes.size() - command.sent;
+  msghdr message{};
+  message.msg_iov = &bytes;
+  message.msg_iovlen = 1;
+  std::vector<char> control;
+  if (command.sent == 0 && !command.fds.empty()) {
+    const std::size_t size = command.fds.size() * sizeof(int);
+    control.resize(CMSG_SPACE(size));
+    message.msg_control = control.data();
+    message.msg_controllen = control.size();
+    cmsghdr* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(size);
+    for (std::size_t i = 0; i < command.fds.size(); ++i) {
+      const int fd = command.fds[i].get();
+      std::memcpy(CMSG_DATA(header) + i * sizeof(int), &fd, sizeof fd);
     }
   }
-  self->writer_runs_ = false;
+  // The socket may be shared with QEMU's side of blocking mode.
+  return ::sendmsg(
+      const_cast<Socket&>(socket_).native_handle(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 void Connection::send_queued() {
-  while (!outgoing_.empty() && !write_failure_) {
-    Outgoing& first = outgoing_.front();
-    const std::string_view rest = std::string_view(first.bytes).substr(first.sent);
-    const ssize_t sent =
-        ::send(socket_.native_handle(), rest.data(), rest.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  while (!writer_runs_ && !write_failure_) {
+    const auto next = next_to_send();
+    if (next == outgoing_.end()) {
+      return;  // the next reply makes room
+    }
+    const ssize_t sent = send_some(*next);
     if (sent < 0 && errno == EAGAIN) {
-      return;
-    }
-    if (sent < 0 && errno != EINTR) {
+      writer_runs_ = true;
+      spawn(write(shared_from_this()));
+    } else if (sent < 0 && errno != EINTR) {
       writing_failed(errno);
+    } else if (sent > 0) {
+      note_progress(next, static_cast<std::size_t>(sent));
     }
-    first.sent += sent < 0 ? 0 : static_cast<std::size_t>(sent);
-    if (first.sent == first.bytes.size()) {
-      note_sent(first.id);
-      outgoing_.pop_front();
-    }
+  }
+}
+
+void Connection::note_progress(std::deque<Outgoing>::iterator command, std::size_t sent) {
+  if (command->sent == 0 && command->id) {
+    session_.note_sent(*command->id);
+    command->fds.clear();
+  }
+  command->sent += sent;
+  if (command->sent == command->bytes.size()) {
+    note_sent(command->id);
+    outgoing_.erase(command);
   }
 }
 

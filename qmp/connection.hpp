@@ -13,6 +13,7 @@
 #include <string_view>
 #include <unordered_map>
 #include <variant>
+#include <vector>
 
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
@@ -22,6 +23,7 @@
 
 #include "base/unique_fd.hpp"
 #include "qmp/errors.hpp"
+#include "qmp/event_queue.hpp"
 #include "qmp/framer.hpp"
 #include "qmp/session.hpp"
 
@@ -58,11 +60,17 @@ class Connection : public std::enable_shared_from_this<Connection> {
   [[nodiscard]] Greeting handshake_result() const;
 
   /// Sends a command whose end settles `waiter`, unless it is detached before.
-  [[nodiscard]] Id submit(const std::string& command, const Json& arguments, Waiter& waiter);
+  [[nodiscard]] Id submit(const std::string& command,
+                          const Json& arguments,
+                          Band band,
+                          std::vector<base::UniqueFd> fds,
+                          Waiter& waiter);
   /// The waiter is gone. What was begun to be sent is sent to its end all the same.
   void detach(Id id);
 
   void close(const CloseReason& reason);
+
+  [[nodiscard]] std::shared_ptr<EventQueue> subscribe(EventFilter filter, std::size_t capacity);
 
   std::function<void(const Event&)> event_handler;
   std::function<void(const CloseReason&)> close_handler;
@@ -73,6 +81,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   struct Outgoing {
     std::optional<Id> id;  // none: qmp_capabilities
     std::string bytes;
+    std::vector<base::UniqueFd> fds = {};
+    bool in_order = true;
     std::size_t sent = 0;
   };
 
@@ -83,11 +93,15 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void take(std::string_view bytes);
   [[nodiscard]] bool refuses_input();
   void dispatch(Message message);
+  void publish(const Event& event);
   void settle(Reply reply);
   void end_of_stream(const CloseReason& reason);
 
-  void send(std::optional<Id> id, std::string bytes);
+  void send(Outgoing command);
   void send_queued();
+  [[nodiscard]] std::deque<Outgoing>::iterator next_to_send();
+  [[nodiscard]] ssize_t send_some(const Outgoing& command) const;
+  void note_progress(std::deque<Outgoing>::iterator command, std::size_t sent);
   void note_sent(std::optional<Id> id);
   void writing_failed(int error);
 
@@ -101,6 +115,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool writer_runs_ = false;
   std::optional<CloseReason> write_failure_;
 
+  std::vector<std::weak_ptr<EventQueue>> subscribers_;
   std::unordered_map<Id, Waiter*> waiters_;
   std::optional<Waiter> handshake_;
   std::optional<HandshakeError> handshake_failure_;

@@ -1,10 +1,12 @@
 #include "qmp/session.hpp"
 
+#include <algorithm>
 #include <limits>
 #include <random>
 #include <stdexcept>
 #include <utility>
 
+#include "base/text.hpp"
 #include "qmp/command.hpp"
 
 namespace vmlaunch::qmp {
@@ -82,16 +84,49 @@ Session::Session(Start start, Ids ids)
 std::string Session::opening() const {
   // 0xFF resets QEMU's parser, which may hold half a command of the client that is gone.
   const char* resync = start_ == Start::take_over ? "\xff" : "";
-  return resync + encode_command(kCapabilities, nullptr, ids_.capabilities);
+  const Json enable = oob_ ? Json{{"enable", {"oob"}}} : Json();
+  return resync + encode_command(kCapabilities, enable, ids_.capabilities);
 }
 
-Session::Command Session::encode(const std::string& name, const Json& arguments) {
+Session::Command Session::encode(const std::string& name, const Json& arguments, Manner manner) {
   if (state_ != State::running) {
     throw std::logic_error("Command " + name + " was given to a QMP session that is not running");
   }
-  Command command{next_id_, encode_command(name, arguments, next_id_)};
-  pending_.emplace(next_id_++, Pending{name});
+  if (manner.band == Band::out_of_band && !oob_) {
+    throw std::invalid_argument("Cannot send command " + base::printable(name) +
+                                ": this monitor has no out-of-band commands");
+  }
+  Command command{next_id_, encode_command(name, arguments, next_id_, manner.band)};
+  pending_.emplace(next_id_++, Pending{name, manner});
   return command;
+}
+
+bool Session::may_send(Id id) const {
+  const auto found = pending_.find(id);
+  if (found == pending_.end() || found->second.manner.band == Band::out_of_band) {
+    return true;
+  }
+  const bool carries_fds = found->second.manner.carries_fds;
+  std::size_t under_way = 0;
+  for (const auto& [other, pending] : pending_) {
+    if (pending.manner.band == Band::out_of_band || pending.passed_over) {
+      continue;
+    }
+    if (!pending.sent || (!oob_ && !carries_fds)) {
+      break;  // what was made later is sent later
+    }
+    ++under_way;
+    if ((oob_ && under_way == kWindow) || (carries_fds && pending.manner.carries_fds)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void Session::note_sent(Id id) {
+  if (const auto found = pending_.find(id); found != pending_.end()) {
+    found->second.sent = true;
+  }
 }
 
 void Session::abandon(Id id) {
@@ -118,7 +153,11 @@ Message Session::receive(std::string_view text) {
   // QEMU prints doubles by "%.17g", so "inf" and "nan" are possible: one message is lost then, not
   // the connection.
   if (!message.is_object()) {
-    return ignore(counters_.invalid);
+    ++counters_.invalid;
+    Json unreadable = {
+        {"error", {{"class", "GenericError"}, {"desc", "QEMU's answer is not valid JSON"}}}};
+    const auto found = named_in(text);
+    return found == pending_.end() ? Ignored{} : settle(found, unreadable);
   }
   if (message.contains("event")) {
     return receive_event(message);
@@ -165,6 +204,7 @@ Message Session::receive_greeting(const Json& message) {
       result.offers_oob = result.offers_oob || capability == "oob";
     }
   }
+  oob_ = first && result.offers_oob;
   return result;
 }
 
@@ -199,10 +239,12 @@ Message Session::settle(std::map<Id, Pending>::iterator found, Json& message) {
   if (found == pending_.end()) {
     return ignore(counters_.unknown_ids);
   }
-  // Replies come in the order of the commands: older ones have lost theirs.
-  for (auto older = pending_.begin(); older != found;) {
-    older->second.passed_over = true;
-    older = older->second.abandoned ? pending_.erase(older) : std::next(older);
+  // Replies to commands in order come in that order: older ones have lost theirs.
+  const bool in_order = found->second.manner.band == Band::in_order;
+  for (auto older = pending_.begin(); in_order && older != found;) {
+    Pending& pending = older->second;
+    pending.passed_over = pending.passed_over || pending.manner.band == Band::in_order;
+    older = pending.passed_over && pending.abandoned ? pending_.erase(older) : std::next(older);
   }
   const Id id = found->first;
   const Pending pending = std::move(found->second);
@@ -221,10 +263,25 @@ Message Session::settle(std::map<Id, Pending>::iterator found, Json& message) {
 
 std::map<Id, Session::Pending>::iterator Session::oldest() {
   auto found = pending_.begin();
-  while (found != pending_.end() && found->second.passed_over) {
+  while (found != pending_.end() &&
+         (found->second.passed_over || found->second.manner.band == Band::out_of_band)) {
     ++found;
   }
-  return found;
+  return found != pending_.end() && found->second.sent ? found : pending_.end();
+}
+
+/// The command whose id stands in a text that is no JSON, as QEMU writes it at the end of a reply.
+std::map<Id, Session::Pending>::iterator Session::named_in(std::string_view text) {
+  constexpr std::string_view kKey = "\"id\": ";
+  const std::size_t key = text.rfind(kKey);
+  const bool is_reply = text.find("\"event\"") == std::string_view::npos;
+  if (state_ != State::running || !is_reply || key == std::string_view::npos) {
+    return pending_.end();
+  }
+  const std::string_view rest = text.substr(key + kKey.size());
+  const std::size_t digits = std::min(rest.find_first_not_of("0123456789"), rest.size());
+  const auto id = base::parse_number<Id>(rest.substr(0, digits));
+  return id ? pending_.find(*id) : pending_.end();
 }
 
 Message Session::ignore(std::uint64_t& counter) {

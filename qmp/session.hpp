@@ -70,6 +70,17 @@ class Session {
     std::string bytes;
   };
 
+  /// What the caller of a command says of it beside its name and arguments.
+  struct Manner {
+    Band band = Band::in_order;
+    bool carries_fds = false;  ///< descriptors go with its first byte
+  };
+
+  /// Commands in order that QEMU takes off the socket before their turn, one of them in execution:
+  /// with one more it reads no further, and out-of-band commands stand in the queue with all others
+  /// (QMP_REQ_QUEUE_LEN_MAX in monitor/qmp.c).
+  static constexpr std::size_t kWindow = 8;
+
   explicit Session(Start start, Ids ids = random_ids());
 
   [[nodiscard]] State state() const { return state_; }
@@ -78,10 +89,24 @@ class Session {
   /// The bytes to send as soon as the state is `negotiating`.
   [[nodiscard]] std::string opening() const;
 
-  /// Makes a command; its bytes must be sent whole and in the order of the calls. `arguments` is an
-  /// object or null. Throws std::invalid_argument for what QEMU would answer by an error without an
-  /// id, and std::logic_error unless running; neither leaves a trace.
-  [[nodiscard]] Command encode(const std::string& name, const Json& arguments);
+  /// Whether out-of-band commands can be sent: known once the session runs.
+  [[nodiscard]] bool has_oob() const { return state_ == State::running && oob_; }
+
+  /// Makes a command; its bytes must be sent whole, and those of commands in order in the order of
+  /// the calls, each as soon as `may_send` says so. `arguments` is an object or null. Throws
+  /// std::invalid_argument for what QEMU would answer by an error without an id or has no band for,
+  /// and std::logic_error unless running; neither leaves a trace.
+  [[nodiscard]] Command encode(const std::string& name, const Json& arguments, Manner manner);
+  [[nodiscard]] Command encode(const std::string& name, const Json& arguments) {
+    return encode(name, arguments, {});
+  }
+
+  /// Whether QEMU will read this command at once, and, if it carries descriptors, whether none that
+  /// does is unanswered: QEMU keeps the descriptors of one message, and reads ahead.
+  [[nodiscard]] bool may_send(Id id) const;
+
+  /// Its first byte is about to be sent.
+  void note_sent(Id id);
 
   /// Nobody waits for this command any more. Its place in the order of replies stays.
   void abandon(Id id);
@@ -102,6 +127,8 @@ class Session {
  private:
   struct Pending {
     std::string command;
+    Manner manner;
+    bool sent = false;
     bool abandoned = false;
     bool passed_over = false;  // a younger command was answered, so the reply was lost
   };
@@ -112,14 +139,16 @@ class Session {
   [[nodiscard]] Message receive_capabilities_reply(const Json& message);
   [[nodiscard]] Message settle(std::map<Id, Pending>::iterator found, Json& message);
   [[nodiscard]] std::map<Id, Pending>::iterator oldest();
+  [[nodiscard]] std::map<Id, Pending>::iterator named_in(std::string_view text);
   [[nodiscard]] Message ignore(std::uint64_t& counter);
 
   State state_;
   Start start_;
   Ids ids_;
   Id next_id_;
-  // In the order of issue, because ids only grow. Without out-of-band commands that is the order of
-  // QEMU's replies.
+  bool oob_ = false;  // the greeting offers it
+  // In the order of issue, because ids only grow. For commands in order that is the order of QEMU's
+  // replies too.
   std::map<Id, Pending> pending_;
   Counters counters_;
   std::optional<CloseReason> close_reason_;

@@ -37,6 +37,16 @@ Session running_session() {
   return session;
 }
 
+/// A command that was made and sent.
+Session::Command sent(Session& session,
+                      const std::string& name,
+                      const Json& arguments,
+                      Session::Manner manner = {}) {
+  Session::Command command = session.encode(name, arguments, manner);
+  session.note_sent(command.id);
+  return command;
+}
+
 std::string return_of(Id id, const std::string& value = "{}") {
   return R"({"return": )" + value + R"(, "id": )" + std::to_string(id) + "}";
 }
@@ -77,12 +87,14 @@ TEST_CASE("session: greeting, negotiation and commands follow each other", "[qmp
   CHECK(std::get<Greeting>(greeting).version == "7.2.22");
   CHECK(std::get<Greeting>(greeting).offers_oob);
   CHECK(session.state() == State::negotiating);
-  CHECK(session.opening() == "{\"execute\":\"qmp_capabilities\",\"id\":1234567890123456}\n");
+  CHECK(session.opening() ==
+        "{\"execute\":\"qmp_capabilities\",\"arguments\":{\"enable\":[\"oob\"]},"
+        "\"id\":1234567890123456}\n");
 
   CHECK(std::holds_alternative<Negotiated>(session.receive(kNegotiated)));
   CHECK(session.state() == State::running);
 
-  const Session::Command command = session.encode("query-status", nullptr);
+  const Session::Command command = sent(session, "query-status", nullptr);
   CHECK(command.id == kFirstId);
   CHECK(command.bytes == "{\"execute\":\"query-status\",\"id\":1000001}\n");
   check_value(session.receive(return_of(command.id, R"({"running": true})")),
@@ -216,22 +228,22 @@ TEST_CASE("session: ids are short, random and not shared with the negotiation", 
 
 TEST_CASE("session: no id is used twice", "[qmp]") {
   Session session = running_session();
-  const Id first = session.encode("a", nullptr).id;
+  const Id first = sent(session, "a", nullptr).id;
   static_cast<void>(session.receive(return_of(first)));
-  const Id second = session.encode("a", nullptr).id;
+  const Id second = sent(session, "a", nullptr).id;
   session.withdraw(second);
-  const Id third = session.encode("a", nullptr).id;
+  const Id third = sent(session, "a", nullptr).id;
   session.abandon(third);
-  const Id fourth = session.encode("a", nullptr).id;
+  const Id fourth = sent(session, "a", nullptr).id;
   CHECK(std::vector<Id>{first, second, third, fourth} ==
         std::vector<Id>{kFirstId, kFirstId + 1, kFirstId + 2, kFirstId + 3});
 }
 
 TEST_CASE("session: a command is compact and leaves out empty arguments", "[qmp]") {
   Session session = running_session();
-  CHECK(session.encode("quit", Json::object()).bytes == "{\"execute\":\"quit\",\"id\":1000001}\n");
+  CHECK(sent(session, "quit", Json::object()).bytes == "{\"execute\":\"quit\",\"id\":1000001}\n");
   const Json arguments = Json::parse(R"({"id": "é\"", "n": [1, 2.5, true, null, {"k": ""}]})");
-  CHECK(session.encode("device_add", arguments).bytes ==
+  CHECK(sent(session, "device_add", arguments).bytes ==
         "{\"execute\":\"device_add\",\"arguments\":"
         "{\"id\":\"é\\\"\",\"n\":[1,2.5,true,null,{\"k\":\"\"}]},\"id\":1000002}\n");
 }
@@ -258,13 +270,13 @@ TEST_CASE("session: what QEMU's parser would refuse is never sent", "[qmp]") {
     Json value = Json::object();
     value["path"]["list"].push_back("ok");
     value["path"]["list"].push_back("/dev/" + text);
-    CHECK_THROWS_AS(session.encode("blockdev-add", value), std::invalid_argument);
+    CHECK_THROWS_AS(sent(session, "blockdev-add", value), std::invalid_argument);
     Json key = Json::object();
     key["path"][text] = 1;
-    CHECK_THROWS_AS(session.encode("blockdev-add", key), std::invalid_argument);
-    CHECK_THROWS_AS(session.encode(text, nullptr), std::invalid_argument);
+    CHECK_THROWS_AS(sent(session, "blockdev-add", key), std::invalid_argument);
+    CHECK_THROWS_AS(sent(session, text, nullptr), std::invalid_argument);
   }
-  CHECK(session.encode("a", nullptr).id == kFirstId);
+  CHECK(sent(session, "a", nullptr).id == kFirstId);
 }
 
 TEST_CASE("session: the neighbours of what QEMU refuses are sent", "[qmp]") {
@@ -282,42 +294,42 @@ TEST_CASE("session: the neighbours of what QEMU refuses are sent", "[qmp]") {
     INFO(text);
     Json arguments = Json::object();
     arguments["path"] = text;
-    CHECK_NOTHROW(session.encode("a", arguments));
+    CHECK_NOTHROW(sent(session, "a", arguments));
   }
 }
 
 TEST_CASE("session: arguments that are no JSON object are refused", "[qmp]") {
   Session session = running_session();
-  CHECK_THROWS_WITH(session.encode("a\n", Json::array()),
+  CHECK_THROWS_WITH(sent(session, "a\n", Json::array()),
                     "Cannot send command a\\x0a: its arguments are not an object");
   Json infinite = Json::object();
   infinite["x"] = std::numeric_limits<double>::infinity();
-  CHECK_THROWS_AS(session.encode("a", infinite), std::invalid_argument);
+  CHECK_THROWS_AS(sent(session, "a", infinite), std::invalid_argument);
   Json binary = Json::object();
   binary["x"] = Json::binary({1, 2});
-  CHECK_THROWS_AS(session.encode("a", binary), std::invalid_argument);
+  CHECK_THROWS_AS(sent(session, "a", binary), std::invalid_argument);
   Json deep = Json::object();
   for (int i = 0; i < 1001; ++i) {
     Json outer = Json::object();
     outer["x"] = std::move(deep);
     deep = std::move(outer);
   }
-  CHECK_THROWS_AS(session.encode("a", deep), std::invalid_argument);
+  CHECK_THROWS_AS(sent(session, "a", deep), std::invalid_argument);
 }
 
 TEST_CASE("session: commands are refused in every state but running", "[qmp]") {
   Session session = make_session();
-  CHECK_THROWS_AS(session.encode("a", nullptr), std::logic_error);
+  CHECK_THROWS_AS(sent(session, "a", nullptr), std::logic_error);
   static_cast<void>(session.receive(kGreeting));
-  CHECK_THROWS_AS(session.encode("a", nullptr), std::logic_error);
+  CHECK_THROWS_AS(sent(session, "a", nullptr), std::logic_error);
   static_cast<void>(session.receive(kNegotiated));
   session.close({});
-  CHECK_THROWS_AS(session.encode("a", nullptr), std::logic_error);
+  CHECK_THROWS_AS(sent(session, "a", nullptr), std::logic_error);
 }
 
 TEST_CASE("session: an error reply names command, class and cause", "[qmp]") {
   Session session = running_session();
-  const Id id = session.encode("device_del", nullptr).id;
+  const Id id = sent(session, "device_del", nullptr).id;
   const Message message = session.receive(error_of(id, "DeviceNotFound"));
   check_error(message, id, "Command device_del failed: No (DeviceNotFound)");
   const auto& error = std::get<CommandError>(std::get<Reply>(message).outcome);
@@ -328,15 +340,15 @@ TEST_CASE("session: an error reply names command, class and cause", "[qmp]") {
 
 TEST_CASE("session: a malformed error is an error nevertheless", "[qmp]") {
   Session session = running_session();
-  const Id id = session.encode("a", nullptr).id;
+  const Id id = sent(session, "a", nullptr).id;
   check_error(
       session.receive(R"({"error": 5, "id": 1000001})"), id, "Command a failed:  (GenericError)");
 }
 
 TEST_CASE("session: an error without an id is the oldest command's", "[qmp]") {
   Session session = running_session();
-  const Id first = session.encode("first", nullptr).id;
-  const Id second = session.encode("second", nullptr).id;
+  const Id first = sent(session, "first", nullptr).id;
+  const Id second = sent(session, "second", nullptr).id;
   check_error(session.receive(kErrorWithoutId),
               first,
               "Command first failed: JSON parse error (GenericError)");
@@ -349,8 +361,8 @@ TEST_CASE("session: an error without an id is the oldest command's", "[qmp]") {
 TEST_CASE("session: an error without an id goes with the abandoned command that it answers",
           "[qmp]") {
   Session session = running_session();
-  const Id first = session.encode("first", nullptr).id;
-  const Id second = session.encode("second", nullptr).id;
+  const Id first = sent(session, "first", nullptr).id;
+  const Id second = sent(session, "second", nullptr).id;
   session.abandon(first);
   CHECK(ignored(session.receive(kErrorWithoutId)));
   CHECK(session.counters().late_replies == 1);
@@ -361,14 +373,14 @@ TEST_CASE("session: an error without an id goes with the abandoned command that 
 
 TEST_CASE("session: a value without an id is nobody's", "[qmp]") {
   Session session = running_session();
-  const Id id = session.encode("a", nullptr).id;
+  const Id id = sent(session, "a", nullptr).id;
   CHECK(ignored(session.receive(R"({"return": {}})")));
   check_value(session.receive(return_of(id)), id, Json::object());
 }
 
 TEST_CASE("session: an error with somebody else's id is charged to nobody", "[qmp]") {
   Session session = running_session();
-  const Id id = session.encode("a", nullptr).id;
+  const Id id = sent(session, "a", nullptr).id;
   for (const char* text : {R"({"error": {}, "id": 1})",
                            R"({"error": {}, "id": "1000001"})",
                            R"({"error": {}, "id": null})",
@@ -384,7 +396,7 @@ TEST_CASE("session: an error with somebody else's id is charged to nobody", "[qm
 
 TEST_CASE("session: an abandoned command's late reply is dropped and counted", "[qmp]") {
   Session session = running_session();
-  const Id id = session.encode("a", nullptr).id;
+  const Id id = sent(session, "a", nullptr).id;
   session.abandon(id);
   CHECK(ignored(session.receive(return_of(id))));
   CHECK(session.counters().late_replies == 1);
@@ -394,8 +406,8 @@ TEST_CASE("session: an abandoned command's late reply is dropped and counted", "
 
 TEST_CASE("session: a withdrawn command takes no place in the order", "[qmp]") {
   Session session = running_session();
-  session.withdraw(session.encode("first", nullptr).id);
-  const Id second = session.encode("second", nullptr).id;
+  session.withdraw(sent(session, "first", nullptr).id);
+  const Id second = sent(session, "second", nullptr).id;
   check_error(session.receive(kErrorWithoutId),
               second,
               "Command second failed: JSON parse error (GenericError)");
@@ -403,12 +415,12 @@ TEST_CASE("session: a withdrawn command takes no place in the order", "[qmp]") {
 
 TEST_CASE("session: a command whose reply was lost is not charged with later errors", "[qmp]") {
   Session session = running_session();
-  const Id lost = session.encode("lost", nullptr).id;
-  const Id abandoned = session.encode("abandoned", nullptr).id;
-  const Id answered = session.encode("answered", nullptr).id;
-  const Id last = session.encode("last", nullptr).id;
+  const Id lost = sent(session, "lost", nullptr).id;
+  const Id abandoned = sent(session, "abandoned", nullptr).id;
+  const Id answered = sent(session, "answered", nullptr).id;
+  const Id last = sent(session, "last", nullptr).id;
   session.abandon(abandoned);
-  CHECK(ignored(session.receive(R"({"return": inf, "id": 1000001})")));
+  CHECK(ignored(session.receive(R"({"return": inf})")));
   check_value(session.receive(return_of(answered)), answered, Json::object());
   check_error(session.receive(kErrorWithoutId),
               last,
@@ -419,8 +431,8 @@ TEST_CASE("session: a command whose reply was lost is not charged with later err
 
 TEST_CASE("session: replies out of order still find their commands", "[qmp]") {
   Session session = running_session();
-  const Id first = session.encode("a", nullptr).id;
-  const Id second = session.encode("b", nullptr).id;
+  const Id first = sent(session, "a", nullptr).id;
+  const Id second = sent(session, "b", nullptr).id;
   check_value(session.receive(return_of(second, "2")), second, 2);
   check_value(session.receive(return_of(first, "1")), first, 1);
 }
@@ -446,16 +458,16 @@ TEST_CASE("session: what is not a message is skipped and counted", "[qmp]") {
 
 TEST_CASE("session: unknown members are ignored", "[qmp]") {
   Session session = running_session();
-  const Id id = session.encode("a", nullptr).id;
+  const Id id = sent(session, "a", nullptr).id;
   check_value(
       session.receive(R"({"__x": {}, "id": 1000001, "x-y": 1, "return": []})"), id, Json::array());
 }
 
 TEST_CASE("session: a close gives the waiting commands once and keeps the first cause", "[qmp]") {
   Session session = running_session();
-  const Id first = session.encode("a", nullptr).id;
-  const Id second = session.encode("b", nullptr).id;
-  const Id third = session.encode("c", nullptr).id;
+  const Id first = sent(session, "a", nullptr).id;
+  const Id second = sent(session, "b", nullptr).id;
+  const Id third = sent(session, "c", nullptr).id;
   session.abandon(second);
   const CloseReason cause{CloseReason::Kind::reset, "first"};
   CHECK_FALSE(session.close_reason());
@@ -465,6 +477,106 @@ TEST_CASE("session: a close gives the waiting commands once and keeps the first 
   CHECK(session.close_reason() == cause);
   CHECK(session.state() == State::closed);
   CHECK(ignored(session.receive(return_of(first))));
+}
+
+TEST_CASE("session: out-of-band is enabled where it is offered, and only there", "[qmp]") {
+  Session offered = make_session();
+  static_cast<void>(offered.receive(kGreeting));
+  CHECK(Json::parse(offered.opening()).at("arguments") == Json{{"enable", {"oob"}}});
+  CHECK_FALSE(offered.has_oob());
+  static_cast<void>(offered.receive(kNegotiated));
+  CHECK(offered.has_oob());
+  CHECK(sent(offered, "query-yank", nullptr, {Band::out_of_band}).bytes ==
+        "{\"exec-oob\":\"query-yank\",\"id\":1000001}\n");
+
+  Session without = make_session();
+  static_cast<void>(without.receive(R"({"QMP": {"version": {}, "capabilities": []}})"));
+  CHECK_FALSE(Json::parse(without.opening()).contains("arguments"));
+  static_cast<void>(without.receive(kNegotiated));
+  CHECK_FALSE(without.has_oob());
+  CHECK_THROWS_AS(without.encode("query-yank", nullptr, {Band::out_of_band}),
+                  std::invalid_argument);
+
+  Session taken = make_session(Start::take_over);
+  static_cast<void>(taken.receive(kGreeting));
+  static_cast<void>(taken.receive(kNegotiated));
+  CHECK_FALSE(taken.has_oob());
+}
+
+TEST_CASE("session: eight commands in order are under way, and out-of-band passes them", "[qmp]") {
+  Session session = running_session();
+  std::vector<Id> ids;
+  for (std::size_t i = 0; i < Session::kWindow; ++i) {
+    const Session::Command command = session.encode("query-status", nullptr);
+    CHECK(session.may_send(command.id));
+    session.note_sent(command.id);
+    ids.push_back(command.id);
+  }
+  const Id ninth = session.encode("query-status", nullptr).id;
+  const Id urgent = session.encode("query-yank", nullptr, {Band::out_of_band}).id;
+  CHECK_FALSE(session.may_send(ninth));
+  CHECK(session.may_send(urgent));
+  session.note_sent(urgent);
+  check_value(session.receive(return_of(urgent)), urgent, Json::object());
+  CHECK_FALSE(session.may_send(ninth));
+  session.abandon(ids[0]);  // QEMU has it all the same
+  CHECK_FALSE(session.may_send(ninth));
+  CHECK(ignored(session.receive(return_of(ids[0]))));
+  CHECK(session.may_send(ninth));
+}
+
+TEST_CASE("session: a reply out of band passes nobody over, and is charged with no error",
+          "[qmp]") {
+  Session session = running_session();
+  const Id urgent = sent(session, "query-yank", nullptr, {Band::out_of_band}).id;
+  const Id slow = sent(session, "blockdev-add", nullptr).id;
+  const Id later = sent(session, "query-yank", nullptr, {Band::out_of_band}).id;
+  check_value(session.receive(return_of(later)), later, Json::object());
+  const Message charged = session.receive(kErrorWithoutId);
+  REQUIRE(std::holds_alternative<Reply>(charged));
+  CHECK(std::get<Reply>(charged).id == slow);
+  check_value(session.receive(return_of(urgent)), urgent, Json::object());
+}
+
+TEST_CASE("session: an error without an id is nobody's while nothing was sent", "[qmp]") {
+  Session session = running_session();
+  const Id queued = session.encode("query-status", nullptr).id;
+  CHECK(ignored(session.receive(kErrorWithoutId)));
+  session.note_sent(queued);
+  const Message charged = session.receive(kErrorWithoutId);
+  REQUIRE(std::holds_alternative<Reply>(charged));
+  CHECK(std::get<Reply>(charged).id == queued);
+}
+
+TEST_CASE("session: one command with descriptors is under way at a time", "[qmp]") {
+  Session session = running_session();
+  const Id first = sent(session, "getfd", {{"fdname", "a"}}, {Band::in_order, true}).id;
+  const Id second = session.encode("getfd", {{"fdname", "b"}}, {Band::in_order, true}).id;
+  const Id other = session.encode("query-status", nullptr).id;
+  CHECK_FALSE(session.may_send(second));
+  CHECK(session.may_send(other));
+  check_value(session.receive(return_of(first)), first, Json::object());
+  CHECK(session.may_send(second));
+}
+
+TEST_CASE("session: an answer that is no JSON fails its own command", "[qmp]") {
+  Session session = running_session();
+  const Id first = sent(session, "query-status", nullptr).id;
+  const Id second = sent(session, "query-migrate", nullptr).id;
+  const Message message =
+      session.receive(R"({"return": {"mbps": inf}, "id": )" + std::to_string(second) + "}");
+  REQUIRE(std::holds_alternative<Reply>(message));
+  CHECK(std::get<Reply>(message).id == second);
+  CHECK(std::holds_alternative<CommandError>(std::get<Reply>(message).outcome));
+  CHECK(session.counters().invalid == 1);
+  for (const std::string& text :
+       {std::string(R"({"event": "X", "data": {"x": nan}, "id": )") + std::to_string(first) + "}",
+        std::string(R"({"return": inf, "id": 99999999999999999999999})"),
+        std::string(R"({"return": inf, "id": )")}) {
+    INFO(text);
+    CHECK(ignored(session.receive(text)));
+  }
+  CHECK(session.counters().unknown_ids == 0);
 }
 
 }  // namespace

@@ -1,0 +1,154 @@
+#include "qmp/operations.hpp"
+
+#include <optional>
+#include <utility>
+#include <variant>
+
+#include "base/text.hpp"
+
+namespace vmlaunch::qmp {
+
+namespace {
+
+namespace asio = boost::asio;
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+/// For the short commands about a job that has ended.
+constexpr milliseconds kShort{5000};
+
+std::string text_of(const Json& object, const char* key) {
+  const auto found = object.find(key);
+  return found != object.end() && found->is_string() ? found->get<std::string>() : "";
+}
+
+[[noreturn]] void throw_interrupted(const std::string& what, const CloseReason& reason) {
+  throw Interrupted(what + " was interrupted, its outcome is unknown: " + reason.detail, reason);
+}
+
+bool speaks_of(const Event& event, const std::string& job) {
+  return text_of(event.data, "id") == job || text_of(event.data, "device") == job;
+}
+
+/// How a job ended, as its events and query-jobs tell.
+struct JobEnd {
+  bool ended = false;
+  std::string error;
+};
+
+void note(JobEnd& end, const Event& event) {
+  const std::string status = text_of(event.data, "status");
+  end.ended = end.ended || status == "concluded" || status == "null";
+  if (event.name == "BLOCK_JOB_CANCELLED") {
+    end.error = "it was cancelled";
+  } else if (event.data.contains("error")) {
+    end.error = text_of(event.data, "error");
+  }
+}
+
+/// Looks for the job and dismisses it once it has concluded; one that is gone was dismissed by
+/// itself.
+asio::awaitable<void> look_at_job(Client& client, std::string id, JobEnd& end) {
+  const Json nothing = Json::object();
+  const Json jobs = co_await client.execute("query-jobs", nothing, kShort);
+  const Json* found = nullptr;
+  for (const Json& job : jobs) {
+    found = text_of(job, "id") == id ? &job : found;
+  }
+  if (found == nullptr) {
+    end.ended = true;
+    co_return;
+  }
+  if (text_of(*found, "status") == "concluded") {
+    end.ended = true;
+    end.error = found->contains("error") ? text_of(*found, "error") : end.error;
+    const Json which = {{"id", id}};
+    co_await client.execute("job-dismiss", which, kShort);
+  }
+}
+
+asio::awaitable<void> await_job(Client& client,
+                                Subscription& events,
+                                std::string id,
+                                steady_clock::time_point deadline) {
+  JobEnd end;
+  bool look = false;
+  while (!end.ended) {
+    const Subscription::Item item = co_await events.next(deadline);
+    if (const auto* reason = std::get_if<CloseReason>(&item)) {
+      throw_interrupted("Job " + base::printable(id), *reason);
+    }
+    if (const auto* event = std::get_if<Event>(&item)) {
+      note(end, *event);
+    } else {
+      look = true;  // its end may be among what was lost
+    }
+    if (look || end.ended) {
+      co_await look_at_job(client, id, end);
+      look = false;
+    }
+  }
+  if (!end.error.empty()) {
+    throw JobError("Job " + base::printable(id) + " failed: " + end.error);
+  }
+}
+
+asio::awaitable<Completion> wait_for_completion(Client& client,
+                                                Subscription events,
+                                                std::string command,
+                                                Json arguments,
+                                                milliseconds deadline) {
+  const auto until = steady_clock::now() + deadline;
+  Completion completion;
+  Json value = co_await client.execute(command, arguments, deadline);
+  completion.value = std::move(value);
+  for (;;) {
+    Subscription::Item item = co_await events.next(until);
+    if (auto* event = std::get_if<Event>(&item)) {
+      completion.event = std::move(*event);
+      co_return completion;
+    }
+    if (const auto* reason = std::get_if<CloseReason>(&item)) {
+      throw_interrupted("Command " + base::printable(command), *reason);
+    }
+  }
+}
+
+asio::awaitable<void> start_job(Client& client,
+                                Subscription events,
+                                std::string command,
+                                Json arguments,
+                                std::string id,
+                                milliseconds deadline) {
+  const auto until = steady_clock::now() + deadline;
+  co_await client.execute(command, arguments, deadline);
+  co_await await_job(client, events, id, until);
+}
+
+}  // namespace
+
+asio::awaitable<Completion> execute_and_wait(Client& client,
+                                             std::string command,
+                                             Json arguments,
+                                             EventFilter completed_by,
+                                             milliseconds deadline) {
+  return wait_for_completion(client,
+                             client.subscribe(std::move(completed_by), 1),
+                             std::move(command),
+                             std::move(arguments),
+                             deadline);
+}
+
+asio::awaitable<void> run_job(
+    Client& client, std::string command, Json arguments, std::string id, milliseconds deadline) {
+  const EventFilter of_job{{"JOB_STATUS_CHANGE", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED"},
+                           [id](const Event& event) { return speaks_of(event, id); }};
+  return start_job(client,
+                   client.subscribe(of_job),
+                   std::move(command),
+                   std::move(arguments),
+                   std::move(id),
+                   deadline);
+}
+
+}  // namespace vmlaunch::qmp

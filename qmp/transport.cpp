@@ -1,0 +1,97 @@
+#include "qmp/transport.hpp"
+
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/this_coro.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include "base/duration.hpp"
+#include "base/errors.hpp"
+#include "base/text.hpp"
+
+namespace vmlaunch::qmp {
+
+namespace {
+
+namespace asio = boost::asio;
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+using Cause = ConnectError::Cause;
+
+constexpr milliseconds kFirstPause{2};
+constexpr milliseconds kLongestPause{100};
+
+sockaddr_un address_of(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path.empty() || path.size() >= sizeof address.sun_path ||
+      path.find('\0') != std::string::npos) {
+    throw ConnectError(Cause::bad_path,
+                       "Cannot connect to " + base::printable(path) +
+                           ": a socket's path has 1 to " +
+                           std::to_string(sizeof address.sun_path - 1) + " bytes");
+  }
+  std::memcpy(address.sun_path, path.data(), path.size());
+  return address;
+}
+
+/// By hand: Asio takes EAGAIN, which a full backlog gives, for a connection under way, and leaves
+/// its sockets open across exec.
+base::UniqueFd try_to_connect(const std::string& path) {
+  const sockaddr_un address = address_of(path);
+  base::UniqueFd socket(base::check(
+      ::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), "make a socket"));
+  int result = -1;
+  do {
+    result = ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
+  } while (result < 0 && errno == EINTR);
+  if (result == 0) {
+    return socket;
+  }
+  if (errno != EAGAIN && errno != ENOENT && errno != ECONNREFUSED) {
+    base::throw_errno("connect to " + base::printable(path));
+  }
+  return {};
+}
+
+[[noreturn]] void give_up(const std::string& path, int error, milliseconds deadline) {
+  const std::string start =
+      "Cannot connect to " + base::printable(path) + " within " + base::to_string(deadline) + ": ";
+  if (error == EAGAIN) {
+    throw ConnectError(Cause::busy, start + "other clients wait for this monitor already");
+  }
+  throw ConnectError(Cause::not_there, start + base::error_text(error));
+}
+
+}  // namespace
+
+asio::awaitable<base::UniqueFd> connect(std::string path,
+                                        milliseconds deadline,
+                                        std::function<bool()> alive) {
+  asio::steady_timer timer(co_await asio::this_coro::executor);
+  const auto until = steady_clock::now() + deadline;
+  for (milliseconds pause = kFirstPause;; pause = std::min(pause * 2, kLongestPause)) {
+    base::UniqueFd socket = try_to_connect(path);
+    const int error = errno;
+    if (socket) {
+      co_return socket;
+    }
+    if (alive && !alive()) {
+      throw ConnectError(Cause::gone,
+                         "Cannot connect to " + base::printable(path) + ": QEMU has ended");
+    }
+    if (steady_clock::now() >= until) {
+      give_up(path, error, deadline);
+    }
+    timer.expires_at(std::min(steady_clock::now() + pause, until));
+    co_await timer.async_wait(asio::use_awaitable);
+  }
+}
+
+}  // namespace vmlaunch::qmp

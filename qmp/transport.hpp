@@ -1,0 +1,40 @@
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <string>
+
+#include <boost/asio/awaitable.hpp>
+
+#include "base/unique_fd.hpp"
+#include "qmp/errors.hpp"
+
+namespace vmlaunch::qmp {
+
+/// No connection to a monitor's socket came about.
+class ConnectError : public Error {
+ public:
+  enum class Cause {
+    bad_path,   ///< longer than a socket's name can be, or of something else
+    not_there,  ///< nobody listens at the deadline
+    busy,       ///< other clients wait already: QEMU serves one at a time
+    gone,       ///< `alive` said that QEMU has ended
+  };
+
+  ConnectError(Cause cause, const std::string& text) : Error(text), cause_(cause) {}
+
+  [[nodiscard]] Cause cause() const { return cause_; }
+
+ private:
+  Cause cause_;
+};
+
+/// Connects to the Unix socket at `path`, for a Client: tries again while it is not there yet or
+/// does not listen, until `deadline` or until `alive` is false. That the connection stands says
+/// nothing of who has the monitor: a second client gets no greeting until the first has left.
+/// Throws ConnectError, and std::system_error for what is no matter of time.
+[[nodiscard]] boost::asio::awaitable<base::UniqueFd> connect(std::string path,
+                                                             std::chrono::milliseconds deadline,
+                                                             std::function<bool()> alive = nullptr);
+
+}  // namespace vmlaunch::qmp

@@ -1,0 +1,223 @@
+#include <string>
+#include <variant>
+
+#include "qmp/operations.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/unit/qmp_scene.hpp"
+
+namespace vmlaunch::qmp {
+namespace {
+
+using namespace tests;
+using Item = Subscription::Item;
+
+std::string event_with(const std::string& name, const std::string& data) {
+  return R"({"timestamp": {"seconds": 1, "microseconds": 2}, "event": ")" + name +
+         R"(", "data": )" + data + "}\r\n";
+}
+
+/// "STOP", "lost 3", "closed" or "timeout".
+std::string next(Scene& scene, Subscription& events) {
+  const auto item = scene.finish(scene.start(events.next(Clock::now() + kLong)));
+  if (const auto* event = std::get_if<Event>(&item)) {
+    return event->name;
+  }
+  if (const auto* lost = std::get_if<Lost>(&item)) {
+    return "lost " + std::to_string(lost->count);
+  }
+  return "closed";
+}
+
+std::string job_event(const std::string& status) {
+  return event_with("JOB_STATUS_CHANGE", R"({"status": ")" + status + R"(", "id": "j"})");
+}
+
+/// How a call that gives nothing ended: "" or the text of its error.
+struct Ended {
+  bool done = false;
+  std::string error;
+};
+
+std::shared_ptr<Ended> start_job(Scene& scene) {
+  auto ended = std::make_shared<Ended>();
+  asio::co_spawn(scene.context,
+                 run_job(*scene.client, "blockdev-create", {{"job-id", "j"}}, "j", kLong),
+                 [ended](const std::exception_ptr& failure) {
+                   ended->done = true;
+                   try {
+                     if (failure) {
+                       std::rethrow_exception(failure);
+                     }
+                   } catch (const std::exception& error) {
+                     ended->error = error.what();
+                   }
+                 });
+  return ended;
+}
+
+TEST_CASE("events: a subscriber gets what it asked for, in order, and then the reason of the close",
+          "[qmp]") {
+  Scene scene;
+  Subscription all = scene.client->subscribe({});
+  scene.shake_hands();
+  Subscription some = scene.client->subscribe(
+      {{"STOP", "RESET"}, [](const Event& event) { return event.data.value("guest", true); }});
+  scene.send(event("RESUME") + event("STOP") + event_with("RESET", R"({"guest": false})") +
+             event_with("RESET", R"({"guest": true})"));
+  for (const char* name : {"RESUME", "STOP", "RESET", "RESET"}) {
+    CHECK(next(scene, all) == name);
+  }
+  CHECK(next(scene, some) == "STOP");
+  CHECK(next(scene, some) == "RESET");
+  scene.send(event("STOP"));
+  scene.peer.reset();
+  scene.until_closed();
+  CHECK(next(scene, some) == "STOP");
+  CHECK(next(scene, some) == "closed");
+  CHECK(next(scene, some) == "closed");
+  Subscription late = scene.client->subscribe({});
+  CHECK(next(scene, late) == "closed");
+}
+
+TEST_CASE("events: a full queue counts what it lost, at its place", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  Subscription events = scene.client->subscribe({}, 2);
+  for (const char* name : {"A", "B", "C", "D", "E"}) {
+    scene.send(event(name));
+  }
+  scene.until([&] { return scene.events.size() == 5; });
+  CHECK(next(scene, events) == "A");
+  CHECK(next(scene, events) == "B");
+  scene.send(event("F"));
+  scene.until([&] { return scene.events.size() == 6; });
+  CHECK(next(scene, events) == "lost 3");
+  CHECK(next(scene, events) == "F");
+}
+
+TEST_CASE("events: a reader waits until its deadline, and survives client and subscription",
+          "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  Subscription events = scene.client->subscribe({});
+  CHECK_THROWS_AS(scene.finish(scene.start(events.next(Clock::now() + kShort))), Timeout);
+  auto brief = std::make_optional(scene.client->subscribe({}));
+  const auto waiting = scene.start(brief->next());
+  scene.settle();
+  brief.reset();
+  scene.client.reset();
+  CHECK(std::holds_alternative<CloseReason>(scene.finish(waiting)));
+  CHECK(next(scene, events) == "closed");
+}
+
+TEST_CASE("events: nobody who is gone gets any", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  int asked = 0;
+  {
+    const Subscription events = scene.client->subscribe({{}, [&](const Event&) {
+                                                           ++asked;
+                                                           return true;
+                                                         }});
+    scene.send(event("A"));
+    scene.until([&] { return scene.events.size() == 1; });
+  }
+  scene.send(event("B"));
+  scene.until([&] { return scene.events.size() == 2; });
+  CHECK(asked == 1);
+}
+
+TEST_CASE("events: a command's completion may come before its reply or after it", "[qmp]") {
+  for (const bool before : {true, false}) {
+    INFO(before);
+    Scene scene;
+    scene.shake_hands();
+    const auto call = scene.start(
+        execute_and_wait(*scene.client, "device_del", {{"id", "d"}}, {{"DEVICE_DELETED"}}, kLong));
+    const std::string line = scene.line();
+    const std::string deleted = event_with("DEVICE_DELETED", R"({"device": "d"})");
+    scene.send(before ? deleted + answer(line, "7") : answer(line, "7") + event("STOP"));
+    if (!before) {
+      scene.settle();
+      CHECK_FALSE(call->done);
+      scene.send(deleted);
+    }
+    const Completion completion = scene.finish(call);
+    CHECK(completion.value == 7);
+    CHECK(completion.event.data.at("device") == "d");
+  }
+}
+
+TEST_CASE("events: a completion that does not come ends at the deadline or the close", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  const auto start = [&](std::chrono::milliseconds deadline) {
+    const auto call = scene.start(
+        execute_and_wait(*scene.client, "system_powerdown", nullptr, {{"SHUTDOWN"}}, deadline));
+    scene.send(answer(scene.line()));
+    return call;
+  };
+  CHECK_THROWS_AS(scene.finish(start(50ms)), Timeout);
+  const auto call = start(kLong);
+  scene.settle();
+  scene.peer.reset();
+  CHECK_THROWS_AS(scene.finish(call), Interrupted);
+}
+
+TEST_CASE("job: it is dismissed when it has concluded", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  const auto job = start_job(scene);
+  scene.send(answer(scene.line()) + job_event("created") + job_event("running"));
+  scene.settle();
+  CHECK_FALSE(job->done);
+  scene.send(job_event("concluded"));
+  const std::string query = scene.line();
+  CHECK(query.find("query-jobs") != std::string::npos);
+  scene.send(answer(query, R"([{"id": "other", "status": "running"},
+                               {"id": "j", "status": "concluded"}])"));
+  const std::string dismiss = scene.line();
+  CHECK(Json::parse(dismiss).at("execute") == "job-dismiss");
+  CHECK(Json::parse(dismiss).at("arguments") == Json{{"id", "j"}});
+  scene.send(answer(dismiss));
+  scene.until([&] { return job->done; });
+  CHECK(job->error.empty());
+}
+
+TEST_CASE("job: it may have come and gone before its command returns", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  const auto job = start_job(scene);
+  const std::string line = scene.line();
+  scene.send(job_event("created") + job_event("running") +
+             event_with("BLOCK_JOB_COMPLETED", R"({"device": "j", "type": "backup"})") +
+             job_event("concluded") + job_event("null") + answer(line));
+  scene.send(answer(scene.line(), "[]"));
+  scene.until([&] { return job->done; });
+  CHECK(job->error.empty());
+}
+
+TEST_CASE("job: it fails in QEMU's words", "[qmp]") {
+  for (const bool by_query : {true, false}) {
+    INFO(by_query);
+    Scene scene;
+    scene.shake_hands();
+    const auto job = start_job(scene);
+    scene.send(answer(scene.line()));
+    if (!by_query) {
+      scene.send(event_with("BLOCK_JOB_COMPLETED", R"({"device": "j", "error": "No space left"})"));
+    }
+    scene.send(job_event("concluded"));
+    scene.send(answer(
+        scene.line(),
+        by_query ? R"([{"id": "j", "status": "concluded", "error": "No space left"}])" : "[]"));
+    if (by_query) {
+      scene.send(answer(scene.line()));
+    }
+    scene.until([&] { return job->done; });
+    CHECK(job->error == "Job j failed: No space left");
+  }
+}
+
+}  // namespace
+}  // namespace vmlaunch::qmp

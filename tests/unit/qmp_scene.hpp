@@ -1,0 +1,214 @@
+#pragma once
+
+#include <fcntl.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/cancellation_signal.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/error.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/system/system_error.hpp>
+
+#include "base/errors.hpp"
+#include "base/file.hpp"
+#include "qmp/client.hpp"
+#include "tests/support/catch.hpp"
+
+namespace vmlaunch::qmp::tests {
+
+namespace asio = boost::asio;
+using namespace std::chrono_literals;
+using Kind = CloseReason::Kind;
+using Cause = HandshakeError::Cause;
+using Clock = std::chrono::steady_clock;
+
+constexpr auto kLong = std::chrono::milliseconds(30s);
+constexpr auto kShort = 20ms;
+
+constexpr const char* kGreeting =
+    "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 22, \"minor\": 2, \"major\": 7}, "
+    "\"package\": \"\"}, \"capabilities\": [\"oob\"]}}\r\n";
+constexpr const char* kErrorWithoutId =
+    "{\"error\": {\"class\": \"GenericError\", \"desc\": \"Bad JSON\"}}\r\n";
+constexpr const char* kStaleReply = "{\"return\": {}, \"id\": 1}\r\n";
+
+inline std::string event(const std::string& name) {
+  return "{\"timestamp\": {\"seconds\": 1, \"microseconds\": 2}, \"event\": \"" + name + "\"}\r\n";
+}
+
+inline std::string id_of(const std::string& line) {
+  return Json::parse(line).at("id").dump();
+}
+
+inline std::string answer(const std::string& line, const std::string& value = "{}") {
+  return "{\"return\": " + value + ", \"id\": " + id_of(line) + "}\r\n";
+}
+
+inline std::string refusal(const std::string& line, const std::string& error_class) {
+  return "{\"id\": " + id_of(line) + ", \"error\": {\"class\": \"" + error_class +
+         "\", \"desc\": \"No\"}}\r\n";
+}
+
+template <typename T>
+struct Outcome {
+  bool done = false;
+  std::exception_ptr error;
+  T value;
+
+  T get() const {
+    REQUIRE(done);
+    if (error) {
+      std::rethrow_exception(error);
+    }
+    return value;
+  }
+};
+
+/// A client and, at the other end of its socket, a QEMU that the test plays line by line.
+class Scene {
+ public:
+  explicit Scene(Start start = Start::greeting) {
+    auto [ours, theirs] = base::make_socket_pair(SOCK_STREAM);
+    peer = std::move(theirs);
+    base::set_nonblocking(peer.get());
+    client.emplace(context, std::move(ours), start);
+    client->on_event([this](const Event& received) { events.push_back(received.name); });
+    client->on_close([this](const CloseReason& reason) { closes.push_back(reason); });
+  }
+
+  template <typename T>
+  std::shared_ptr<Outcome<T>> start(asio::awaitable<T> call, asio::cancellation_slot slot = {}) {
+    auto outcome = std::make_shared<Outcome<T>>();
+    auto finish = [outcome](const std::exception_ptr& error, T value) {
+      outcome->done = true;
+      outcome->error = error;
+      outcome->value = std::move(value);
+    };
+    asio::co_spawn(context, std::move(call), asio::bind_cancellation_slot(slot, finish));
+    return outcome;
+  }
+
+  std::shared_ptr<Outcome<Json>> execute(const std::string& command,
+                                         std::chrono::milliseconds deadline = kLong) {
+    return start(client->execute(command, nullptr, deadline));
+  }
+
+  void until(const std::function<bool()>& condition) {
+    const auto limit = Clock::now() + 20s;
+    while (!condition()) {
+      REQUIRE(Clock::now() < limit);
+      context.restart();
+      context.run_one_for(10ms);
+    }
+  }
+
+  template <typename T>
+  T finish(const std::shared_ptr<Outcome<T>>& outcome) {
+    until([&] { return outcome->done; });
+    return outcome->get();
+  }
+
+  void until_closed() {
+    until([this] { return !closes.empty(); });
+  }
+
+  /// Lets the client handle all that it can without more input.
+  void settle() {
+    context.restart();
+    context.poll();
+  }
+
+  void send(std::string_view bytes) {
+    if (budget) {
+      bytes = bytes.substr(0, *budget);
+      *budget -= bytes.size();
+    }
+    REQUIRE(::send(peer.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) ==
+            static_cast<ssize_t>(bytes.size()));
+  }
+
+  /// The next line that the client sends.
+  std::string line() {
+    until([this] { return read_some() || received_.find('\n') != std::string::npos; });
+    const std::size_t length = received_.find('\n') + 1;
+    std::string text = received_.substr(0, length);
+    received_.erase(0, length);
+    return text;
+  }
+
+  /// The same, read in one piece, with the descriptors that came with it.
+  std::pair<std::string, std::vector<base::UniqueFd>> line_with_fds() {
+    std::array<char, 4096> buffer{};
+    alignas(cmsghdr) std::array<char, CMSG_SPACE(8 * sizeof(int))> control{};
+    iovec bytes{buffer.data(), buffer.size()};
+    msghdr message{};
+    message.msg_iov = &bytes;
+    message.msg_iovlen = 1;
+    message.msg_control = control.data();
+    message.msg_controllen = control.size();
+    const ssize_t got = ::recvmsg(peer.get(), &message, MSG_CMSG_CLOEXEC);
+    REQUIRE(got > 0);
+    std::vector<base::UniqueFd> fds;
+    if (const cmsghdr* header = CMSG_FIRSTHDR(&message)) {
+      const std::size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+      for (std::size_t i = 0; i < count; ++i) {
+        int fd = -1;
+        std::memcpy(&fd, CMSG_DATA(header) + i * sizeof fd, sizeof fd);
+        fds.emplace_back(fd);
+      }
+    }
+    return {std::string(buffer.data(), static_cast<std::size_t>(got)), std::move(fds)};
+  }
+
+  std::string nothing_more() {
+    settle();
+    static_cast<void>(read_some());
+    return received_;
+  }
+
+  Greeting shake_hands() {
+    const auto greeting = start(client->handshake(kLong));
+    send(kGreeting);
+    send(answer(line()));
+    return finish(greeting);
+  }
+
+  asio::io_context context;
+  base::UniqueFd peer;
+  std::optional<Client> client;
+  std::vector<std::string> events;
+  std::vector<CloseReason> closes;
+  std::optional<std::size_t> budget;  // bytes that the peer can send before it dies
+
+ private:
+  // True once a whole line is there.
+  bool read_some() {
+    std::array<char, 65536> buffer{};
+    for (;;) {
+      const ssize_t got = ::recv(peer.get(), buffer.data(), buffer.size(), 0);
+      if (got <= 0) {
+        return received_.find('\n') != std::string::npos;
+      }
+      received_.append(buffer.data(), static_cast<std::size_t>(got));
+    }
+  }
+
+  std::string received_;
+};
+
+}  // namespace vmlaunch::qmp::tests

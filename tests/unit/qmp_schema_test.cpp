@@ -1,0 +1,175 @@
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "qmp/deadlines.hpp"
+#include "qmp/schema.hpp"
+#include "qmp/transport.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/program.hpp"
+#include "tests/unit/qmp_scene.hpp"
+
+namespace vmlaunch::qmp {
+namespace {
+
+using namespace tests;
+using vmlaunch::tests::Folder;
+using ConnectCause = ConnectError::Cause;
+
+/// A small schema in the form of QEMU 7.2's.
+Schema schema() {
+  return Schema(Json::parse(R"([
+    {"name": "query-yank", "meta-type": "command", "arg-type": "0", "ret-type": "[1]", "allow-oob": true},
+    {"name": "blockdev-add", "meta-type": "command", "arg-type": "2", "ret-type": "0",
+     "features": ["unstable"]},
+    {"name": "STOP", "meta-type": "event", "arg-type": "0", "features": ["deprecated"]},
+    {"name": "0", "meta-type": "object", "members": []},
+    {"name": "2", "meta-type": "object", "tag": "driver",
+     "members": [{"name": "driver", "type": "5"},
+                 {"name": "read-only", "type": "bool", "default": null, "features": ["deprecated"]}],
+     "variants": [{"case": "file", "type": "3"}, {"case": "quorum", "type": "4"}]},
+    {"name": "3", "meta-type": "object", "members": [{"name": "aio", "type": "6", "default": null},
+                                                     {"name": "children", "type": "str"}]},
+    {"name": "4", "meta-type": "object", "members": [{"name": "children", "type": "[7]"}]},
+    {"name": "[7]", "meta-type": "array", "element-type": "7"},
+    {"name": "7", "meta-type": "alternate", "members": [{"type": "2"}, {"type": "str"}]},
+    {"name": "5", "meta-type": "enum", "values": ["file", "quorum"]},
+    {"name": "6", "meta-type": "enum", "values": ["threads"]},
+    {"name": "str", "meta-type": "builtin", "json-type": "string"}])"));
+}
+
+TEST_CASE("schema: commands, events and arguments are found by their names", "[qmp]") {
+  const Schema known = schema();
+  CHECK(known.has_command("blockdev-add"));
+  CHECK_FALSE(known.has_command("STOP"));
+  CHECK_FALSE(known.has_command("2"));
+  CHECK(known.has_event("STOP"));
+  CHECK_FALSE(known.has_event("blockdev-add"));
+  for (const char* path : {"driver",
+                           "read-only",
+                           "aio",
+                           "children",
+                           "children/driver",
+                           "children/children/children/aio"}) {
+    INFO(path);
+    CHECK(known.has_arg("blockdev-add", path));
+  }
+  for (const char* path : {"aio/x", "nothing", "children/nothing", "driver/aio"}) {
+    INFO(path);
+    CHECK_FALSE(known.has_arg("blockdev-add", path));
+  }
+  CHECK_FALSE(known.has_arg("query-yank", "driver"));
+  CHECK_FALSE(known.has_arg("no-such-command", "driver"));
+}
+
+TEST_CASE("schema: features and the out-of-band band are told", "[qmp]") {
+  const Schema known = schema();
+  CHECK(known.allows_oob("query-yank"));
+  CHECK_FALSE(known.allows_oob("blockdev-add"));
+  CHECK(known.has_feature("blockdev-add", "unstable"));
+  CHECK_FALSE(known.has_feature("blockdev-add", "deprecated"));
+  CHECK(known.has_feature("blockdev-add/read-only", "deprecated"));
+  CHECK(known.has_feature("blockdev-add/children/read-only", "deprecated"));
+  CHECK(known.has_feature("STOP", "deprecated"));
+  CHECK_FALSE(known.has_feature("nothing", "deprecated"));
+  CHECK_FALSE(known.has_feature("blockdev-add/nothing", "deprecated"));
+}
+
+TEST_CASE("schema: what is none is refused, and a ring of types ends", "[qmp]") {
+  for (const char* text : {"{}",
+                           "null",
+                           "[1]",
+                           R"([{"name": 1}])",
+                           R"([{"meta-type": []}])",
+                           R"([{"name": "a", "meta-type": "object", "members": [{"name": 1}]}])",
+                           R"([{"name": "a", "meta-type": "command", "features": [1]}])"}) {
+    INFO(text);
+    CHECK_THROWS_AS(Schema(Json::parse(text)), Error);
+  }
+  const Schema ring(Json::parse(R"([
+    {"name": "c", "meta-type": "command", "arg-type": "a"},
+    {"name": "a", "meta-type": "object", "variants": [{"type": "a"}, {"type": "b"}]},
+    {"name": "b", "meta-type": "array", "element-type": "a"}])"));
+  CHECK_FALSE(ring.has_arg("c", "x"));
+}
+
+TEST_CASE("deadlines: what takes long by its nature has long, and length adds to it", "[qmp]") {
+  CHECK(usual_deadline("query-status") == 5s);
+  CHECK(usual_deadline("device_del") == 1min);
+  CHECK(usual_deadline("block-job-cancel") == 10min);
+  CHECK(usual_deadline("snapshot-save") == 1h);
+  CHECK(usual_deadline("") == 5s);
+  CHECK(deadline_of_bytes(0) == 0ms);
+  CHECK(deadline_of_bytes(1000000) == 3s);
+}
+
+/// A socket that listens at `path`.
+base::UniqueFd listen_at(const std::string& path, int backlog) {
+  base::UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path, path.data(), path.size());
+  REQUIRE(::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0);
+  REQUIRE(::listen(socket.get(), backlog) == 0);
+  return socket;
+}
+
+ConnectCause failure(const std::string& path,
+                     std::chrono::milliseconds deadline,
+                     const std::function<bool()>& alive = nullptr) {
+  asio::io_context context;
+  std::optional<ConnectCause> cause;
+  asio::co_spawn(context,
+                 connect(path, deadline, alive),
+                 [&](const std::exception_ptr& error, const base::UniqueFd&) {
+                   try {
+                     REQUIRE(error);
+                     std::rethrow_exception(error);
+                   } catch (const ConnectError& connect_error) {
+                     cause = connect_error.cause();
+                   }
+                 });
+  context.run_for(20s);
+  REQUIRE(cause.has_value());
+  return *cause;
+}
+
+TEST_CASE("connect: each way in which a monitor is not there is told apart", "[qmp]") {
+  const Folder folder;
+  CHECK(failure("", 1s) == ConnectCause::bad_path);
+  CHECK(failure("/" + std::string(107, 'x'), 1s) == ConnectCause::bad_path);
+  CHECK(failure(folder.file("none"), 20ms) == ConnectCause::not_there);
+  CHECK(failure(folder.file("none"), 20s, [] { return false; }) == ConnectCause::gone);
+  const std::string busy = folder.file("busy");
+  const base::UniqueFd listener = listen_at(busy, 0);
+  std::vector<base::UniqueFd> others;
+  asio::io_context context;
+  asio::co_spawn(context, connect(busy, 5s), [&](const std::exception_ptr&, base::UniqueFd fd) {
+    others.push_back(std::move(fd));
+  });
+  context.run_for(5s);
+  REQUIRE(others.size() == 1);
+  CHECK((::fcntl(others.front().get(), F_GETFD) & FD_CLOEXEC) != 0);
+  CHECK(failure(busy, 50ms) == ConnectCause::busy);
+}
+
+TEST_CASE("connect: a monitor that comes later is found", "[qmp]") {
+  const Folder folder;
+  const std::string path = folder.file("monitor");
+  asio::io_context context;
+  bool connected = false;
+  asio::co_spawn(
+      context, connect(path, 10s), [&](const std::exception_ptr&, const base::UniqueFd& fd) {
+        connected = static_cast<bool>(fd);
+      });
+  context.run_for(50ms);
+  CHECK_FALSE(connected);
+  const base::UniqueFd listener = listen_at(path, 1);
+  context.run_for(5s);
+  CHECK(connected);
+}
+
+}  // namespace
+}  // namespace vmlaunch::qmp
