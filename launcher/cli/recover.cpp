@@ -103,6 +103,9 @@ ExitCode recover(const RecoverOptions& options) {
       code = worse(code, ExitCode::host_not_restored);
     }
   }
+  if (!options.dry_run) {
+    steps::Lock::clear(folders.locks);
+  }
   return code;
 }
 

@@ -63,6 +63,7 @@ std::vector<std::string> HostChanges::look(const std::string& vm) const {
 std::vector<std::string> HostChanges::begin(const std::string& vm) {
   const steps::StateFolders folders = steps::find_state_folders();
   steps::make_state_folders(folders);
+  steps::Lock::clear(folders.locks);
   lock_ = steps::Lock::take(folders.locks, vm, steps::Lock::Purpose::run);
   if (!lock_) {
     refuse_held(folders.locks, vm);

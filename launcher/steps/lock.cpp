@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <chrono>
 #include <ctime>
+#include <system_error>
 #include <utility>
 
 #include "base/errors.hpp"
@@ -17,12 +18,13 @@ namespace vmlaunch::launcher::steps {
 
 namespace {
 
-std::string path_in(const std::string& folder, const std::string& name) {
-  return folder + "/" + name + ".lock";
-}
-
+constexpr const char* kEnding = ".lock";
 constexpr const char* kRecovery = "recovery";
 constexpr std::chrono::minutes kRecoveryDeadline{1};
+
+std::string path_in(const std::string& folder, const std::string& name) {
+  return folder + "/" + name + kEnding;
+}
 
 /// What whoever has it wrote there.
 bool is_recovery(const std::string& path) {
@@ -76,6 +78,18 @@ std::optional<Lock> Lock::take(const std::string& folder,
     }
     const timespec pause{0, 20'000'000};
     ::nanosleep(&pause, nullptr);
+  }
+}
+
+void Lock::clear(const std::string& folder) {
+  for (const std::string& name : base::Tree("").list(folder)) {
+    try {
+      if (name.ends_with(kEnding)) {
+        static_cast<void>(try_to_take(folder + "/" + name, Purpose::recovery));
+      }
+    } catch (const std::system_error&) {
+      // Whoever needs this one hears what is the matter with it.
+    }
   }
 }
 

@@ -25,6 +25,10 @@ class Lock {
                                                 const std::string& name,
                                                 Purpose purpose);
 
+  /// Takes away what dead processes have left in the folder. This process must have no lock there:
+  /// to look at its own would give it up.
+  static void clear(const std::string& folder);
+
   /// Who has it; nothing when nobody does.
   [[nodiscard]] static std::optional<pid_t> holder(const std::string& folder,
                                                    const std::string& name);

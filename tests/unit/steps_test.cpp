@@ -451,6 +451,19 @@ TEST_CASE("steps: a device whose driver changed since the survey is busy, and is
   CHECK(journal.entries().empty());
 }
 
+TEST_CASE("lock: what the dead have left is cleared away, and what the living have is not",
+          "[steps]") {
+  const Folder folder;
+  folder.write("0000:01:00.0.lock", "", 0600);
+  folder.write("vm.lock", "recovery", 0600);
+  folder.write("other", "", 0600);
+  REQUIRE(::mkdir(folder.file("broken.lock").c_str(), 0700) == 0);
+  const AnotherProcess run([&] { return Lock::take(folder.path(), "runs", kRun); });
+  Lock::clear(folder.path());
+  CHECK(folder.names() == std::vector<std::string>{"broken.lock", "other", "runs.lock"});
+  CHECK(Lock::holder(folder.path(), "runs") == run.pid());
+}
+
 TEST_CASE("steps: an override that could not be put back is no override to change", "[steps]") {
   Laptop laptop;
   FakeKernel kernel(laptop.tree);
