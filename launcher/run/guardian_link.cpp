@@ -149,11 +149,16 @@ GuardianLink::GuardianLink(asio::io_context& io,
       process_(io),
       answered_(io),
       on_change_(std::move(on_change)) {
-  // Detached: they end with the connection, which `gone` tells.
+  // Detached: it ends with the connection, which `gone` tells.
   asio::co_spawn(io, read(), asio::detached);
   if (process) {
     process_.assign(process.release());
-    asio::co_spawn(io, watch(), asio::detached);
+    process_.async_wait(asio::posix::stream_descriptor::wait_read,
+                        [this](const boost::system::error_code& error) {
+                          if (!error) {
+                            note_end_of_process();
+                          }
+                        });
   }
 }
 
@@ -221,13 +226,7 @@ asio::awaitable<void> GuardianLink::read() {
 }
 
 /// systemd has the socket of a unit for as long as its last commands run: it tells nothing then.
-asio::awaitable<void> GuardianLink::watch() {
-  boost::system::error_code error;
-  auto token = asio::redirect_error(asio::use_awaitable, error);
-  co_await process_.async_wait(asio::posix::stream_descriptor::wait_read, token);
-  if (error) {
-    co_return;
-  }
+void GuardianLink::note_end_of_process() {
   // What it said last may still be there.
   while (base::wait_readable(control_.native_handle(), std::chrono::steady_clock::now()) &&
          receive()) {

@@ -99,7 +99,7 @@ class GuardianLink {
 
  private:
   boost::asio::awaitable<void> read();
-  boost::asio::awaitable<void> watch();
+  void note_end_of_process();
   void note_gone();
   void take(base::Packet packet);
   bool receive();

@@ -64,6 +64,7 @@ class Properties {
   /// A program by its path, with its arguments behind its name.
   void command(const char* name, std::vector<std::string> arguments) {
     std::vector<char*> words;
+    words.reserve(arguments.size() + 1);
     for (std::string& argument : arguments) {
       words.push_back(argument.data());
     }

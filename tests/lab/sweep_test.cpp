@@ -100,18 +100,21 @@ class TracedRun {
     return run;
   }
 
-  /// strace's child is the supervisor, whose first child is the guardian.
+  /// strace has the supervisor as a child, and for a moment others; its child is the guardian.
   void find() {
-    if (supervisor_ < 0 && !children_of(program_.pid()).empty()) {
-      supervisor_ = children_of(program_.pid()).front();
-    }
+    supervisor_ = supervisor_ < 0 ? child_named("vmlaunch", program_.pid()) : supervisor_;
     if (supervisor_ > 0 && guardian_ < 0) {
-      for (const pid_t child : children_of(supervisor_)) {
-        if (contents("/proc/" + std::to_string(child) + "/comm") == "vmlaunch-guard") {
-          guardian_ = child;
-        }
+      guardian_ = child_named("vmlaunch-guard", supervisor_);
+    }
+  }
+
+  static pid_t child_named(const std::string& name, pid_t parent) {
+    for (const pid_t child : children_of(parent)) {
+      if (contents("/proc/" + std::to_string(child) + "/comm") == name) {
+        return child;
       }
     }
+    return -1;
   }
 
   Folder folder_;
