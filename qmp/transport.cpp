@@ -8,7 +8,6 @@
 #include <cstring>
 
 #include <boost/asio/steady_timer.hpp>
-#include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
 #include "base/duration.hpp"
@@ -71,10 +70,11 @@ base::UniqueFd try_to_connect(const std::string& path) {
 
 }  // namespace
 
-asio::awaitable<base::UniqueFd> connect(std::string path,
+asio::awaitable<base::UniqueFd> connect(asio::io_context& context,
+                                        std::string path,
                                         milliseconds deadline,
                                         std::function<bool()> alive) {
-  asio::steady_timer timer(co_await asio::this_coro::executor);
+  asio::steady_timer timer(context);
   const auto until = steady_clock::now() + deadline;
   for (milliseconds pause = kFirstPause;; pause = std::min(pause * 2, kLongestPause)) {
     base::UniqueFd socket = try_to_connect(path);

@@ -5,6 +5,7 @@
 #include <string>
 
 #include <boost/asio/awaitable.hpp>
+#include <boost/asio/io_context.hpp>
 
 #include "base/unique_fd.hpp"
 #include "qmp/errors.hpp"
@@ -29,11 +30,12 @@ class ConnectError : public Error {
   Cause cause_;
 };
 
-/// Connects to the Unix socket at `path`, for a Client: tries again while it is not there yet or
-/// does not listen, until `deadline` or until `alive` is false. That the connection stands says
-/// nothing of who has the monitor: a second client gets no greeting until the first has left.
-/// Throws ConnectError, and std::system_error for what is no matter of time.
-[[nodiscard]] boost::asio::awaitable<base::UniqueFd> connect(std::string path,
+/// Connects to the Unix socket at `path`, for a Client of this `context`: tries again while it is
+/// not there yet or does not listen, until `deadline` or until `alive` is false. That the
+/// connection stands says nothing of who has the monitor: a second client gets no greeting until
+/// the first has left. Throws ConnectError, and std::system_error for what is no matter of time.
+[[nodiscard]] boost::asio::awaitable<base::UniqueFd> connect(boost::asio::io_context& context,
+                                                             std::string path,
                                                              std::chrono::milliseconds deadline,
                                                              std::function<bool()> alive = nullptr);
 

@@ -122,7 +122,7 @@ ConnectCause failure(const std::string& path,
   asio::io_context context;
   std::optional<ConnectCause> cause;
   asio::co_spawn(context,
-                 connect(path, deadline, alive),
+                 connect(context, path, deadline, alive),
                  [&](const std::exception_ptr& error, const base::UniqueFd&) {
                    try {
                      REQUIRE(error);
@@ -146,9 +146,10 @@ TEST_CASE("connect: each way in which a monitor is not there is told apart", "[q
   const base::UniqueFd listener = listen_at(busy, 0);
   std::vector<base::UniqueFd> others;
   asio::io_context context;
-  asio::co_spawn(context, connect(busy, 5s), [&](const std::exception_ptr&, base::UniqueFd fd) {
-    others.push_back(std::move(fd));
-  });
+  asio::co_spawn(
+      context, connect(context, busy, 5s), [&](const std::exception_ptr&, base::UniqueFd fd) {
+        others.push_back(std::move(fd));
+      });
   context.run_for(5s);
   REQUIRE(others.size() == 1);
   CHECK((::fcntl(others.front().get(), F_GETFD) & FD_CLOEXEC) != 0);
@@ -160,10 +161,11 @@ TEST_CASE("connect: a monitor that comes later is found", "[qmp]") {
   const std::string path = folder.file("monitor");
   asio::io_context context;
   bool connected = false;
-  asio::co_spawn(
-      context, connect(path, 10s), [&](const std::exception_ptr&, const base::UniqueFd& fd) {
-        connected = static_cast<bool>(fd);
-      });
+  asio::co_spawn(context,
+                 connect(context, path, 10s),
+                 [&](const std::exception_ptr&, const base::UniqueFd& fd) {
+                   connected = static_cast<bool>(fd);
+                 });
   context.run_for(50ms);
   CHECK_FALSE(connected);
   const base::UniqueFd listener = listen_at(path, 1);
