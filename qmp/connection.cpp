@@ -247,7 +247,7 @@ Id Connection::submit(const std::string& command,
   Session::Command encoded = session_.encode(command, arguments, {band, !fds.empty()});
   waiters_.emplace(encoded.id, &waiter);
   waiter.deadline += deadline_of_bytes(encoded.bytes.size());
-  send({encoded.id, std::move(encoded.bytes), std::move(fds), band == Band::in_order});
+  send({encoded.id, std::move(encoded.bytes), std::move(fds)});
   return encoded.id;
 }
 
@@ -271,20 +271,16 @@ void Connection::send(Outgoing command) {
   send_queued();
 }
 
-/// A command that was begun is gone on with; else the first that its band lets pass.
+/// A command that was begun is gone on with; else the first whose turn it is.
 std::deque<Connection::Outgoing>::iterator Connection::next_to_send() {
-  bool order_waits = false;
-  for (auto command = outgoing_.begin(); command != outgoing_.end(); ++command) {
-    if (command->sent > 0 || !command->id) {
-      return command;
-    }
-    const bool held = command->in_order && order_waits;
-    if (!held && session_.may_send(*command->id)) {
-      return command;
-    }
-    order_waits = order_waits || command->in_order;
+  const auto begun = std::find_if(
+      outgoing_.begin(), outgoing_.end(), [](const Outgoing& command) { return command.sent > 0; });
+  if (begun != outgoing_.end()) {
+    return begun;
   }
-  return outgoing_.end();
+  return std::find_if(outgoing_.begin(), outgoing_.end(), [this](const Outgoing& command) {
+    return !command.id || session_.may_send(*command.id);
+  });
 }
 
 // Runs only while the socket is full. What was begun is continued here alone, out of reach of any
@@ -300,7 +296,7 @@ asio::awaitable<void> Connection::write(std::shared_ptr<Connection> self) {
 }
 
 /// Descriptors go with the first byte: QEMU takes them with whatever command it reads then.
-ssize_t Connection::send_some(const Outgoing& command) const {
+ssize_t Connection::send_some(const Outgoing& command) {
   iovec bytes{};
   // sendmsg(2) does not write to it.
   bytes.iov_base = const_cast<char*>(command.bytes.data() + command.sent);
@@ -323,9 +319,7 @@ ssize_t Connection::send_some(const Outgoing& command) const {
       std::memcpy(CMSG_DATA(header) + i * sizeof(int), &fd, sizeof fd);
     }
   }
-  // The socket may be shared with QEMU's side of blocking mode.
-  return ::sendmsg(
-      const_cast<Socket&>(socket_).native_handle(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+  return ::sendmsg(socket_.native_handle(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
 void Connection::send_queued() {

@@ -82,7 +82,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
     std::optional<Id> id;  // none: qmp_capabilities
     std::string bytes;
     std::vector<base::UniqueFd> fds = {};
-    bool in_order = true;
     std::size_t sent = 0;
   };
 
@@ -100,7 +99,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void send(Outgoing command);
   void send_queued();
   [[nodiscard]] std::deque<Outgoing>::iterator next_to_send();
-  [[nodiscard]] ssize_t send_some(const Outgoing& command) const;
+  [[nodiscard]] ssize_t send_some(const Outgoing& command);
   void note_progress(std::deque<Outgoing>::iterator command, std::size_t sent);
   void note_sent(std::optional<Id> id);
   void writing_failed(int error);

@@ -106,21 +106,18 @@ bool Session::may_send(Id id) const {
   if (found == pending_.end() || found->second.manner.band == Band::out_of_band) {
     return true;
   }
-  const bool carries_fds = found->second.manner.carries_fds;
   std::size_t under_way = 0;
-  for (const auto& [other, pending] : pending_) {
+  for (auto earlier = pending_.begin(); earlier != found; ++earlier) {
+    const Pending& pending = earlier->second;
     if (pending.manner.band == Band::out_of_band || pending.passed_over) {
       continue;
     }
-    if (!pending.sent || (!oob_ && !carries_fds)) {
-      break;  // what was made later is sent later
-    }
-    ++under_way;
-    if ((oob_ && under_way == kWindow) || (carries_fds && pending.manner.carries_fds)) {
+    if (!pending.sent || (pending.manner.carries_fds && found->second.manner.carries_fds)) {
       return false;
     }
+    ++under_way;
   }
-  return true;
+  return !oob_ || under_way < kWindow;
 }
 
 void Session::note_sent(Id id) {

@@ -92,17 +92,17 @@ class Session {
   /// Whether out-of-band commands can be sent: known once the session runs.
   [[nodiscard]] bool has_oob() const { return state_ == State::running && oob_; }
 
-  /// Makes a command; its bytes must be sent whole, and those of commands in order in the order of
-  /// the calls, each as soon as `may_send` says so. `arguments` is an object or null. Throws
-  /// std::invalid_argument for what QEMU would answer by an error without an id or has no band for,
-  /// and std::logic_error unless running; neither leaves a trace.
+  /// Makes a command; its bytes must be sent whole, as soon as `may_send` says so. `arguments` is
+  /// an object or null. Throws std::invalid_argument for what QEMU would answer by an error without
+  /// an id or has no band for, and std::logic_error unless running; neither leaves a trace.
   [[nodiscard]] Command encode(const std::string& name, const Json& arguments, Manner manner);
   [[nodiscard]] Command encode(const std::string& name, const Json& arguments) {
     return encode(name, arguments, {});
   }
 
-  /// Whether QEMU will read this command at once, and, if it carries descriptors, whether none that
-  /// does is unanswered: QEMU keeps the descriptors of one message, and reads ahead.
+  /// Whether it is this command's turn: those in order go in the order of the calls, as many as
+  /// QEMU reads at once, and one with descriptors after the last such one was answered, since QEMU
+  /// keeps the descriptors of one message and reads ahead.
   [[nodiscard]] bool may_send(Id id) const;
 
   /// Its first byte is about to be sent.

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <utility>
 
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
@@ -40,23 +41,29 @@ sockaddr_un address_of(const std::string& path) {
   return address;
 }
 
+/// A socket, and the error number for which it is not connected yet.
+struct Attempt {
+  base::UniqueFd socket;
+  int error = 0;
+};
+
 /// By hand: Asio takes EAGAIN, which a full backlog gives, for a connection under way, and leaves
 /// its sockets open across exec.
-base::UniqueFd try_to_connect(const std::string& path) {
+Attempt try_to_connect(const std::string& path) {
   const sockaddr_un address = address_of(path);
-  base::UniqueFd socket(base::check(
-      ::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0), "make a socket"));
+  Attempt attempt;
+  attempt.socket.reset(base::check(::socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0),
+                                   "make a socket"));
   int result = -1;
   do {
-    result = ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
+    result = ::connect(
+        attempt.socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address);
   } while (result < 0 && errno == EINTR);
-  if (result == 0) {
-    return socket;
-  }
-  if (errno != EAGAIN && errno != ENOENT && errno != ECONNREFUSED) {
+  attempt.error = result == 0 ? 0 : errno;
+  if (result != 0 && errno != EAGAIN && errno != ENOENT && errno != ECONNREFUSED) {
     base::throw_errno("connect to " + base::printable(path));
   }
-  return {};
+  return attempt;
 }
 
 [[noreturn]] void give_up(const std::string& path, int error, milliseconds deadline) {
@@ -77,17 +84,16 @@ asio::awaitable<base::UniqueFd> connect(asio::io_context& context,
   asio::steady_timer timer(context);
   const auto until = steady_clock::now() + deadline;
   for (milliseconds pause = kFirstPause;; pause = std::min(pause * 2, kLongestPause)) {
-    base::UniqueFd socket = try_to_connect(path);
-    const int error = errno;
-    if (socket) {
-      co_return socket;
+    Attempt attempt = try_to_connect(path);
+    if (attempt.error == 0) {
+      co_return std::move(attempt.socket);
     }
     if (alive && !alive()) {
       throw ConnectError(Cause::gone,
                          "Cannot connect to " + base::printable(path) + ": QEMU has ended");
     }
     if (steady_clock::now() >= until) {
-      give_up(path, error, deadline);
+      give_up(path, attempt.error, deadline);
     }
     timer.expires_at(std::min(steady_clock::now() + pause, until));
     co_await timer.async_wait(asio::use_awaitable);

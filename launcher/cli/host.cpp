@@ -1,5 +1,3 @@
-#include "launcher/survey/host.hpp"
-
 #include <unistd.h>
 
 #include <iostream>
@@ -8,6 +6,7 @@
 
 #include "base/text.hpp"
 #include "launcher/cli/verbs.hpp"
+#include "launcher/survey/print.hpp"
 #include "launcher/survey/record.hpp"
 #include "sandbox/privileges.hpp"
 

@@ -32,6 +32,7 @@ ExitCode restore(const steps::StateFolders& folders, const std::string& vm) {
   steps::Host host;
   const auto undone = steps::recover_vm(host, folders, vm);
   if (!undone) {
+    std::cout << vm << ": nothing to put back\n";
     return ExitCode::ended;
   }
   for (const std::string& line : undone->restored) {

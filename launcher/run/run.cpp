@@ -35,8 +35,11 @@ constexpr std::chrono::seconds kDrain{2};
 /// For a QEMU that could not start to be gone.
 constexpr std::chrono::seconds kEndByItself{1};
 
-/// For the guardian to open files: more than any single wait of its own.
+/// For the guardian to answer: more than any single wait of its own.
 constexpr std::chrono::seconds kGuardianMargin{30};
+
+/// For the guardian to open files too, and to wait for a recovery that has one of the devices.
+constexpr std::chrono::minutes kSealDeadline{5};
 
 /// For one change of the host, or its undo: more than the guardian waits for the kernel in it.
 constexpr std::chrono::seconds kStepDeadline{150};
@@ -122,7 +125,7 @@ class Run {
   asio::awaitable<void> seal() {
     const Sealing sealing = sealing_of(input_.config, plan(), input_.files);
     GuardianLink::Answer answer =
-        co_await guardian_.ask(sealing.request, sealing.fds, kGuardianMargin);
+        co_await guardian_.ask(sealing.request, sealing.fds, kSealDeadline);
     check_facts(plan(), expect<guardian::Sealed>(answer));
     console_.say("plan sealed");
   }

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "base/text.hpp"
-#include "launcher/steps/pci_paths.hpp"
+#include "launcher/steps/device_change.hpp"
 #include "launcher/steps/steps.hpp"
 
 namespace vmlaunch::launcher::steps {
@@ -48,10 +48,10 @@ void require_driver(Host& host, const std::string& driver, const std::string& mo
 }
 
 /// Takes a device from its driver and binds it to vfio-pci; back to the driver that had it.
-class BindDriver final : public Change {
+class BindDriver final : public DeviceChange {
  public:
   BindDriver(const base::PciAddress& device, std::string from)
-      : device_(device), from_(std::move(from)) {}
+      : DeviceChange(device), from_(std::move(from)) {}
 
   const char* kind() const override { return "bind-driver"; }
   int capability() const override { return CAP_SYS_MODULE; }
@@ -61,24 +61,22 @@ class BindDriver final : public Change {
     return bind_driver(device, read_driver(fields, "from"));
   }
   void write(Json& json) const override {
-    json["device"] = base::to_string(device_);
+    DeviceChange::write(json);
     json["from"] = from_;
   }
 
   std::string describe() const override {
-    return "bind " + base::to_string(device_) + " to vfio-pci; it has " + named(from_);
+    return "bind " + base::to_string(device()) + " to vfio-pci; it has " + named(from_);
   }
   std::string describe_undo() const override {
     return from_.empty() ? "unbound" : "back to " + named(from_);
   }
-  std::string object() const override { return base::to_string(device_); }
-  std::string reserves() const override { return base::to_string(device_); }
 
   void check(const Host& host) const override {
-    require_device(host, device_);
-    if (const std::string now = driver_of(host, device_); now != from_) {
+    DeviceChange::check(host);
+    if (const std::string now = driver_of(host, device()); now != from_) {
       throw Failure(ExitCode::device_busy,
-                    "Cannot take " + base::to_string(device_) + ": it has " + named(now) +
+                    "Cannot take " + base::to_string(device()) + ": it has " + named(now) +
                         " now, and had " + named(from_) + " a moment ago; try again");
     }
   }
@@ -97,54 +95,53 @@ class BindDriver final : public Change {
              const Json& /*found*/,
              const Note& /*note*/) const override {
     if (!from_.empty()) {
-      unbind(host, device_);
+      unbind(host, device());
     }
-    probe(host, device_, kVfioDriver);
+    probe(host, device(), kVfioDriver);
     // vfio-pci lets what it takes over sleep (pm_runtime_allow); the step that keeps the device
     // awake came before, and puts back what was there at the end.
-    if (host.tree().read(device_folder(device_) + "/power/control") == "auto") {
-      host.write(device_folder(device_) + "/power/control", "on");
+    if (host.tree().read(device_folder(device()) + "/power/control") == "auto") {
+      host.write(device_folder(device()) + "/power/control", "on");
     }
   }
 
   void undo(Host& host, const Json& found) const override {
     Fields fields(found);
     const std::string module = read_driver(fields, "module");
-    require_still_there(host, device_);
+    require_still_there(host, device());
     // Shown under the device's lock: a write of a killed run that has begun is over then.
-    static_cast<void>(host.read_locked(device_folder(device_) + "/driver_override"));
-    const std::string now = driver_of(host, device_);
+    static_cast<void>(host.read_locked(device_folder(device()) + "/driver_override"));
+    const std::string now = driver_of(host, device());
     if (now == from_) {
       return;
     }
     if (!now.empty() && now != kVfioDriver) {
-      throw ChangedMeanwhile(base::to_string(device_) + " has " + named(now) + ", had " +
+      throw ChangedMeanwhile(base::to_string(device()) + " has " + named(now) + ", had " +
                              named(from_) + "; type: " + by_hand());
     }
     if (!from_.empty()) {
       require_driver(host, from_, module);
       // Not cleared yet: between an unbind and a probe anybody's probe could take the device.
-      host.write(device_folder(device_) + "/driver_override", from_);
+      host.write(device_folder(device()) + "/driver_override", from_);
     }
     if (!now.empty()) {
-      unbind(host, device_);
+      unbind(host, device());
     }
     if (!from_.empty()) {
-      probe(host, device_, from_);
+      probe(host, device(), from_);
     }
   }
 
  private:
   /// What puts the device back, for a shell.
   std::string by_hand() const {
-    const std::string write = "echo " + base::to_string(device_) + " > ";
-    const std::string unbind = write + device_folder(device_) + "/driver/unbind";
+    const std::string write = "echo " + base::to_string(device()) + " > ";
+    const std::string unbind = write + device_folder(device()) + "/driver/unbind";
     return from_.empty()
                ? unbind
                : unbind + " && " + write + base::shell_quote(driver_folder(from_) + "/bind");
   }
 
-  base::PciAddress device_;
   std::string from_;  ///< the driver that the survey found, "" for none
 };
 

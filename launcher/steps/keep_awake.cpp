@@ -2,7 +2,7 @@
 #include <memory>
 
 #include "base/text.hpp"
-#include "launcher/steps/pci_paths.hpp"
+#include "launcher/steps/device_change.hpp"
 #include "launcher/steps/steps.hpp"
 
 namespace vmlaunch::launcher::steps {
@@ -31,28 +31,23 @@ std::string read_word(Fields& fields, const char* key) {
 }
 
 /// Keeps a device out of D3 and D3cold while the VM has it: some never come back from there.
-class KeepAwake final : public Change {
+class KeepAwake final : public DeviceChange {
  public:
-  explicit KeepAwake(const base::PciAddress& device) : device_(device) {}
+  using DeviceChange::DeviceChange;
 
   const char* kind() const override { return "keep-awake"; }
 
   Step read(Fields& fields) const override { return keep_awake(read_address(fields, "device")); }
-  void write(Json& json) const override { json["device"] = base::to_string(device_); }
 
   std::string describe() const override {
-    return "keep " + base::to_string(device_) + " awake: power/control on, d3cold_allowed 0";
+    return "keep " + base::to_string(device()) + " awake: power/control on, d3cold_allowed 0";
   }
   std::string describe_undo() const override { return "both as they were"; }
-  std::string object() const override { return base::to_string(device_); }
-  std::string reserves() const override { return base::to_string(device_); }
-
-  void check(const Host& host) const override { require_device(host, device_); }
 
   Json capture(const Host& host, const Context& /*context*/) const override {
     Json found = Json::object();
     for (const Setting& setting : kSettings) {
-      found[setting.key] = host.tree().read(device_folder(device_) + setting.file).value_or("");
+      found[setting.key] = host.tree().read(device_folder(device()) + setting.file).value_or("");
     }
     return found;
   }
@@ -64,17 +59,17 @@ class KeepAwake final : public Change {
     for (const Setting& setting : kSettings) {
       const auto before = found.at(setting.key).get<std::string>();
       if (!before.empty() && before != setting.ours) {
-        host.write(device_folder(device_) + setting.file, setting.ours);
+        host.write(device_folder(device()) + setting.file, setting.ours);
       }
     }
   }
 
   void undo(Host& host, const Json& found) const override {
     Fields fields(found);
-    require_still_there(host, device_);
+    require_still_there(host, device());
     for (const Setting& setting : kSettings) {
       const std::string before = read_word(fields, setting.key);
-      const std::string path = device_folder(device_) + setting.file;
+      const std::string path = device_folder(device()) + setting.file;
       // Each has two values, and drivers set them too when they take a device or let it go, which
       // was our doing: nothing tells somebody else's change.
       if (!before.empty() && host.tree().read(path).value_or(before) != before) {
@@ -82,9 +77,6 @@ class KeepAwake final : public Change {
       }
     }
   }
-
- private:
-  base::PciAddress device_;
 };
 
 }  // namespace

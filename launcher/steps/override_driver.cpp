@@ -2,7 +2,7 @@
 #include <utility>
 
 #include "base/text.hpp"
-#include "launcher/steps/pci_paths.hpp"
+#include "launcher/steps/device_change.hpp"
 #include "launcher/steps/steps.hpp"
 #include "launcher/survey/pci.hpp"
 
@@ -22,10 +22,10 @@ std::string current_override(const Host& host, const base::PciAddress& device) {
 
 /// Says which driver alone may take a device (driver_override). Nothing moves yet; but from here on
 /// whoever probes the device cannot take it away from vfio-pci.
-class OverrideDriver final : public Change {
+class OverrideDriver final : public DeviceChange {
  public:
   OverrideDriver(const base::PciAddress& device, std::string from)
-      : device_(device), from_(std::move(from)) {}
+      : DeviceChange(device), from_(std::move(from)) {}
 
   const char* kind() const override { return "override-driver"; }
 
@@ -34,26 +34,22 @@ class OverrideDriver final : public Change {
     return override_driver(device, read_driver(fields, "from"));
   }
   void write(Json& json) const override {
-    json["device"] = base::to_string(device_);
+    DeviceChange::write(json);
     json["from"] = from_;
   }
 
   std::string describe() const override {
-    return "reserve " + base::to_string(device_) + " for vfio-pci (driver_override)";
+    return "reserve " + base::to_string(device()) + " for vfio-pci (driver_override)";
   }
   std::string describe_undo() const override { return "driver_override as it was"; }
-  std::string object() const override { return base::to_string(device_); }
-  std::string reserves() const override { return base::to_string(device_); }
-
-  void check(const Host& host) const override { require_device(host, device_); }
 
   Json capture(const Host& host, const Context& /*context*/) const override {
-    const std::string now = current_override(host, device_);
+    const std::string now = current_override(host, device());
     if (!now.empty() && !survey::is_driver_name(now)) {
       throw Failure(ExitCode::preflight,
-                    "Cannot take " + base::to_string(device_) + ": its driver_override \"" +
+                    "Cannot take " + base::to_string(device()) + ": its driver_override \"" +
                         base::printable(now) + "\" is no driver's name; type: echo > " +
-                        override_file(device_));
+                        override_file(device()));
     }
     return {{"override", now}};
   }
@@ -62,29 +58,28 @@ class OverrideDriver final : public Change {
              const Context& /*context*/,
              const Json& /*found*/,
              const Note& /*note*/) const override {
-    host.write(override_file(device_), kVfioDriver);
+    host.write(override_file(device()), kVfioDriver);
   }
 
   void undo(Host& host, const Json& found) const override {
     Fields fields(found);
     const std::string before = read_driver(fields, "override");
-    require_still_there(host, device_);
-    const std::string now = current_override(host, device_);
+    require_still_there(host, device());
+    const std::string now = current_override(host, device());
     if (now == before) {
       return;
     }
     // The way back to its driver leads over an override with that driver's name.
     if (now != kVfioDriver && (from_.empty() || now != from_)) {
-      throw ChangedMeanwhile(override_file(device_) + " is \"" + base::printable(now) +
+      throw ChangedMeanwhile(override_file(device()) + " is \"" + base::printable(now) +
                              "\", was \"" + before + "\"; type: echo " +
                              (before.empty() ? "" : base::shell_quote(before) + " ") + "> " +
-                             override_file(device_));
+                             override_file(device()));
     }
-    host.write(override_file(device_), before);  // an empty line clears it
+    host.write(override_file(device()), before);  // an empty line clears it
   }
 
  private:
-  base::PciAddress device_;
   std::string from_;  ///< the driver that the survey found, "" for none
 };
 

@@ -46,22 +46,27 @@ std::string text_of(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-/// Starts a run and kills its guardian; what it had done is left.
-void leave_traces(const Folder& folder, const Json& config, const Traces& traces) {
-  Program program(run_of(folder, config));
-  REQUIRE(program.says("] running"));
-  if (!traces.cgroup.empty()) {
-    const std::string own = text_of("/proc/" + std::to_string(qemu_pid(program)) + "/cgroup");
-    INFO(own);
-    CHECK(own.find("0::/vmlaunch-" + traces.vm + "\n") != std::string::npos);
+/// A run of `config` whose guardian was killed; what it had done is left.
+struct DeadRun {
+  explicit DeadRun(const Json& config = probe_config()) : traces(config) {
+    Program program(run_of(folder, config));
+    REQUIRE(program.says("] running"));
+    if (!traces.cgroup.empty()) {
+      const std::string own = text_of("/proc/" + std::to_string(qemu_pid(program)) + "/cgroup");
+      INFO(own);
+      CHECK(own.find("0::/vmlaunch-" + traces.vm + "\n") != std::string::npos);
+    }
+    REQUIRE(::kill(guardian_pid(program), SIGKILL) == 0);
+    CHECK(program.exit_code() == 20);
+    INFO(program.output());
+    CHECK(program.output().find("type: vmlaunch recover " + traces.vm) != std::string::npos);
+    CHECK(std::filesystem::exists(traces.journal));
+    CHECK((traces.cgroup.empty() || std::filesystem::exists(traces.cgroup)));
   }
-  REQUIRE(::kill(guardian_pid(program), SIGKILL) == 0);
-  CHECK(program.exit_code() == 20);
-  INFO(program.output());
-  CHECK(program.output().find("type: vmlaunch recover " + traces.vm) != std::string::npos);
-  CHECK(std::filesystem::exists(traces.journal));
-  CHECK((traces.cgroup.empty() || std::filesystem::exists(traces.cgroup)));
-}
+
+  Folder folder;
+  Traces traces;
+};
 
 }  // namespace
 
@@ -69,10 +74,8 @@ TEST_CASE("recover: puts back what a killed guardian left, and --dry-run only sa
   if (skipped_without_root()) {
     return;
   }
-  const Folder folder;
-  const Json config = probe_config();
-  const Traces traces(config);
-  leave_traces(folder, config, traces);
+  const DeadRun dead;
+  const Traces& traces = dead.traces;
   Program dry(command_of({"recover", "--dry-run", traces.vm}));
   CHECK(dry.exit_code() == 0);
   CHECK(dry.output().starts_with(traces.vm + ": would undo: start QEMU: "));
@@ -84,21 +87,19 @@ TEST_CASE("recover: puts back what a killed guardian left, and --dry-run only sa
   CHECK(traces.none());
   Program again(command_of({"recover", traces.vm}));
   CHECK(again.exit_code() == 0);
-  CHECK(again.output().empty());
+  CHECK(again.output() == traces.vm + ": nothing to put back\n");
 }
 
 TEST_CASE("recover: plan and check tell what a start would put back first, and change nothing") {
   if (skipped_without_root()) {
     return;
   }
-  const Folder folder;
-  const Json config = probe_config();
-  const Traces traces(config);
-  leave_traces(folder, config, traces);
+  const DeadRun dead;
+  const Traces& traces = dead.traces;
   const std::string journal = text_of(traces.journal);
   for (const char* verb : {"check", "plan"}) {
     INFO(verb);
-    Program program(command_of({verb, folder.file("vm.json")}));
+    Program program(command_of({verb, dead.folder.file("vm.json")}));
     CHECK(program.exit_code() == 0);
     INFO(program.output());
     CHECK(program.output().find("left by an earlier run of " + traces.vm +
@@ -113,13 +114,12 @@ TEST_CASE("recover: the next start does it first, and says so") {
   if (skipped_without_root()) {
     return;
   }
-  const Folder folder;
   const Json config = probe_config({"guest-shutdown"});
   Json lasting = config;
   lasting["qemu"]["extra_args"] = Json::array();
-  const Traces traces(config);
-  leave_traces(folder, lasting, traces);
-  Program next(run_of(folder, config));
+  const DeadRun dead(lasting);
+  const Traces& traces = dead.traces;
+  Program next(run_of(dead.folder, config));
   REQUIRE(next.says("] running"));
   next.signal(SIGINT);
   CHECK(next.exit_code() == 0);

@@ -13,7 +13,7 @@
 
 #include "base/errors.hpp"
 #include "base/text.hpp"
-#include "launcher/survey/host.hpp"
+#include "launcher/survey/print.hpp"
 #include "launcher/survey/survey.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/pci_tree.hpp"

@@ -1,8 +1,7 @@
-#include "launcher/survey/host.hpp"
-
 #include <string>
 
 #include "base/text.hpp"
+#include "launcher/survey/print.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/golden.hpp"
 #include "tests/support/pci_tree.hpp"

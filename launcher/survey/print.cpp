@@ -1,4 +1,4 @@
-#include "launcher/survey/host.hpp"
+#include "launcher/survey/print.hpp"
 
 #include <algorithm>
 #include <cstdint>

@@ -1,0 +1,102 @@
+#include "launcher/steps/lock.hpp"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tests/unit/laptop.hpp"
+
+namespace vmlaunch::launcher::steps {
+namespace {
+
+using namespace tests;
+
+TEST_CASE("steps: what another VM has by now is not put back from under it", "[steps]") {
+  Laptop laptop;
+  FakeKernel kernel(laptop.tree);
+  {
+    Journal journal = laptop.journal();
+    REQUIRE(apply_all({override_driver(kGpu, "nouveau")}, kernel, journal));
+  }
+  const auto changed = vmlaunch::tests::snapshot(laptop.tree);
+  {
+    const AnotherProcess other(
+        [&] { return Lock::take(laptop.state.path(), "0000:01:00.0", kRun); });
+    const auto undone = recover_vm(kernel, laptop.folders(), "vm");
+    REQUIRE(undone);
+    CHECK(undone->code == ExitCode::held);
+    CHECK(undone->again);
+    REQUIRE(undone->leftovers.size() == 1);
+    CHECK(undone->leftovers[0] ==
+          "Cannot take 0000:01:00.0: a VM that runs has it (its guardian is pid " +
+              std::to_string(other.pid()) + "); stop that first");
+    CHECK(vmlaunch::tests::difference(changed, vmlaunch::tests::snapshot(laptop.tree)) == "");
+  }
+  CHECK(recover_vm(kernel, laptop.folders(), "vm").value().code == ExitCode::ended);
+  CHECK(laptop.state.names().empty());
+}
+
+TEST_CASE("steps: what was put back already may be another VM's by now", "[steps]") {
+  Laptop laptop;
+  FakeKernel kernel(laptop.tree);
+  {
+    Journal journal = laptop.journal();
+    REQUIRE(apply_all({override_driver(kGpu, "nouveau"), override_driver(kSound, "snd_hda_intel")},
+                      kernel,
+                      journal));
+    journal.settle(0);
+  }
+  const AnotherProcess other([&] { return Lock::take(laptop.state.path(), "0000:01:00.0", kRun); });
+  CHECK(recover_vm(kernel, laptop.folders(), "vm").value().code == ExitCode::ended);
+}
+
+TEST_CASE("lock: a recovery that has it is waited for, and a run is not", "[steps]") {
+  const Folder folder;
+  const auto take = [&](Lock::Purpose purpose) {
+    return [&folder, purpose] { return Lock::take(folder.path(), "vm", purpose); };
+  };
+  {
+    const AnotherProcess run(take(kRun));
+    CHECK(Lock::describe_holder(folder.path(), "vm") ==
+          " (its guardian is pid " + std::to_string(run.pid()) + ")");
+    CHECK_FALSE(Lock::take(folder.path(), "vm", kRun));
+  }
+  auto recovery = std::make_optional<AnotherProcess>(take(Lock::Purpose::recovery));
+  CHECK(Lock::describe_holder(folder.path(), "vm") ==
+        " (pid " + std::to_string(recovery->pid()) + " recovers it)");
+  const base::Child waiting = base::fork_child("a run that waits");
+  if (waiting.pid == 0) {
+    ::_exit(Lock::take(folder.path(), "vm", kRun) ? 0 : 1);
+  }
+  CHECK_FALSE(base::reap_within(waiting.pidfd.get(), std::chrono::milliseconds(200)));
+  recovery.reset();
+  CHECK(base::reap_within(waiting.pidfd.get(), std::chrono::seconds(10)) == base::ExitStatus{});
+}
+
+TEST_CASE("lock: what the dead have left is cleared away, and what the living have is not",
+          "[steps]") {
+  const Folder folder;
+  folder.write("0000:01:00.0.lock", "", 0600);
+  folder.write("vm.lock", "recovery", 0600);
+  folder.write("other", "", 0600);
+  REQUIRE(::mkdir(folder.file("broken.lock").c_str(), 0700) == 0);
+  const AnotherProcess run([&] { return Lock::take(folder.path(), "runs", kRun); });
+  Lock::clear(folder.path());
+  CHECK(folder.names() == std::vector<std::string>{"broken.lock", "other", "runs.lock"});
+  CHECK(Lock::holder(folder.path(), "runs") == run.pid());
+}
+
+TEST_CASE("lock: a VM has one run, and a dead one's lock is free", "[steps]") {
+  const Folder folder;
+  {
+    const AnotherProcess other([&] { return Lock::take(folder.path(), "vm", kRun); });
+    CHECK_FALSE(Lock::take(folder.path(), "vm", kRun).has_value());
+    CHECK(Lock::holder(folder.path(), "vm") == other.pid());
+    CHECK(Lock::take(folder.path(), "other", kRun).has_value());
+  }
+  CHECK_FALSE(Lock::holder(folder.path(), "vm").has_value());
+  { CHECK(Lock::take(folder.path(), "vm", kRun).has_value()); }
+  CHECK(folder.names().empty());
+}
+
+}  // namespace
+}  // namespace vmlaunch::launcher::steps
