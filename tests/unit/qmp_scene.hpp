@@ -7,37 +7,26 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
-#include <exception>
-#include <functional>
-#include <memory>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include <boost/asio/bind_cancellation_slot.hpp>
-#include <boost/asio/cancellation_signal.hpp>
-#include <boost/asio/co_spawn.hpp>
 #include <boost/asio/error.hpp>
-#include <boost/asio/io_context.hpp>
 #include <boost/system/system_error.hpp>
 
 #include "base/errors.hpp"
 #include "base/file.hpp"
 #include "qmp/client.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/loop.hpp"
 
 namespace vmlaunch::qmp::tests {
 
-namespace asio = boost::asio;
-using namespace std::chrono_literals;
 using Kind = CloseReason::Kind;
 using Cause = HandshakeError::Cause;
-using Clock = std::chrono::steady_clock;
 
-constexpr auto kLong = std::chrono::milliseconds(30s);
 constexpr auto kShort = 20ms;
 
 constexpr const char* kGreeting =
@@ -64,23 +53,8 @@ inline std::string refusal(const std::string& line, const std::string& error_cla
          "\", \"desc\": \"No\"}}\r\n";
 }
 
-template <typename T>
-struct Outcome {
-  bool done = false;
-  std::exception_ptr error;
-  T value;
-
-  T get() const {
-    REQUIRE(done);
-    if (error) {
-      std::rethrow_exception(error);
-    }
-    return value;
-  }
-};
-
 /// A client and, at the other end of its socket, a QEMU that the test plays line by line.
-class Scene {
+class Scene : public Loop {
  public:
   explicit Scene(Start start = Start::greeting) {
     auto [ours, theirs] = base::make_socket_pair(SOCK_STREAM);
@@ -91,46 +65,13 @@ class Scene {
     client->on_close([this](const CloseReason& reason) { closes.push_back(reason); });
   }
 
-  template <typename T>
-  std::shared_ptr<Outcome<T>> start(asio::awaitable<T> call, asio::cancellation_slot slot = {}) {
-    auto outcome = std::make_shared<Outcome<T>>();
-    auto finish = [outcome](const std::exception_ptr& error, T value) {
-      outcome->done = true;
-      outcome->error = error;
-      outcome->value = std::move(value);
-    };
-    asio::co_spawn(context, std::move(call), asio::bind_cancellation_slot(slot, finish));
-    return outcome;
-  }
-
   std::shared_ptr<Outcome<Json>> execute(const std::string& command,
                                          std::chrono::milliseconds deadline = kLong) {
     return start(client->execute(command, nullptr, deadline));
   }
 
-  void until(const std::function<bool()>& condition) {
-    const auto limit = Clock::now() + 20s;
-    while (!condition()) {
-      REQUIRE(Clock::now() < limit);
-      context.restart();
-      context.run_one_for(10ms);
-    }
-  }
-
-  template <typename T>
-  T finish(const std::shared_ptr<Outcome<T>>& outcome) {
-    until([&] { return outcome->done; });
-    return outcome->get();
-  }
-
   void until_closed() {
     until([this] { return !closes.empty(); });
-  }
-
-  /// Lets the client handle all that it can without more input.
-  void settle() {
-    context.restart();
-    context.poll();
   }
 
   void send(std::string_view bytes) {
@@ -188,7 +129,6 @@ class Scene {
     return finish(greeting);
   }
 
-  asio::io_context context;
   base::UniqueFd peer;
   std::optional<Client> client;
   std::vector<std::string> events;
