@@ -5,6 +5,7 @@
 #include <variant>
 
 #include "base/text.hpp"
+#include "qmp/values.hpp"
 
 namespace vmlaunch::qmp {
 
@@ -16,11 +17,6 @@ using std::chrono::steady_clock;
 
 /// For the short commands about a job that has ended.
 constexpr milliseconds kShort{5000};
-
-std::string text_of(const Json& object, const char* key) {
-  const auto found = object.find(key);
-  return found != object.end() && found->is_string() ? found->get<std::string>() : "";
-}
 
 [[noreturn]] void throw_interrupted(const std::string& what, const CloseReason& reason) {
   throw Interrupted(what + " was interrupted, its outcome is unknown: " + reason.detail, reason);

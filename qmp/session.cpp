@@ -1,42 +1,19 @@
 #include "qmp/session.hpp"
 
 #include <algorithm>
-#include <limits>
 #include <random>
 #include <stdexcept>
 #include <utility>
 
 #include "base/text.hpp"
 #include "qmp/command.hpp"
+#include "qmp/values.hpp"
 
 namespace vmlaunch::qmp {
 
 namespace {
 
 constexpr const char* kCapabilities = "qmp_capabilities";
-
-const Json* member(const Json& object, const char* key) {
-  if (!object.is_object()) {
-    return nullptr;
-  }
-  const auto found = object.find(key);
-  return found == object.end() ? nullptr : &*found;
-}
-
-std::string text_member(const Json& object, const char* key, const char* otherwise) {
-  const Json* value = member(object, key);
-  return value != nullptr && value->is_string() ? value->get<std::string>() : otherwise;
-}
-
-std::int64_t integer_member(const Json& object, const char* key) {
-  constexpr std::uint64_t kLargest = std::numeric_limits<std::int64_t>::max();
-  const Json* value = member(object, key);
-  if (value == nullptr || !value->is_number_integer() ||
-      (value->is_number_unsigned() && value->get<std::uint64_t>() > kLargest)) {
-    return -1;
-  }
-  return value->get<std::int64_t>();
-}
 
 std::optional<Id> id_of(const Json& message) {
   const Json* id = member(message, "id");
@@ -48,7 +25,8 @@ std::optional<Id> id_of(const Json& message) {
 
 CommandError error_of(const Json& message, const std::string& command) {
   const Json& error = message.at("error");
-  return {command, text_member(error, "class", "GenericError"), text_member(error, "desc", "")};
+  const std::string error_class = text_of(error, "class");
+  return {command, error_class.empty() ? "GenericError" : error_class, text_of(error, "desc")};
 }
 
 std::string version_of(const Json& greeting) {
@@ -180,8 +158,8 @@ Message Session::receive_event(Json& message) {
     event.data = std::move(*data);
   }
   if (const Json* timestamp = member(message, "timestamp"); timestamp != nullptr) {
-    event.seconds = integer_member(*timestamp, "seconds");
-    event.microseconds = integer_member(*timestamp, "microseconds");
+    event.seconds = integer_of(*timestamp, "seconds").value_or(-1);
+    event.microseconds = integer_of(*timestamp, "microseconds").value_or(-1);
   }
   return event;
 }

@@ -21,6 +21,8 @@
 #include "launcher/run/stop_ladder.hpp"
 #include "launcher/run/verdict.hpp"
 #include "qmp/client.hpp"
+#include "qmp/ending.hpp"
+#include "qmp/values.hpp"
 
 namespace vmlaunch::launcher::run {
 
@@ -119,7 +121,7 @@ class Run {
       co_return stuck;
     }
     co_await drain();
-    co_return conclude(answers);
+    co_return conclude();
   }
 
   asio::awaitable<void> seal() {
@@ -169,16 +171,14 @@ class Run {
 
   /// False when QEMU ended, or was ended, before it answered.
   asio::awaitable<bool> handshake() {
-    std::exception_ptr failure;
     try {
       const qmp::Greeting greeting = co_await client_->handshake(plan().deadlines.handshake);
       answers_ = true;
       console_.say("QEMU " + greeting.version + " answers");
       co_return true;
-    } catch (const qmp::Error&) {
-      failure = std::current_exception();
+    } catch (const qmp::HandshakeError& failure) {
+      ending_.handshake_failure = failure;
     }
-    startup_failure_ = text_of(failure);
     // A QEMU that failed by itself is about to end; one that hangs is ended.
     boost::system::error_code error;
     auto token = asio::redirect_error(asio::use_awaitable, error);
@@ -306,28 +306,16 @@ class Run {
     });
   }
 
-  /// QEMU is not trusted to keep to the types of its own events.
-  static std::string text_in(const qmp::Event& event, const char* key) {
-    const auto found = event.data.find(key);
-    return found != event.data.end() && found->is_string() ? found->get<std::string>() : "";
-  }
-
   void note(const qmp::Event& event) {
-    const std::string device = text_in(event, "device");
+    ending_.note(event);
     if (event.name == "BLOCK_IO_ERROR") {
+      const std::string device = qmp::text_of(event.data, "device");
       console_.warn("the guest's " + (device.empty() ? "disk" : device) + " fails (" +
-                    text_in(event, "reason") + ")");
+                    qmp::text_of(event.data, "reason") + ")");
     } else if (event.name == "STOP" && !ending_.shutdown) {
       console_.warn("QEMU has paused the guest; what can be done now is to stop it");
-    } else if (event.name == "SHUTDOWN" && !ending_.shutdown) {
-      const auto guest = event.data.find("guest");
-      ending_.shutdown =
-          Shutdown{guest != event.data.end() && *guest == true, text_in(event, "reason")};
     } else if (event.name == "GUEST_PANICKED") {
-      ending_.panicked = true;
       console_.warn("the guest panicked");
-    } else if (event.name == "WATCHDOG") {
-      ending_.watchdog_poweroff = text_in(event, "action") == "poweroff";
     }
   }
 
@@ -338,21 +326,15 @@ class Run {
     }
   }
 
-  ExitCode conclude(bool answered) {
+  ExitCode conclude() {
     ending_.status = *guardian_.qemu_exit();
-    ending_.had_to_kill = ladder_.had_to_kill();
-    ending_.hurried = ladder_.hurried();
-    if (!answered && !asked_) {
-      // One that hung says nothing of why it was ended.
-      const bool hung = ladder_.requested();
-      const std::string words =
-          hung || errors_->tail().empty() ? startup_failure_ : errors_->tail();
-      throw Failure(ExitCode::qemu_did_not_start,
-                    "QEMU did not start (" + base::to_string(ending_.status) + "): " + words +
-                        name_descriptors(words));
+    ending_.errors = errors_->tail();
+    if (ending_.handshake_failure && !asked_) {
+      const std::string words = qmp::judge(ending_).text;
+      throw Failure(ExitCode::qemu_did_not_start, words + name_descriptors(words));
     }
-    const Verdict verdict =
-        running_ ? judge(ending_) : Verdict{ExitCode::ended, "stopped before the guest ran"};
+    const Verdict verdict = running_ ? judge(ending_, ladder_.had_to_kill(), ladder_.hurried())
+                                     : Verdict{ExitCode::ended, "stopped before the guest ran"};
     if (verdict.code == ExitCode::ended) {
       console_.say(verdict.text);
     } else {
@@ -428,14 +410,6 @@ class Run {
     throw guardian::ProtocolError("the guardian answered something else");
   }
 
-  static std::string text_of(const std::exception_ptr& error) {
-    try {
-      std::rethrow_exception(error);
-    } catch (const std::exception& exception) {
-      return exception.what();
-    }
-  }
-
   ExitCode report(const std::exception_ptr& error) {
     try {
       std::rethrow_exception(error);
@@ -463,8 +437,7 @@ class Run {
   std::optional<qmp::Client> client_;
   std::optional<QemuErrors> errors_;
   std::optional<SerialRelay> serial_;
-  Ending ending_;
-  std::string startup_failure_;
+  qmp::Ending ending_;
   bool asked_ = false;  ///< somebody asked for the end
   bool answers_ = false;
   bool running_ = false;

@@ -4,49 +4,37 @@ namespace vmlaunch::launcher::run {
 
 namespace {
 
-Verdict judge_shutdown(const Shutdown& shutdown) {
-  if (shutdown.reason == "guest-shutdown") {
-    return {ExitCode::ended, "the guest shut down"};
+ExitCode code_of(qmp::Verdict::Kind kind) {
+  using Kind = qmp::Verdict::Kind;
+  switch (kind) {
+    case Kind::orderly:
+      return ExitCode::ended;
+    case Kind::not_started:
+      return ExitCode::qemu_did_not_start;
+    case Kind::guest_panicked:
+      return ExitCode::guest_panicked;
+    case Kind::running:
+    case Kind::unknown:
+    case Kind::failed:
+    case Kind::crashed:
+      break;
   }
-  if (shutdown.reason == "host-qmp-quit") {
-    return {ExitCode::ended, "QEMU was ended as asked"};
-  }
-  if (shutdown.reason == "host-signal") {
-    return {ExitCode::ended, "QEMU was ended by a signal from outside"};
-  }
-  if (shutdown.reason == "host-error") {
-    return {ExitCode::qemu_crashed, "QEMU ended because of an error of its own"};
-  }
-  return {ExitCode::ended, "QEMU ended (" + shutdown.reason + ")"};
+  return ExitCode::qemu_crashed;
 }
 
 }  // namespace
 
-Verdict judge(const Ending& ending) {
+Verdict judge(const qmp::Ending& ending, bool had_to_kill, bool hurried) {
   const bool by_itself = ending.shutdown && ending.shutdown->reason == "guest-shutdown" &&
                          ending.status == base::ExitStatus{};
-  if (ending.had_to_kill && !by_itself) {
+  if (had_to_kill && !by_itself) {
     return {ExitCode::had_to_kill, "the guest did not shut down in time and was ended"};
   }
-  if (ending.panicked) {
-    return {ExitCode::guest_panicked, "the guest panicked"};
-  }
-  if (ending.status.signal != 0 && ending.hurried) {
+  const qmp::Verdict verdict = qmp::judge(ending);
+  if (verdict.kind == qmp::Verdict::Kind::crashed && hurried) {
     return {ExitCode::ended, "QEMU was killed as asked"};
   }
-  if (ending.status.signal != 0) {
-    return {ExitCode::qemu_crashed, "QEMU crashed: " + base::to_string(ending.status)};
-  }
-  if (ending.status.code != 0) {
-    return {ExitCode::qemu_crashed, "QEMU failed: " + base::to_string(ending.status)};
-  }
-  if (ending.shutdown) {
-    return judge_shutdown(*ending.shutdown);
-  }
-  if (ending.watchdog_poweroff) {
-    return {ExitCode::ended, "the guest's watchdog powered it off"};
-  }
-  return {ExitCode::qemu_crashed, "QEMU ended without a word of its end"};
+  return {code_of(verdict.kind), verdict.text};
 }
 
 }  // namespace vmlaunch::launcher::run

@@ -14,13 +14,28 @@ constexpr base::ExitStatus kFailed{1, 0};
 constexpr base::ExitStatus kKilled{0, SIGKILL};
 constexpr base::ExitStatus kCrashed{0, SIGSEGV};
 
-std::string verdict(const Ending& ending) {
-  const Verdict verdict = judge(ending);
+/// What was seen of the end, and of how it was asked for.
+struct Seen {
+  base::ExitStatus status;
+  std::optional<qmp::Shutdown> shutdown;
+  bool panicked = false;
+  bool watchdog_poweroff = false;
+  bool had_to_kill = false;
+  bool hurried = false;
+};
+
+std::string verdict(const Seen& seen) {
+  qmp::Ending ending;
+  ending.status = seen.status;
+  ending.shutdown = seen.shutdown;
+  ending.panicked = seen.panicked;
+  ending.watchdog_poweroff = seen.watchdog_poweroff;
+  const Verdict verdict = judge(ending, seen.had_to_kill, seen.hurried);
   return std::to_string(static_cast<int>(verdict.code)) + ": " + verdict.text;
 }
 
-std::optional<Shutdown> shutdown(const char* reason) {
-  return Shutdown{false, reason};
+std::optional<qmp::Shutdown> shutdown(const char* reason) {
+  return qmp::Shutdown{false, reason};
 }
 
 TEST_CASE("verdict: how QEMU ended decides the exit code and its sentence", "[run]") {
@@ -35,7 +50,7 @@ TEST_CASE("verdict: how QEMU ended decides the exit code and its sentence", "[ru
   const auto panic = shutdown("guest-panic");
   struct Row {
     const char* name;
-    Ending ending;  // status, shutdown, panicked, watchdog, had to kill, hurried
+    Seen seen;
     std::string verdict;
   };
   for (const Row& row : {
@@ -85,7 +100,7 @@ TEST_CASE("verdict: how QEMU ended decides the exit code and its sentence", "[ru
            Row{"too slow, failed", {kFailed, guest, false, false, true, false}, had_to_kill},
        }) {
     INFO(row.name);
-    CHECK(verdict(row.ending) == row.verdict);
+    CHECK(verdict(row.seen) == row.verdict);
   }
 }
 
