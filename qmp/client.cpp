@@ -1,5 +1,6 @@
 #include "qmp/client.hpp"
 
+#include <optional>
 #include <utility>
 #include <variant>
 
@@ -60,6 +61,9 @@ struct Manner {
   std::vector<base::UniqueFd> fds = {};
 };
 
+/// What a look out of band asks: any QEMU that has the band has this command, and knows the answer.
+constexpr const char* kProbe = "query-yank";
+
 /// A pending command as its coroutine sees it. However that ends, also by being destroyed, the
 /// connection does not know of it any more.
 class Call {
@@ -69,7 +73,7 @@ class Call {
        const Json& arguments,
        Manner manner,
        milliseconds deadline);
-  ~Call() { connection_.detach(id_); }
+  ~Call();
   Call(const Call&) = delete;
   Call(Call&&) = delete;
   Call& operator=(const Call&) = delete;
@@ -82,10 +86,17 @@ class Call {
   [[nodiscard]] Json result();
 
  private:
+  void probe();
+  [[noreturn]] void time_out() const;
+
   Connection& connection_;
   std::string command_;
+  Band band_;
   Waiter waiter_;
+  Clock::time_point begun_ = Clock::now();
   Id id_ = 0;
+  std::optional<Waiter> probed_;  ///< once half the deadline has passed
+  Id probe_id_ = 0;
 };
 
 Call::Call(Connection& connection,
@@ -95,12 +106,20 @@ Call::Call(Connection& connection,
            milliseconds deadline)
     : connection_(connection),
       command_(base::printable(command)),
+      band_(manner.band),
       waiter_(connection.executor(), deadline) {
   if (const auto& reason = connection.session().close_reason()) {
     throw Interrupted("Command " + command_ + " was not sent: " + reason->detail, *reason);
   }
   id_ = connection.submit(command, arguments, manner.band, std::move(manner.fds), waiter_);
-  waiter_.timer.expires_after(waiter_.deadline);
+  waiter_.timer.expires_at(begun_ + waiter_.deadline / 2);
+}
+
+Call::~Call() {
+  connection_.detach(id_);
+  if (probed_) {
+    connection_.detach(probe_id_);
+  }
 }
 
 bool Call::finished(const error_code& error) {
@@ -110,16 +129,41 @@ bool Call::finished(const error_code& error) {
   if (error) {
     throw boost::system::system_error(error);
   }
-  if (!waiter_.sent) {
-    throw Timeout("Command " + command_ + " could not be sent" + within(waiter_) +
-                  ": QEMU does not read");
-  }
-  // The command was written after the wait had begun.
-  if (Clock::now() < *waiter_.sent + waiter_.deadline) {
-    waiter_.timer.expires_at(*waiter_.sent + waiter_.deadline);
+  const auto now = Clock::now();
+  const auto begin = waiter_.sent.value_or(begun_);
+  if (now < begin + waiter_.deadline / 2) {  // it was written after the wait had begun
+    waiter_.timer.expires_at(begin + waiter_.deadline / 2);
     return false;
   }
-  throw Timeout("Command " + command_ + " was not answered" + within(waiter_));
+  if (now < begin + waiter_.deadline) {
+    probe();
+    waiter_.timer.expires_at(begin + waiter_.deadline);
+    return false;
+  }
+  time_out();
+}
+
+void Call::probe() {
+  if (!probed_ && band_ == Band::in_order && connection_.session().has_oob()) {
+    probed_.emplace(connection_.executor(), waiter_.deadline);
+    probe_id_ = connection_.submit(kProbe, nullptr, Band::out_of_band, {}, *probed_);
+  }
+}
+
+void Call::time_out() const {
+  const std::string what = "Command " + command_ +
+                           (waiter_.sent ? " was not answered" : " could not be sent") +
+                           within(waiter_);
+  if (!probed_) {
+    throw Timeout(what + (waiter_.sent ? "" : ": QEMU does not read"), Timeout::Cause::unknown);
+  }
+  if (!probed_->settled) {
+    throw Timeout(what + ": QEMU is stopped or hangs, it does not answer out of band either",
+                  Timeout::Cause::silent);
+  }
+  throw Timeout(what + ": QEMU lives, but its main loop has been busy for " +
+                    base::to_string(connection_.busy()),
+                Timeout::Cause::blocked);
 }
 
 Json Call::result() {
@@ -145,6 +189,22 @@ asio::awaitable<Json> run_command(SharedConnection connection,
     co_await call.timer().async_wait(asio::redirect_error(asio::use_awaitable, error));
   } while (!call.finished(error));
   co_return call.result();
+}
+
+asio::awaitable<Pulse> take_pulse(SharedConnection connection, milliseconds limit) {
+  Pulse pulse;
+  const std::string command = kProbe;
+  const Json nothing;
+  Manner manner{Band::out_of_band};
+  try {
+    co_await run_command(connection, command, nothing, std::move(manner), limit);
+    pulse.answers = true;
+  } catch (const CommandError&) {
+    pulse.answers = true;
+  } catch (const Timeout&) {
+  }
+  pulse.busy = connection->busy();
+  co_return pulse;
 }
 
 }  // namespace
@@ -195,6 +255,10 @@ asio::awaitable<Json> Client::execute_with_fds(std::string command,
                      std::move(arguments),
                      {Band::in_order, std::move(fds)},
                      deadline);
+}
+
+asio::awaitable<Pulse> Client::probe(milliseconds limit) {
+  return take_pulse(connection_, limit);
 }
 
 bool Client::has_oob() const {

@@ -19,6 +19,12 @@ namespace vmlaunch::qmp {
 
 class Connection;
 
+/// What a probe has found.
+struct Pulse {
+  bool answers = false;               ///< QEMU lives
+  std::chrono::milliseconds busy{0};  ///< how long its main loop has been at one of our commands
+};
+
 /// One connection to QEMU's monitor. Everything runs in the one thread of the io_context, which
 /// must outlive the client.
 ///
@@ -74,6 +80,11 @@ class Client {
                                                               Json arguments,
                                                               std::vector<base::UniqueFd> fds,
                                                               std::chrono::milliseconds deadline);
+
+  /// Asks QEMU out of band whether it lives, so that a main loop that is blocked can be told from a
+  /// QEMU that is dead. A command in order that is past half its deadline asks by itself, and its
+  /// Timeout tells. Throws Interrupted, and std::invalid_argument unless has_oob().
+  [[nodiscard]] boost::asio::awaitable<Pulse> probe(std::chrono::milliseconds limit);
 
   /// Whether the monitor takes commands out of band; known after the handshake, and never after a
   /// take-over.

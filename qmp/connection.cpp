@@ -129,6 +129,7 @@ void Connection::take(std::string_view bytes) {
       dispatch(session_.receive(*text));
       text = framer_.next();
     }
+    note_work();
     send_queued();
   } catch (const ProtocolError& error) {
     fail_handshake(HandshakeError::Cause::not_qmp, error.what());
@@ -343,6 +344,7 @@ void Connection::send_queued() {
 void Connection::note_progress(std::deque<Outgoing>::iterator command, std::size_t sent) {
   if (command->sent == 0 && command->id) {
     session_.note_sent(*command->id);
+    note_work();
     command->fds.clear();
   }
   command->sent += sent;
@@ -357,6 +359,19 @@ void Connection::note_sent(std::optional<Id> id) {
   if (found != waiters_.end()) {
     found->second->sent = Clock::now();
   }
+}
+
+void Connection::note_work() {
+  const std::optional<Id> work = session_.at_work();
+  if (work != work_) {
+    work_ = work;
+    work_begun_ = Clock::now();
+  }
+}
+
+milliseconds Connection::busy() const {
+  return work_ ? std::chrono::duration_cast<milliseconds>(Clock::now() - work_begun_)
+               : milliseconds(0);
 }
 
 // What QEMU had sent before can still be read, and it is the reader that closes. The shutdown makes

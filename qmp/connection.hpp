@@ -70,6 +70,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   void close(const CloseReason& reason);
 
+  /// How long QEMU's main loop has been at the command that it is at now.
+  [[nodiscard]] std::chrono::milliseconds busy() const;
+
   [[nodiscard]] std::shared_ptr<EventQueue> subscribe(EventFilter filter, std::size_t capacity);
 
   std::function<void(const Event&)> event_handler;
@@ -103,6 +106,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void note_progress(std::deque<Outgoing>::iterator command, std::size_t sent);
   void note_sent(std::optional<Id> id);
   void writing_failed(int error);
+  void note_work();
 
   Socket socket_;
   Session session_;
@@ -113,6 +117,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::deque<Outgoing> outgoing_;
   bool writer_runs_ = false;
   std::optional<CloseReason> write_failure_;
+  std::optional<Id> work_;  // what the main loop is at
+  Clock::time_point work_begun_;
 
   std::vector<std::weak_ptr<EventQueue>> subscribers_;
   std::unordered_map<Id, Waiter*> waiters_;

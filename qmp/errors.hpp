@@ -68,7 +68,19 @@ class CommandError : public Error {
 /// it; its late answer is dropped.
 class Timeout : public Error {
  public:
-  using Error::Error;
+  /// What a look out of band has found meanwhile.
+  enum class Cause {
+    unknown,  ///< there was none: the monitor has no such band
+    blocked,  ///< QEMU lives, and its main loop does not come to the command
+    silent,   ///< nothing of QEMU answers: it is stopped, or hangs
+  };
+
+  Timeout(const std::string& text, Cause cause) : Error(text), cause_(cause) {}
+
+  [[nodiscard]] Cause cause() const { return cause_; }
+
+ private:
+  Cause cause_;
 };
 
 /// The connection ended before the answer. Unless the text says that the command was not sent,

@@ -195,7 +195,8 @@ Message Session::receive_reply(Json& message) {
   }
   // QEMU answers what its parser refuses without an id, yet in the order of the commands.
   const bool charge = !message.contains("id") && message.contains("error");
-  return settle(charge ? oldest() : pending_.end(), message);
+  const std::optional<Id> charged = charge ? at_work() : std::nullopt;
+  return settle(charged ? pending_.find(*charged) : pending_.end(), message);
 }
 
 Message Session::receive_capabilities_reply(const Json& message) {
@@ -236,13 +237,11 @@ Message Session::settle(std::map<Id, Pending>::iterator found, Json& message) {
   return reply;
 }
 
-std::map<Id, Session::Pending>::iterator Session::oldest() {
-  auto found = pending_.begin();
-  while (found != pending_.end() &&
-         (found->second.passed_over || found->second.manner.band == Band::out_of_band)) {
-    ++found;
-  }
-  return found != pending_.end() && found->second.sent ? found : pending_.end();
+std::optional<Id> Session::at_work() const {
+  const auto found = std::find_if(pending_.begin(), pending_.end(), [](const auto& entry) {
+    return !entry.second.passed_over && entry.second.manner.band == Band::in_order;
+  });
+  return found != pending_.end() && found->second.sent ? std::optional(found->first) : std::nullopt;
 }
 
 /// The command whose id stands in a text that is no JSON, as QEMU writes it at the end of a reply.

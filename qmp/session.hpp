@@ -105,6 +105,9 @@ class Session {
   /// keeps the descriptors of one message and reads ahead.
   [[nodiscard]] bool may_send(Id id) const;
 
+  /// The command in order that QEMU's main loop is at: the oldest that was sent and not answered.
+  [[nodiscard]] std::optional<Id> at_work() const;
+
   /// Its first byte is about to be sent.
   void note_sent(Id id);
 
@@ -138,7 +141,6 @@ class Session {
   [[nodiscard]] Message receive_reply(Json& message);
   [[nodiscard]] Message receive_capabilities_reply(const Json& message);
   [[nodiscard]] Message settle(std::map<Id, Pending>::iterator found, Json& message);
-  [[nodiscard]] std::map<Id, Pending>::iterator oldest();
   [[nodiscard]] std::map<Id, Pending>::iterator named_in(std::string_view text);
   [[nodiscard]] Message ignore(std::uint64_t& counter);
 

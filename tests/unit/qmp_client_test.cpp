@@ -97,7 +97,7 @@ TEST_CASE("client: what no QEMU can read is refused and not sent", "[qmp]") {
 
 TEST_CASE("client: a late reply is dropped and the next command is answered", "[qmp]") {
   Scene scene;
-  scene.shake_hands();
+  scene.shake_hands(kPlainGreeting);
   const auto slow = scene.execute("slow", kShort);
   CHECK_THROWS_WITH(scene.finish(slow), "Command slow was not answered within 20ms");
   CHECK_THROWS_AS(slow->get(), Timeout);
@@ -138,7 +138,7 @@ TEST_CASE("client: a cancelled caller leaves its command to QEMU", "[qmp]") {
 
 TEST_CASE("client: a deadline never cuts a write, and an unsent command is never sent", "[qmp]") {
   Scene scene;
-  scene.shake_hands();
+  scene.shake_hands(kPlainGreeting);
   Json arguments = Json::object();
   arguments["blob"] = std::string(std::size_t{4} << 20U, 'x');
   const auto big = scene.start(scene.client->execute("big", arguments, kShort));
@@ -160,7 +160,7 @@ TEST_CASE("client: a deadline never cuts a write, and an unsent command is never
 
 TEST_CASE("client: the deadline counts from when the command was written", "[qmp]") {
   Scene scene;
-  scene.shake_hands();
+  scene.shake_hands(kPlainGreeting);
   constexpr auto kDeadline = 600ms;
   Json arguments = Json::object();
   arguments["blob"] = std::string(std::size_t{1} << 20U, 'x');

@@ -32,6 +32,9 @@ constexpr auto kShort = 20ms;
 constexpr const char* kGreeting =
     "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 22, \"minor\": 2, \"major\": 7}, "
     "\"package\": \"\"}, \"capabilities\": [\"oob\"]}}\r\n";
+constexpr const char* kPlainGreeting =  // of a monitor without an out-of-band band
+    "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 22, \"minor\": 2, \"major\": 7}, "
+    "\"package\": \"\"}, \"capabilities\": []}}\r\n";
 constexpr const char* kErrorWithoutId =
     "{\"error\": {\"class\": \"GenericError\", \"desc\": \"Bad JSON\"}}\r\n";
 constexpr const char* kStaleReply = "{\"return\": {}, \"id\": 1}\r\n";
@@ -122,9 +125,9 @@ class Scene : public Loop {
     return received_;
   }
 
-  Greeting shake_hands() {
+  Greeting shake_hands(const char* words = kGreeting) {
     const auto greeting = start(client->handshake(kLong));
-    send(kGreeting);
+    send(words);
     send(answer(line()));
     return finish(greeting);
   }
