@@ -215,6 +215,7 @@ Client::Client(asio::io_context& context, base::UniqueFd socket, Start start)
 Client::~Client() {
   connection_->event_handler = nullptr;
   connection_->close_handler = nullptr;
+  connection_->log.to(nullptr);
   close();
 }
 
@@ -224,6 +225,10 @@ void Client::on_event(std::function<void(const Event&)> handler) {
 
 void Client::on_close(std::function<void(const CloseReason&)> handler) {
   connection_->close_handler = std::move(handler);
+}
+
+void Client::log_to(LogSink sink) {
+  connection_->log.to(std::move(sink));
 }
 
 asio::awaitable<Greeting> Client::handshake(milliseconds deadline) {

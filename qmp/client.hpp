@@ -13,6 +13,7 @@
 #include "base/unique_fd.hpp"
 #include "qmp/errors.hpp"
 #include "qmp/events.hpp"
+#include "qmp/log.hpp"
 #include "qmp/session.hpp"
 
 namespace vmlaunch::qmp {
@@ -43,12 +44,14 @@ class Client {
   Client& operator=(const Client&) = delete;
   Client& operator=(Client&&) = delete;
 
-  /// Both are set before the handshake, are called from the event loop and must not throw: what
-  /// they throw ends the connection and leaves io_context::run(). Events that precede the greeting
-  /// or the end of the handshake are delivered too.
+  /// All three are set before the handshake, are called from the event loop and must not throw:
+  /// what they throw ends the connection and leaves io_context::run(). Events that precede the
+  /// greeting or the end of the handshake are delivered too.
   void on_event(std::function<void(const Event&)> handler);
   /// Called once, after the last event, unless the client is destroyed first.
   void on_close(std::function<void(const CloseReason&)> handler);
+  /// Called with each message; those for people are in log.hpp.
+  void log_to(LogSink sink);
 
   /// Makes the connection usable; called once. `deadline` is for all of it. Throws HandshakeError,
   /// after which the connection is closed. Only its return proves that QEMU's main loop runs: the

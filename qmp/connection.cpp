@@ -126,6 +126,7 @@ void Connection::take(std::string_view bytes) {
     framer_.feed(bytes);
     auto text = framer_.next();
     while (!refuses_input() && text) {
+      log.received(*text);
       dispatch(session_.receive(*text));
       text = framer_.next();
     }
@@ -341,11 +342,18 @@ void Connection::send_queued() {
   }
 }
 
-void Connection::note_progress(std::deque<Outgoing>::iterator command, std::size_t sent) {
-  if (command->sent == 0 && command->id) {
-    session_.note_sent(*command->id);
+void Connection::begun_to_send(Outgoing& command) {
+  log.sent(command.bytes);
+  if (command.id) {
+    session_.note_sent(*command.id);
     note_work();
-    command->fds.clear();
+    command.fds.clear();
+  }
+}
+
+void Connection::note_progress(std::deque<Outgoing>::iterator command, std::size_t sent) {
+  if (command->sent == 0) {
+    begun_to_send(*command);
   }
   command->sent += sent;
   if (command->sent == command->bytes.size()) {

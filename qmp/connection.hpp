@@ -25,6 +25,7 @@
 #include "qmp/errors.hpp"
 #include "qmp/event_queue.hpp"
 #include "qmp/framer.hpp"
+#include "qmp/log.hpp"
 #include "qmp/session.hpp"
 
 namespace vmlaunch::qmp {
@@ -77,6 +78,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   std::function<void(const Event&)> event_handler;
   std::function<void(const CloseReason&)> close_handler;
+  Log log;
 
  private:
   using Socket = boost::asio::local::stream_protocol::socket;
@@ -103,6 +105,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void send_queued();
   [[nodiscard]] std::deque<Outgoing>::iterator next_to_send();
   [[nodiscard]] ssize_t send_some(const Outgoing& command);
+  void begun_to_send(Outgoing& command);
   void note_progress(std::deque<Outgoing>::iterator command, std::size_t sent);
   void note_sent(std::optional<Id> id);
   void writing_failed(int error);
