@@ -15,6 +15,7 @@
 #include "base/errors.hpp"
 #include "base/process.hpp"
 #include "qmp/client.hpp"
+#include "qmp/commands.hpp"
 
 namespace vmlaunch::launcher::run {
 
@@ -31,20 +32,15 @@ void press_power_button(asio::io_context& io, qmp::Client& client) {
       io, client.execute("system_powerdown", qmp::Json::object(), kReply), asio::detached);
 }
 
-asio::awaitable<bool> guest_runs(qmp::Client& client) {
-  const qmp::Json status = co_await client.execute("query-status", qmp::Json::object(), kReply);
-  co_return status.value("running", false);
-}
-
 /// Ends when QEMU closes the monitor, since that stops the context.
 asio::awaitable<void> shut_down(asio::io_context& io,
                                 qmp::Client& client,
                                 plan::Deadlines deadlines) {
   co_await client.handshake(deadlines.quit);
-  const bool running = co_await guest_runs(client);
+  const qmp::RunState state = co_await qmp::query_status(client, kReply);
   asio::steady_timer timer(io);
   const auto until = steady_clock::now() + deadlines.powerdown;
-  while (running && steady_clock::now() < until) {
+  while (state.running && steady_clock::now() < until) {
     press_power_button(io, client);
     timer.expires_at(std::min(until, steady_clock::now() + deadlines.powerdown_again));
     co_await timer.async_wait(asio::use_awaitable);

@@ -53,6 +53,15 @@ class Loop {
     return outcome;
   }
 
+  std::shared_ptr<Outcome<bool>> start(asio::awaitable<void> call) {
+    auto outcome = std::make_shared<Outcome<bool>>();
+    asio::co_spawn(context, std::move(call), [outcome](const std::exception_ptr& error) {
+      outcome->done = true;
+      outcome->error = error;
+    });
+    return outcome;
+  }
+
   void until(const std::function<bool()>& condition) {
     const auto limit = Clock::now() + kLong;
     while (!condition()) {

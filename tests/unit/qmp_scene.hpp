@@ -97,6 +97,7 @@ class Scene : public Loop {
 
   /// The same, read in one piece, with the descriptors that came with it.
   std::pair<std::string, std::vector<base::UniqueFd>> line_with_fds() {
+    settle();
     std::array<char, 4096> buffer{};
     alignas(cmsghdr) std::array<char, CMSG_SPACE(8 * sizeof(int))> control{};
     iovec bytes{buffer.data(), buffer.size()};
