@@ -32,27 +32,8 @@ std::string job_event(const std::string& status) {
   return event_with("JOB_STATUS_CHANGE", R"({"status": ")" + status + R"(", "id": "j"})");
 }
 
-/// How a call that gives nothing ended: "" or the text of its error.
-struct Ended {
-  bool done = false;
-  std::string error;
-};
-
-std::shared_ptr<Ended> start_job(Scene& scene) {
-  auto ended = std::make_shared<Ended>();
-  asio::co_spawn(scene.context,
-                 run_job(*scene.client, "blockdev-create", {{"job-id", "j"}}, "j", kLong),
-                 [ended](const std::exception_ptr& failure) {
-                   ended->done = true;
-                   try {
-                     if (failure) {
-                       std::rethrow_exception(failure);
-                     }
-                   } catch (const std::exception& error) {
-                     ended->error = error.what();
-                   }
-                 });
-  return ended;
+std::shared_ptr<Outcome<bool>> start_job(Scene& scene) {
+  return scene.start(run_job(*scene.client, "blockdev-create", {{"job-id", "j"}}, "j", kLong));
 }
 
 TEST_CASE("events: a subscriber gets what it asked for, in order, and then the reason of the close",
@@ -180,8 +161,7 @@ TEST_CASE("job: it is dismissed when it has concluded", "[qmp]") {
   CHECK(Json::parse(dismiss).at("execute") == "job-dismiss");
   CHECK(Json::parse(dismiss).at("arguments") == Json{{"id", "j"}});
   scene.send(answer(dismiss));
-  scene.until([&] { return job->done; });
-  CHECK(job->error.empty());
+  scene.finish(job);
 }
 
 TEST_CASE("job: it may have come and gone before its command returns", "[qmp]") {
@@ -193,8 +173,7 @@ TEST_CASE("job: it may have come and gone before its command returns", "[qmp]") 
              event_with("BLOCK_JOB_COMPLETED", R"({"device": "j", "type": "backup"})") +
              job_event("concluded") + job_event("null") + answer(line));
   scene.send(answer(scene.line(), "[]"));
-  scene.until([&] { return job->done; });
-  CHECK(job->error.empty());
+  scene.finish(job);
 }
 
 TEST_CASE("job: it fails in QEMU's words", "[qmp]") {
@@ -214,8 +193,7 @@ TEST_CASE("job: it fails in QEMU's words", "[qmp]") {
     if (by_query) {
       scene.send(answer(scene.line()));
     }
-    scene.until([&] { return job->done; });
-    CHECK(job->error == "Job j failed: No space left");
+    CHECK_THROWS_WITH(scene.finish(job), "Job j failed: No space left");
   }
 }
 
