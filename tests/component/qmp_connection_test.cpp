@@ -120,7 +120,8 @@ TEST_CASE("qmp: a closed client leaves the connection whole for who holds a copy
     loop.until([&] { return blockade.is_reached(); });
   }
   const std::string_view half = R"({"execute":"query-st)";
-  REQUIRE(::send(copy.get(), half.data(), half.size(), 0) == static_cast<ssize_t>(half.size()));
+  REQUIRE(::send(copy.get(), half.data(), half.size(), MSG_NOSIGNAL) ==
+          static_cast<ssize_t>(half.size()));
 
   Visitor heir(loop.context, std::move(copy), Start::take_over);
   const auto greeting = loop.start(heir.client.handshake(kLong));
@@ -157,14 +158,18 @@ TEST_CASE("qmp: a lost client's command delays the next client, and its reply go
   Listening scene;
   Blockade blockade;
   {
+    // Fails in the end, because there is no image in the file.
+    const Json node = {{"driver", "qcow2"}, {"node-name", "disk"}, {"file", blockade.node()}};
     const auto lost = scene.greeted();
-    scene.send(*lost, "blockdev-add", blockade.node());
+    scene.send(*lost, "blockdev-add", node);
     scene.until([&] { return blockade.is_reached(); });
   }
   const auto impatient = scene.dial();
   CHECK(handshake_failure(scene, impatient->client, kShort).cause() == Cause::no_answer);
 
+  // It has the monitor when it is greeted, and until then replies go nowhere.
   const auto next = scene.dial();
+  REQUIRE(next->hears_from_qemu());
   const auto greeting = scene.start(next->client.handshake(kLong));
   scene.settle();
   CHECK_FALSE(greeting->done);

@@ -8,6 +8,7 @@
 
 #include <boost/asio/awaitable.hpp>
 
+#include "base/process.hpp"
 #include "base/unique_fd.hpp"
 #include "qmp/client.hpp"
 #include "qmp/transport.hpp"
@@ -20,11 +21,17 @@ namespace vmlaunch::qmp::tests {
 /// One of the clients that come to a QEMU, and what it hears.
 struct Visitor {
   Visitor(asio::io_context& context, base::UniqueFd socket, Start start = Start::greeting)
-      : client(context, std::move(socket), start) {
+      : fd(socket.get()), client(context, std::move(socket), start) {
     client.on_event([this](const Event& event) { events.push_back(event.name); });
     client.on_close([this](const CloseReason& reason) { closes.push_back(reason); });
   }
 
+  /// Waits for what the client has not read yet.
+  [[nodiscard]] bool hears_from_qemu() const {
+    return base::wait_readable(fd, Clock::now() + kLong);
+  }
+
+  int fd;  // the client's
   Client client;
   std::vector<std::string> events;
   std::vector<CloseReason> closes;
