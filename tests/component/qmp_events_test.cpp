@@ -105,8 +105,8 @@ long memory_of(pid_t pid) {
   return 0;
 }
 
-constexpr int kLarge = 64;            // replies of 200 KB
-constexpr long kMemoryOfMany = 8192;  // KiB that QEMU takes at least if nobody reads them
+constexpr int kLarge = 32;            // replies of 200 KB
+constexpr long kMemoryOfMany = 4096;  // KiB that QEMU takes at least if nobody reads them
 
 /// As many commands with large replies as can be under way, whose callers go away.
 void abandon_eight(Conversation& scene) {
