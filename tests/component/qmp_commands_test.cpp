@@ -15,7 +15,6 @@
 
 #include "base/errors.hpp"
 #include "base/file.hpp"
-#include "tests/component/qmp_blocked.hpp"
 #include "tests/component/qmp_raw.hpp"
 #include "tests/component/qmp_real.hpp"
 #include "tests/support/catch.hpp"
@@ -173,16 +172,15 @@ TEST_CASE("qmp: QEMU's error about a value is that command's, whatever character
 TEST_CASE("qmp: an error without an id fails one command, and the others get their own replies") {
   Tampered scene;
   scene.shake_hands();
-  Blocker blocker;
-  const auto held =
-      scene.start(scene.client.execute(Blocker::kCommand, blocker.arguments(), kLong));
+  Blockade blockade;
+  const auto held = scene.start(scene.client.execute("blockdev-add", blockade.node(), kLong));
   const auto before = scene.start(scene.client.execute("query-name", nullptr, kLong));
   scene.settle();
   scene.raw.send("\xff");
   const auto charged = scene.start(scene.client.execute("query-version", nullptr, kLong));
   const auto behind = scene.start(scene.client.execute("query-name", nullptr, kLong));
   scene.settle();
-  blocker.release();
+  blockade.lift();
   CHECK(scene.finish(held) == Json::object());
   CHECK(scene.finish(before).at("name") == kName);
   CHECK_THROWS_AS(scene.finish(charged), CommandError);
@@ -191,23 +189,13 @@ TEST_CASE("qmp: an error without an id fails one command, and the others get the
   CHECK(scene.client.counters().unknown_ids == 1);
 }
 
-TEST_CASE("qmp: QEMU aborts at memory of a negative size, and the command is interrupted") {
-  Conversation scene;
-  scene.shake_hands();
-  const Json memory = {{"qom-type", "memory-backend-ram"}, {"id", "m"}, {"size", -1}};
-  CHECK_THROWS_AS(scene.execute("object-add", memory), Interrupted);
-  const auto end = scene.qemu.wait();
-  REQUIRE(end);
-  CHECK(base::to_string(*end) == "SIGABRT");
-}
-
 TEST_CASE("qmp: behind nine commands in order QEMU lets one out of band wait, behind eight not") {
   for (const unsigned queued : {7U, 8U}) {
     RealQemu qemu;
     RawMonitor raw(qemu.take_monitor());
     raw.negotiate();
-    Blocker blocker;
-    raw.send_command(Blocker::kCommand, blocker.arguments(), 2);
+    Blockade blockade;
+    raw.send_command("blockdev-add", blockade.node(), 2);
     for (Id id = 3; id < 3 + queued; ++id) {
       raw.send_command("query-name", nullptr, id);
     }
@@ -215,7 +203,7 @@ TEST_CASE("qmp: behind nine commands in order QEMU lets one out of band wait, be
     const bool passes = queued == 7;
     const Json early = raw.message(passes ? kLong : 500ms);
     CHECK(early.is_object() == passes);
-    blocker.release();
+    blockade.lift();
     CHECK((passes ? early : raw.message()).at("id") == (passes ? 100 : 2));
   }
 }
@@ -223,9 +211,8 @@ TEST_CASE("qmp: behind nine commands in order QEMU lets one out of band wait, be
 TEST_CASE("qmp: a command out of band is answered within 100 ms while 20 in order wait") {
   Conversation scene(named());
   scene.shake_hands();
-  Blocker blocker;
-  const auto held =
-      scene.start(scene.client->execute(Blocker::kCommand, blocker.arguments(), kLong));
+  Blockade blockade;
+  const auto held = scene.start(scene.client->execute("blockdev-add", blockade.node(), kLong));
   std::vector<std::shared_ptr<Outcome<Json>>> waiting;
   for (int i = 0; i < 19; ++i) {
     const Json line = {{"command-line", "c" + std::to_string(i)}};
@@ -242,7 +229,7 @@ TEST_CASE("qmp: a command out of band is answered within 100 ms while 20 in orde
   std::nth_element(times.begin(), times.begin() + 4, times.end());
   CHECK(times[4] < 100ms);
   CHECK_FALSE(held->done);
-  blocker.release();
+  blockade.lift();
   CHECK(scene.finish(held) == Json::object());
   for (std::size_t i = 0; i < waiting.size(); ++i) {
     CHECK(scene.finish(waiting[i]) == "unknown command: 'c" + std::to_string(i) + "'\r\n");
@@ -280,25 +267,27 @@ TEST_CASE("qmp: a command whose caller is cancelled in the middle of its write h
 TEST_CASE("qmp: late replies are dropped and counted, and nobody else gets them") {
   Conversation scene(named());
   scene.shake_hands();
-  Blocker blocker;
+  Blockade blockade;
   std::vector<std::shared_ptr<Outcome<Json>>> late = {
-      scene.start(scene.client->execute(Blocker::kCommand, blocker.arguments(), 50ms)),
+      scene.start(scene.client->execute("blockdev-add", blockade.node(), 50ms)),
       scene.start(scene.client->execute("query-version", nullptr, 50ms)),
       scene.start(scene.client->execute("query-status", nullptr, 50ms))};
+  std::size_t late_probes = 0;  // on a busy machine
   for (const auto& outcome : late) {
-    CHECK_THROWS_AS(scene.finish(outcome), Timeout);
+    const auto timeout = thrown_by<Timeout>([&] { return scene.finish(outcome); });
+    late_probes += timeout.cause() == Timeout::Cause::silent ? 1U : 0U;
   }
   const auto next = scene.start(scene.client->execute("query-name", nullptr, kLong));
   scene.settle();
-  blocker.release();
+  blockade.lift();
   CHECK(scene.finish(next).at("name") == kName);
-  CHECK(scene.client->counters().late_replies == late.size());
+  CHECK(scene.client->counters().late_replies == late.size() + late_probes);
   CHECK(scene.client->counters().unknown_ids == 0);
 }
 
 TEST_CASE("qmp: a connection is taken over from wherever its last user had come") {
   Tampered scene(Start::take_over);
-  Blocker blocker;
+  Blockade blockade;
   bool blocked = false;
   const std::string half = R"({"execute":"human-monitor-command","arguments":{"command-line":"a)";
   SECTION("before the greeting was read") {}
@@ -315,7 +304,7 @@ TEST_CASE("qmp: a connection is taken over from wherever its last user had come"
   }
   SECTION("while QEMU executes a command") {
     scene.raw.negotiate();
-    scene.raw.send_command(Blocker::kCommand, blocker.arguments(), 2);
+    scene.raw.send_command("blockdev-add", blockade.node(), 2);
     blocked = true;
   }
   SECTION("in the middle of a reply") {
@@ -329,7 +318,7 @@ TEST_CASE("qmp: a connection is taken over from wherever its last user had come"
   scene.settle();
   if (blocked) {
     CHECK_FALSE(greeting->done);
-    blocker.release();
+    blockade.lift();
   }
   scene.finish(greeting);
   CHECK_FALSE(scene.client.has_oob());

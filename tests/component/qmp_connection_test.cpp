@@ -290,12 +290,30 @@ TEST_CASE("qmp: a stopped QEMU costs the command that it does not answer, and no
   scene.shake_hands();
   freeze(scene.qemu);
   const auto late = scene.start(scene.client->execute("query-version", nullptr, kShort));
-  CHECK_THROWS_AS(scene.finish(late), Timeout);
+  const auto timeout = thrown_by<Timeout>([&] { return scene.finish(late); });
+  CHECK(timeout.cause() == Timeout::Cause::silent);
   CHECK(scene.client->counters().late_replies == 0);
   scene.qemu.signal(SIGCONT);
   CHECK(scene.execute(kSay, say(7)) == said(7));
-  CHECK(scene.client->counters().late_replies == 1);
+  CHECK(scene.client->counters().late_replies == 2);  // to the command, and to the look for life
   CHECK(scene.client->counters().unknown_ids == 0);
+}
+
+TEST_CASE("qmp: a QEMU whose main loop is blocked lives, and says so") {
+  Conversation scene;
+  scene.shake_hands();
+  CHECK(scene.finish(scene.start(scene.client->probe(kLong))).busy == 0ms);
+  Blockade blockade;
+  const auto blocked = scene.start(scene.client->execute("blockdev-add", blockade.node(), 2s));
+  const auto timeout = thrown_by<Timeout>([&] { return scene.finish(blocked); });
+  CHECK(timeout.cause() == Timeout::Cause::blocked);
+  const Pulse pulse = scene.finish(scene.start(scene.client->probe(kLong)));
+  CHECK(pulse.answers);
+  CHECK(pulse.busy >= 2s);
+  blockade.lift();
+  CHECK(scene.execute(kSay, say(8)) == said(8));
+  freeze(scene.qemu);
+  CHECK_FALSE(scene.finish(scene.start(scene.client->probe(kShort))).answers);
 }
 
 /// The numbers of this process's descriptors, each with whether exec closes it.

@@ -14,7 +14,7 @@
 
 #include "base/errors.hpp"
 #include "base/file.hpp"
-#include "tests/component/qmp_by_path.hpp"
+#include "tests/component/qmp_listening.hpp"
 #include "tests/component/qmp_real.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/program.hpp"
@@ -175,13 +175,15 @@ TEST_CASE("qmp: a disk is opened by a descriptor that was passed") {
 }
 
 TEST_CASE("qmp: a descriptor that was passed outlives the connection, and so does its name") {
-  ByPath scene;
+  Listening scene;
   const Json one = {{"fdname", "one"}};
-  scene.finish(
-      scene.start(scene.client->execute_with_fds("getfd", one, fds_of(file_named("kept")), kLong)));
-  scene.reconnect();
+  auto visitor = scene.greeted();
+  scene.finish(scene.start(
+      visitor->client.execute_with_fds("getfd", one, fds_of(file_named("kept")), kLong)));
+  visitor.reset();
+  visitor = scene.greeted();
   CHECK(count_in(scene.qemu, "kept") == 1);
-  scene.execute("closefd", one);
+  scene.execute(*visitor, "closefd", one);
   CHECK(count_in(scene.qemu, "kept") == 0);
 }
 

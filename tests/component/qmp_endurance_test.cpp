@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/component/qmp_by_path.hpp"
+#include "tests/component/qmp_listening.hpp"
 #include "tests/component/qmp_real.hpp"
 #include "tests/support/catch.hpp"
 
@@ -99,12 +99,14 @@ TEST_CASE("qmp: of 100000 commands, eight at a time, each gets its own reply", "
 }
 
 TEST_CASE("qmp: 2000 connections one after the other leave no descriptor behind") {
-  ByPath scene;
+  Listening scene;
+  auto visitor = scene.greeted();
   const auto ours = descriptors_of(::getpid());
   const auto of_qemu = descriptors_of(scene.qemu.pid());
   for (int i = 0; i < 2000; ++i) {
-    scene.reconnect();
-    REQUIRE(scene.execute("query-name") == Json::object());
+    visitor.reset();
+    visitor = scene.greeted();
+    REQUIRE(scene.execute(*visitor, "query-name") == Json::object());
   }
   CHECK(descriptors_of(::getpid()) == ours);
   CHECK(descriptors_of(scene.qemu.pid()) == of_qemu);
