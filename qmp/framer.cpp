@@ -1,5 +1,7 @@
 #include "qmp/framer.hpp"
 
+#include <algorithm>
+
 #include "qmp/errors.hpp"
 
 namespace vmlaunch::qmp {
@@ -33,8 +35,23 @@ std::optional<std::string> Framer::next() {
       place_ = Place::outside;
       return text;
     }
+    pass_over_plain();
   }
   return std::nullopt;
+}
+
+// Most of a message, and faster in a loop of its own.
+void Framer::pass_over_plain() {
+  const char* const from = buffer_.data() + scanned_;
+  const char* const to = buffer_.data() + std::min(buffer_.size(), start_ + limit_);
+  const char* next = from;
+  if (place_ == Place::string) {
+    next = std::find_if(from, to, [](char c) { return c == '"' || c == '\\'; });
+  } else if (place_ == Place::object) {
+    next = std::find_if(
+        from, to, [](char c) { return c == '"' || c == '{' || c == '}' || c == '[' || c == ']'; });
+  }
+  scanned_ += static_cast<std::size_t>(next - from);
 }
 
 void Framer::step_outside(char c) {

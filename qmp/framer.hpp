@@ -36,6 +36,7 @@ class Framer {
  private:
   enum class Place { outside, junk, object, string, escape };
 
+  void pass_over_plain();
   void step_outside(char c);
   void step_string(char c);
   [[nodiscard]] bool ends_object(char c);

@@ -191,7 +191,7 @@ Message Session::receive_reply(Json& message) {
                : ignore(counters_.unknown_ids);
   }
   if (id) {
-    return settle(pending_.find(*id), message);
+    return settle(sent_with(*id), message);
   }
   // QEMU answers what its parser refuses without an id, yet in the order of the commands.
   const bool charge = !message.contains("id") && message.contains("error");
@@ -237,6 +237,12 @@ Message Session::settle(std::map<Id, Pending>::iterator found, Json& message) {
   return reply;
 }
 
+/// Nobody can answer a command that was not sent: the id is a lost client's then.
+std::map<Id, Session::Pending>::iterator Session::sent_with(Id id) {
+  const auto found = pending_.find(id);
+  return found != pending_.end() && found->second.sent ? found : pending_.end();
+}
+
 std::optional<Id> Session::at_work() const {
   const auto found = std::find_if(pending_.begin(), pending_.end(), [](const auto& entry) {
     return !entry.second.passed_over && entry.second.manner.band == Band::in_order;
@@ -255,7 +261,7 @@ std::map<Id, Session::Pending>::iterator Session::named_in(std::string_view text
   const std::string_view rest = text.substr(key + kKey.size());
   const std::size_t digits = std::min(rest.find_first_not_of("0123456789"), rest.size());
   const auto id = base::parse_number<Id>(rest.substr(0, digits));
-  return id ? pending_.find(*id) : pending_.end();
+  return id ? sent_with(*id) : pending_.end();
 }
 
 Message Session::ignore(std::uint64_t& counter) {

@@ -141,6 +141,7 @@ class Session {
   [[nodiscard]] Message receive_reply(Json& message);
   [[nodiscard]] Message receive_capabilities_reply(const Json& message);
   [[nodiscard]] Message settle(std::map<Id, Pending>::iterator found, Json& message);
+  [[nodiscard]] std::map<Id, Pending>::iterator sent_with(Id id);
   [[nodiscard]] std::map<Id, Pending>::iterator named_in(std::string_view text);
   [[nodiscard]] Message ignore(std::uint64_t& counter);
 

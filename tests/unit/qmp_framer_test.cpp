@@ -143,6 +143,13 @@ TEST_CASE("framer: a message over the limit is refused, however it arrives", "[q
   CHECK_FALSE(pieces.next());
   pieces.feed("}");
   CHECK_THROWS_WITH(pieces.next(), "A QMP message exceeds 23 bytes");
+
+  for (const char* unfinished : {R"({"return": "0123456789abc)", R"({"return": 0123456789abcd)"}) {
+    INFO(unfinished);
+    Framer endless(Framer::Start::at_message, text.size() - 1);
+    endless.feed(unfinished);
+    CHECK_THROWS_AS(endless.next(), ProtocolError);
+  }
 }
 
 TEST_CASE("framer: skipped bytes do not count towards the limit", "[qmp]") {

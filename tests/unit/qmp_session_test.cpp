@@ -548,6 +548,16 @@ TEST_CASE("session: an error without an id is nobody's while nothing was sent", 
   CHECK(std::get<Reply>(charged).id == queued);
 }
 
+TEST_CASE("session: a reply to a command that was not sent is nobody's", "[qmp]") {
+  Session session = running_session();
+  const Id queued = session.encode("query-status", nullptr).id;
+  CHECK(ignored(session.receive(return_of(queued))));
+  CHECK(ignored(session.receive(R"({"return": inf, "id": )" + std::to_string(queued) + "}")));
+  CHECK(session.counters().unknown_ids == 1);
+  session.note_sent(queued);
+  check_value(session.receive(return_of(queued)), queued, Json::object());
+}
+
 TEST_CASE("session: one command with descriptors is under way at a time", "[qmp]") {
   Session session = running_session();
   const Id first = sent(session, "getfd", {{"fdname", "a"}}, {Band::in_order, true}).id;
