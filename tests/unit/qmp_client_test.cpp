@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include <array>
@@ -502,6 +503,25 @@ TEST_CASE("client: an idle connection has nothing to do", "[qmp]") {
   scene.settle();
   scene.context.restart();
   CHECK(scene.context.poll() == 0);
+}
+
+long times_slept() {
+  rusage usage{};
+  base::check(::getrusage(RUSAGE_THREAD, &usage), "ask for the use of the processor");
+  return usage.ru_nvcsw;
+}
+
+TEST_CASE("client: an idle connection sleeps through", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  const auto command = scene.execute("query-status");
+  scene.send(answer(scene.line()));
+  scene.finish(command);
+  scene.settle();
+  scene.context.restart();
+  const long before = times_slept();
+  CHECK(scene.context.run_one_for(2s) == 0);
+  CHECK(times_slept() - before <= 5);  // Asio itself looks up once in each second of such a wait
 }
 
 }  // namespace
