@@ -98,12 +98,18 @@ class Users {
  private:
   [[nodiscard]] bool may_be_given(const Session::Manner& manner) const;
   void take(const Reply& reply);
+  void check_turns() const;
+  /// A younger one was answered, and QEMU answers in order.
+  [[nodiscard]] bool is_lost(Id id, Band band) const {
+    return band == Band::in_order && id < last_answered_;
+  }
   [[nodiscard]] std::uint64_t dropped() const;
 
   Session session_;
-  std::map<Id, Call> calls_;  // that somebody waits for
-  std::vector<Id> sent_;      // whether or not somebody still waits
+  std::map<Id, Call> calls_;               // that somebody waits for
+  std::vector<std::pair<Id, Band>> sent_;  // whether or not somebody still waits
   Id last_id_ = 0;
+  Id last_answered_ = 0;  // in order
 };
 
 /// Encoded, it can be read by whoever reads JSON and says the same.
@@ -142,20 +148,35 @@ void Users::give(const std::string& name, const Json& arguments, Session::Manner
   }
 }
 
+void Users::check_turns() const {
+  bool older_unsent = false;
+  bool older_with_fds = false;
+  for (const auto& [id, call] : calls_) {
+    if (call.manner.band == Band::out_of_band || is_lost(id, call.manner.band)) {
+      continue;
+    }
+    const bool its_turn = !call.sent && session_.may_send(id);
+    require(!its_turn || !older_unsent, "commands go in order");
+    require(!its_turn || !older_with_fds || !call.manner.carries_fds,
+            "one command with descriptors is under way");
+    older_unsent = older_unsent || !call.sent;
+    older_with_fds = older_with_fds || call.manner.carries_fds;
+  }
+}
+
 /// False when nothing can go out now.
 bool Users::send_next() {
-  bool older_wait = false;
-  for (auto& [id, call] : calls_) {
-    if (!call.sent && session_.may_send(id)) {
-      require(!older_wait || call.manner.band == Band::out_of_band, "commands go in order");
-      session_.note_sent(id);
-      call.sent = true;
-      sent_.push_back(id);
-      return true;
-    }
-    older_wait = older_wait || (!call.sent && call.manner.band == Band::in_order);
+  check_turns();
+  const auto next = std::find_if(calls_.begin(), calls_.end(), [this](const auto& entry) {
+    return !entry.second.sent && session_.may_send(entry.first);
+  });
+  if (next == calls_.end()) {
+    return false;
   }
-  return false;
+  session_.note_sent(next->first);
+  next->second.sent = true;
+  sent_.emplace_back(next->first, next->second.manner.band);
+  return true;
 }
 
 void Users::leave(bool oldest) {
@@ -200,6 +221,9 @@ void Users::take(const Reply& reply) {
   require(found != calls_.end(), "a reply is for a command that somebody waits for");
   require(found->second.sent, "a command that was not sent has no reply");
   require(error == nullptr || error->command() == found->second.name, "an error names its command");
+  if (found->second.manner.band == Band::in_order) {
+    last_answered_ = std::max(last_answered_, reply.id);
+  }
   calls_.erase(found);
 }
 
@@ -214,18 +238,25 @@ void Users::close() {
           "nothing comes after the close");
 }
 
-/// Whatever was said before: if from now on each command that was sent is answered in order, all
-/// are sent and all who wait get their reply.
+/// Whatever was said before: if from now on QEMU answers in order what was sent and is not lost,
+/// all is sent, and all who wait get their reply unless it is lost.
 void Users::require_good_end() {
   if (session_.state() != Session::State::running) {
     return;
   }
   for (std::size_t next = 0; send_next() || next < sent_.size();) {
-    if (next < sent_.size()) {
-      receive(R"({"return": {}, "id": )" + std::to_string(sent_[next++]) + "}");
+    if (next == sent_.size()) {
+      continue;
+    }
+    const auto [id, band] = sent_[next++];
+    if (!is_lost(id, band)) {
+      receive(R"({"return": {}, "id": )" + std::to_string(id) + "}");
     }
   }
-  require(calls_.empty(), "a peer that answers leaves nobody waiting");
+  for (const auto& [id, call] : calls_) {
+    require(call.sent, "a peer that answers lets all be sent");
+    require(is_lost(id, call.manner.band), "a peer that answers leaves nobody waiting");
+  }
 }
 
 std::uint64_t Users::dropped() const {

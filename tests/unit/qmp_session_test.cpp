@@ -525,6 +525,21 @@ TEST_CASE("session: eight commands in order are under way, and out-of-band passe
   CHECK(session.may_send(ninth));
 }
 
+TEST_CASE("session: a command whose reply was lost is under way no more", "[qmp]") {
+  Session session = running_session();
+  Id last = 0;
+  for (std::size_t i = 0; i < Session::kWindow; ++i) {
+    last = sent(session, "query-status", nullptr).id;
+  }
+  check_value(session.receive(return_of(last)), last, Json::object());
+  for (std::size_t i = 0; i < Session::kWindow; ++i) {
+    const Id next = session.encode("query-status", nullptr).id;
+    CHECK(session.may_send(next));
+    session.note_sent(next);
+  }
+  CHECK_FALSE(session.may_send(session.encode("query-status", nullptr).id));
+}
+
 TEST_CASE("session: a reply out of band passes nobody over, and is charged with no error",
           "[qmp]") {
   Session session = running_session();
