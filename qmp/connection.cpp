@@ -351,7 +351,7 @@ void Connection::begun_to_send(Outgoing& command) {
   }
 }
 
-void Connection::note_progress(std::deque<Outgoing>::iterator command, std::size_t sent) {
+void Connection::note_progress(const std::deque<Outgoing>::iterator& command, std::size_t sent) {
   if (command->sent == 0) {
     begun_to_send(*command);
   }

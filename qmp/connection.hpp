@@ -106,7 +106,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   [[nodiscard]] std::deque<Outgoing>::iterator next_to_send();
   [[nodiscard]] ssize_t send_some(const Outgoing& command);
   void begun_to_send(Outgoing& command);
-  void note_progress(std::deque<Outgoing>::iterator command, std::size_t sent);
+  void note_progress(const std::deque<Outgoing>::iterator& command, std::size_t sent);
   void note_sent(std::optional<Id> id);
   void writing_failed(int error);
   void note_work();

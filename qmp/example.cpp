@@ -1,8 +1,9 @@
 // Speaks to the monitor of a running QEMU: qmp_example [--trace] SOCKET [COMMAND [ARGUMENTS]]
 // Prints what the command returned or, without one, events until QEMU ends. ARGUMENTS are JSON.
 
-#include <cstdio>
+#include <chrono>
 #include <exception>
+#include <iostream>
 #include <string>
 #include <utility>
 #include <variant>
@@ -24,7 +25,7 @@ namespace qmp = vmlaunch::qmp;
 constexpr std::chrono::seconds kPatience{10};
 
 void trace(qmp::Direction direction, const std::string& message) {
-  std::fprintf(stderr, "%s %s\n", direction == qmp::Direction::sent ? ">" : "<", message.c_str());
+  std::cerr << (direction == qmp::Direction::sent ? "> " : "< ") << message << '\n';
 }
 
 asio::awaitable<void> show_events(qmp::Subscription events) {
@@ -33,14 +34,14 @@ asio::awaitable<void> show_events(qmp::Subscription events) {
     const qmp::Subscription::Item item = co_await events.next();
     if (const auto* event = std::get_if<qmp::Event>(&item)) {
       ending.note(*event);
-      std::printf("%s %s\n", event->name.c_str(), event->data.dump().c_str());
+      std::cout << event->name << ' ' << event->data.dump() << '\n';
     } else if (const auto* lost = std::get_if<qmp::Lost>(&item)) {
-      std::printf("(%ju events came too fast)\n", static_cast<std::uintmax_t>(lost->count));
+      std::cout << '(' << lost->count << " events came too fast)\n";
     } else {
       ending.close = std::get<qmp::CloseReason>(item);
     }
   }
-  std::printf("%s\n", qmp::judge(ending).text.c_str());
+  std::cout << qmp::judge(ending).text << '\n';
 }
 
 asio::awaitable<void> speak(asio::io_context& context,
@@ -54,26 +55,26 @@ asio::awaitable<void> speak(asio::io_context& context,
   qmp::Subscription events = client.subscribe(qmp::EventFilter());
   const qmp::Greeting greeting = co_await client.handshake(kPatience);
   if (words.size() == 1) {
-    std::printf("QEMU %s\n", greeting.version.c_str());
+    std::cout << "QEMU " << greeting.version << '\n';
     co_await show_events(std::move(events));
     co_return;
   }
   const qmp::Json arguments = words.size() > 2 ? qmp::Json::parse(words[2]) : qmp::Json();
   const qmp::Json value = co_await client.execute(words[1], arguments);
-  std::printf("%s\n", value.dump(2).c_str());
+  std::cout << value.dump(2) << '\n';
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  static_cast<void>(std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ));
+  std::cout << std::unitbuf;
   std::vector<std::string> words(argv + 1, argv + argc);
   const bool traced = !words.empty() && words[0] == "--trace";
   if (traced) {
     words.erase(words.begin());
   }
   if (words.empty() || words.size() > 3) {
-    std::fprintf(stderr, "usage: qmp_example [--trace] SOCKET [COMMAND [ARGUMENTS]]\n");
+    std::cerr << "usage: qmp_example [--trace] SOCKET [COMMAND [ARGUMENTS]]\n";
     return 2;
   }
   int code = 0;
@@ -84,7 +85,7 @@ int main(int argc, char** argv) {
         std::rethrow_exception(failure);
       }
     } catch (const std::exception& error) {
-      std::fprintf(stderr, "%s\n", error.what());
+      std::cerr << error.what() << '\n';
       code = 1;
     }
     context.stop();
