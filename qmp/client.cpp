@@ -1,5 +1,6 @@
 #include "qmp/client.hpp"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 #include <variant>
@@ -64,6 +65,10 @@ struct Manner {
 /// What a look out of band asks: any QEMU that has the band has this command, and knows the answer.
 constexpr const char* kProbe = "query-yank";
 
+/// So long before a deadline, or in the middle of a short one: what it finds is to be true at the
+/// deadline.
+constexpr milliseconds kProbeAhead{10000};
+
 /// A pending command as its coroutine sees it. However that ends, also by being destroyed, the
 /// connection does not know of it any more.
 class Call {
@@ -86,7 +91,8 @@ class Call {
   [[nodiscard]] Json result();
 
  private:
-  void probe();
+  void probe(Clock::time_point begin);
+  void end_probe();
   [[noreturn]] void time_out() const;
 
   Connection& connection_;
@@ -95,7 +101,8 @@ class Call {
   Waiter waiter_;
   Clock::time_point begun_ = Clock::now();
   Id id_ = 0;
-  std::optional<Waiter> probed_;  ///< once half the deadline has passed
+  std::optional<Waiter> probed_;  ///< once most of the deadline has passed
+  Clock::time_point probed_at_;
   Id probe_id_ = 0;
 };
 
@@ -109,17 +116,14 @@ Call::Call(Connection& connection,
       band_(manner.band),
       waiter_(connection.executor(), deadline) {
   if (const auto& reason = connection.session().close_reason()) {
-    throw Interrupted("Command " + command_ + " was not sent: " + reason->detail, *reason);
+    throw Interrupted("Command " + command_ + " was not sent: " + reason->detail, *reason, false);
   }
   id_ = connection.submit(command, arguments, manner.band, std::move(manner.fds), waiter_);
-  waiter_.timer.expires_at(begun_ + waiter_.deadline / 2);
 }
 
 Call::~Call() {
   connection_.detach(id_);
-  if (probed_) {
-    connection_.detach(probe_id_);
-  }
+  end_probe();
 }
 
 bool Call::finished(const error_code& error) {
@@ -130,40 +134,58 @@ bool Call::finished(const error_code& error) {
     throw boost::system::system_error(error);
   }
   const auto now = Clock::now();
-  const auto begin = waiter_.sent.value_or(begun_);
-  if (now < begin + waiter_.deadline / 2) {  // it was written after the wait had begun
-    waiter_.timer.expires_at(begin + waiter_.deadline / 2);
+  const auto begin = waiter_.written.value_or(begun_);
+  const auto probe_at = begin + std::max(waiter_.deadline / 2, waiter_.deadline - kProbeAhead);
+  if (now < probe_at) {
+    waiter_.timer.expires_at(probe_at);
     return false;
   }
   if (now < begin + waiter_.deadline) {
-    probe();
+    probe(begin);
     waiter_.timer.expires_at(begin + waiter_.deadline);
     return false;
   }
   time_out();
 }
 
-void Call::probe() {
-  if (!probed_ && band_ == Band::in_order && connection_.session().has_oob()) {
-    probed_.emplace(connection_.executor(), waiter_.deadline);
-    probe_id_ = connection_.submit(kProbe, nullptr, Band::out_of_band, {}, *probed_);
+/// Once, and again when the command was written only after that.
+void Call::probe(Clock::time_point begin) {
+  if (band_ != Band::in_order || !connection_.session().has_oob() ||
+      (probed_ && probed_at_ >= begin)) {
+    return;
+  }
+  end_probe();
+  probed_.emplace(connection_.executor(), waiter_.deadline);
+  probed_at_ = Clock::now();
+  probe_id_ = connection_.submit(kProbe, nullptr, Band::out_of_band, {}, *probed_);
+}
+
+void Call::end_probe() {
+  if (probed_) {
+    connection_.detach(probe_id_);
   }
 }
 
 void Call::time_out() const {
   const std::string what = "Command " + command_ +
-                           (waiter_.sent ? " was not answered" : " could not be sent") +
+                           (waiter_.written ? " was not answered"
+                            : waiter_.begun ? " was not read to its end"
+                                            : " could not be sent") +
                            within(waiter_);
-  if (!probed_) {
-    throw Timeout(what + (waiter_.sent ? "" : ": QEMU does not read"), Timeout::Cause::unknown);
+  if (!probed_ || !probed_->written) {
+    throw Timeout(what + (waiter_.written ? "" : ": QEMU does not read"),
+                  Timeout::Cause::unknown,
+                  waiter_.begun);
   }
   if (!probed_->settled) {
     throw Timeout(what + ": QEMU is stopped or hangs, it does not answer out of band either",
-                  Timeout::Cause::silent);
+                  Timeout::Cause::silent,
+                  waiter_.begun);
   }
   throw Timeout(what + ": QEMU lives, but its main loop has been busy for " +
                     base::to_string(connection_.busy()),
-                Timeout::Cause::blocked);
+                Timeout::Cause::blocked,
+                waiter_.begun);
 }
 
 Json Call::result() {
@@ -174,8 +196,9 @@ Json Call::result() {
     throw CommandError(*error);
   }
   const auto& reason = std::get<CloseReason>(waiter_.outcome);
-  throw Interrupted(
-      "Command " + command_ + " was interrupted, its outcome is unknown: " + reason.detail, reason);
+  const char* how =
+      waiter_.begun ? " was interrupted, its outcome is unknown: " : " was not sent: ";
+  throw Interrupted("Command " + command_ + how + reason.detail, reason, waiter_.begun);
 }
 
 asio::awaitable<Json> run_command(SharedConnection connection,
@@ -185,9 +208,9 @@ asio::awaitable<Json> run_command(SharedConnection connection,
                                   milliseconds deadline) {
   Call call(*connection, command, arguments, std::move(manner), deadline);
   error_code error;
-  do {
+  while (!call.finished(error)) {
     co_await call.timer().async_wait(asio::redirect_error(asio::use_awaitable, error));
-  } while (!call.finished(error));
+  }
   co_return call.result();
 }
 

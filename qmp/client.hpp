@@ -85,8 +85,8 @@ class Client {
                                                               std::chrono::milliseconds deadline);
 
   /// Asks QEMU out of band whether it lives, so that a main loop that is blocked can be told from a
-  /// QEMU that is dead. A command in order that is past half its deadline asks by itself, and its
-  /// Timeout tells. Throws Interrupted, and std::invalid_argument unless has_oob().
+  /// QEMU that is dead. A command in order asks by itself shortly before its deadline, past half
+  /// of it, and its Timeout tells. Throws Interrupted, and std::invalid_argument unless has_oob().
   [[nodiscard]] boost::asio::awaitable<Pulse> probe(std::chrono::milliseconds limit);
 
   /// Whether the monitor takes commands out of band; known after the handshake, and never after a

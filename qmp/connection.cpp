@@ -42,6 +42,18 @@ CloseReason reason_of(const error_code& error) {
   return {CloseReason::Kind::reset, "the connection broke (" + error.message() + ")"};
 }
 
+/// The kernel would refuse these only when the command goes out, and with it the connection.
+void check_descriptors(const std::string& command, const std::vector<base::UniqueFd>& fds) {
+  constexpr std::size_t kMost = 253;  // SCM_MAX_FD
+  const bool all_open = std::all_of(fds.begin(), fds.end(), [](const base::UniqueFd& fd) {
+    return ::fcntl(fd.get(), F_GETFD) >= 0;
+  });
+  if (!all_open || fds.size() > kMost) {
+    throw std::invalid_argument("Cannot send command " + base::printable(command) + ": " +
+                                (all_open ? "too many descriptors" : "a descriptor is not open"));
+  }
+}
+
 }  // namespace
 
 Waiter::Waiter(const asio::any_io_executor& executor, milliseconds limit)
@@ -246,6 +258,7 @@ Id Connection::submit(const std::string& command,
                       Band band,
                       std::vector<base::UniqueFd> fds,
                       Waiter& waiter) {
+  check_descriptors(command, fds);
   Session::Command encoded = session_.encode(command, arguments, {band, !fds.empty()});
   waiters_.emplace(encoded.id, &waiter);
   waiter.deadline += deadline_of_bytes(encoded.bytes.size());
@@ -262,6 +275,7 @@ void Connection::detach(Id id) {
   if (queued != outgoing_.end() && queued->sent == 0) {
     outgoing_.erase(queued);
     session_.withdraw(id);
+    send_queued();  // those behind it need not wait any longer
   } else {
     session_.abandon(id);
   }
@@ -342,30 +356,39 @@ void Connection::send_queued() {
   }
 }
 
-void Connection::begun_to_send(Outgoing& command) {
-  log.sent(command.bytes);
+void Connection::note_begun(Outgoing& command) {
   if (command.id) {
     session_.note_sent(*command.id);
     note_work();
     command.fds.clear();
   }
+  const auto waiter = waiters_.find(command.id.value_or(0));
+  if (waiter != waiters_.end()) {
+    waiter->second->begun = true;
+  }
 }
 
 void Connection::note_progress(const std::deque<Outgoing>::iterator& command, std::size_t sent) {
-  if (command->sent == 0) {
-    begun_to_send(*command);
+  const bool begins = command->sent == 0;
+  // A copy, because who listens may end the connection or send a command.
+  const std::string shown = begins && log ? command->bytes : "";
+  if (begins) {
+    note_begun(*command);
   }
   command->sent += sent;
   if (command->sent == command->bytes.size()) {
-    note_sent(command->id);
+    note_written(command->id);
     outgoing_.erase(command);
+  }
+  if (!shown.empty()) {
+    log.sent(shown);
   }
 }
 
-void Connection::note_sent(std::optional<Id> id) {
-  const auto found = waiters_.find(id.value_or(0));
-  if (found != waiters_.end()) {
-    found->second->sent = Clock::now();
+void Connection::note_written(std::optional<Id> id) {
+  const auto waiter = waiters_.find(id.value_or(0));
+  if (waiter != waiters_.end()) {
+    waiter->second->written = Clock::now();
   }
 }
 

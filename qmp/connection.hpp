@@ -41,7 +41,8 @@ struct Waiter {
   boost::asio::steady_timer timer;
   std::chrono::milliseconds deadline;
   bool settled = false;
-  std::optional<Clock::time_point> sent;
+  bool begun = false;                        // its first byte was sent
+  std::optional<Clock::time_point> written;  // its last one
   std::variant<std::monostate, Json, CommandError, CloseReason> outcome;
 };
 
@@ -105,9 +106,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void send_queued();
   [[nodiscard]] std::deque<Outgoing>::iterator next_to_send();
   [[nodiscard]] ssize_t send_some(const Outgoing& command);
-  void begun_to_send(Outgoing& command);
+  void note_begun(Outgoing& command);
   void note_progress(const std::deque<Outgoing>::iterator& command, std::size_t sent);
-  void note_sent(std::optional<Id> id);
+  void note_written(std::optional<Id> id);
   void writing_failed(int error);
   void note_work();
 

@@ -51,14 +51,16 @@ void Ending::note(const Event& event) {
   if (event.name == "SHUTDOWN" && !shutdown) {
     shutdown = Shutdown{flag_of(event.data, "guest"), text_of(event.data, "reason")};
   } else if (event.name == "GUEST_PANICKED") {
-    panicked = true;
+    panicked = panicked || text_of(event.data, "action") != "run";
   } else if (event.name == "WATCHDOG") {
     watchdog_poweroff = text_of(event.data, "action") == "poweroff";
   }
 }
 
 Verdict judge(const Ending& ending) {
-  const bool gone = ending.close && ending.close->kind != CloseReason::Kind::local;
+  // A connection that this side has given up says nothing of QEMU.
+  const bool gone = ending.close && (ending.close->kind == CloseReason::Kind::eof ||
+                                     ending.close->kind == CloseReason::Kind::reset);
   if (ending.handshake_failure) {
     return judge_start(ending);
   }

@@ -20,8 +20,8 @@ struct Shutdown {
 /// end in order.
 struct Ending {
   std::optional<HandshakeError> handshake_failure;
-  std::optional<Shutdown> shutdown;  ///< the first one: QEMU may send more than one
-  bool panicked = false;
+  std::optional<Shutdown> shutdown;        ///< the first one: QEMU may send more than one
+  bool panicked = false;                   ///< and was not told to go on all the same
   bool watchdog_poweroff = false;          ///< QEMU then exits without a SHUTDOWN event
   std::optional<CloseReason> close;        ///< nothing: the connection stands
   std::optional<base::ExitStatus> status;  ///< nothing: it has not ended, or is another's child

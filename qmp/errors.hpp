@@ -64,36 +64,41 @@ class CommandError : public Error {
   std::string description_;
 };
 
-/// No answer in time. Unless the text says that the command was not sent, QEMU may still execute
-/// it; its late answer is dropped.
+/// No answer in time. The late answer to a command that was sent is dropped.
 class Timeout : public Error {
  public:
   /// What a look out of band has found meanwhile.
   enum class Cause {
-    unknown,  ///< there was none: the monitor has no such band
+    unknown,  ///< nothing: it was not made, or could not be sent
     blocked,  ///< QEMU lives, and its main loop does not come to the command
     silent,   ///< nothing of QEMU answers: it is stopped, or hangs
   };
 
-  Timeout(const std::string& text, Cause cause) : Error(text), cause_(cause) {}
+  Timeout(const std::string& text, Cause cause, bool sent)
+      : Error(text), cause_(cause), sent_(sent) {}
 
   [[nodiscard]] Cause cause() const { return cause_; }
+  /// False: no byte of the command was sent, and none will be. Otherwise QEMU may still execute it.
+  [[nodiscard]] bool sent() const { return sent_; }
 
  private:
   Cause cause_;
+  bool sent_;
 };
 
-/// The connection ended before the answer. Unless the text says that the command was not sent,
-/// QEMU may have executed it.
+/// The connection ended before the answer.
 class Interrupted : public Error {
  public:
-  Interrupted(const std::string& text, CloseReason reason)
-      : Error(text), reason_(std::move(reason)) {}
+  Interrupted(const std::string& text, CloseReason reason, bool sent)
+      : Error(text), reason_(std::move(reason)), sent_(sent) {}
 
   [[nodiscard]] const CloseReason& reason() const { return reason_; }
+  /// False: no byte of the command was sent. Otherwise QEMU may have executed it.
+  [[nodiscard]] bool sent() const { return sent_; }
 
  private:
   CloseReason reason_;
+  bool sent_;
 };
 
 }  // namespace vmlaunch::qmp

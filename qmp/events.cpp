@@ -71,7 +71,7 @@ asio::awaitable<Subscription::Item> take_next(std::shared_ptr<EventQueue> queue,
   if (error) {
     throw boost::system::system_error(error);
   }
-  throw Timeout("No event came until the deadline", Timeout::Cause::unknown);
+  throw Timeout("No event came until the deadline", Timeout::Cause::unknown, false);
 }
 
 }  // namespace

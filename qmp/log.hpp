@@ -24,6 +24,7 @@ using LogSink = std::function<void(Direction direction, const std::string& messa
 class Log {
  public:
   void to(LogSink sink) { sink_ = std::move(sink); }
+  explicit operator bool() const { return sink_ != nullptr; }
 
   void sent(std::string_view message) {
     if (sink_) {

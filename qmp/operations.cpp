@@ -19,7 +19,8 @@ using std::chrono::steady_clock;
 constexpr milliseconds kShort{5000};
 
 [[noreturn]] void throw_interrupted(const std::string& what, const CloseReason& reason) {
-  throw Interrupted(what + " was interrupted, its outcome is unknown: " + reason.detail, reason);
+  throw Interrupted(
+      what + " was interrupted, its outcome is unknown: " + reason.detail, reason, true);
 }
 
 bool speaks_of(const Event& event, const std::string& job) {

@@ -147,6 +147,7 @@ base::ExitStatus Host::run_program(const std::vector<std::string>& words) const 
   return in_child("run " + base::join(words, " "), deadlines_.program, [&] {
     base::close_all_but({});
     std::vector<const char*> arguments;
+    arguments.reserve(words.size() + 1);
     for (const std::string& word : words) {
       arguments.push_back(word.c_str());
     }

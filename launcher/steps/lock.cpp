@@ -85,7 +85,9 @@ void Lock::clear(const std::string& folder) {
   for (const std::string& name : base::Tree("").list(folder)) {
     try {
       if (name.ends_with(kEnding)) {
-        static_cast<void>(try_to_take(folder + "/" + name, Purpose::recovery));
+        std::string file = folder;
+        file.append("/").append(name);
+        static_cast<void>(try_to_take(file, Purpose::recovery));
       }
     } catch (const std::system_error&) {
       // Whoever needs this one hears what is the matter with it.

@@ -3,6 +3,8 @@
 
 #include <cerrno>
 #include <memory>
+#include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -15,7 +17,11 @@ namespace vmlaunch::launcher::steps {
 
 namespace {
 
-const std::string kPrefix = "vmlaunch-";
+constexpr std::string_view kPrefix = "vmlaunch-";
+
+std::string name_for(const std::string& vm) {
+  return std::string(kPrefix) + vm;
+}
 
 std::string parent_of(const Host& host) {
   const auto parent = survey::find_cgroup_parent(host.tree(), ::geteuid() == 0);
@@ -48,7 +54,7 @@ class MakeCgroup final : public Change {
   // A run has no cgroup but its own.
   bool fits_plan_of(const std::string& vm) const override { return vm == vm_; }
 
-  std::string describe() const override { return "make the cgroup " + kPrefix + vm_; }
+  std::string describe() const override { return "make the cgroup " + name_for(vm_); }
   std::string describe_undo() const override { return "removed"; }
   std::string object() const override { return "cgroup"; }
 
@@ -116,7 +122,7 @@ std::string read_cgroup(Fields& fields, const char* key) {
 }
 
 std::string cgroup_of(const Host& host, const std::string& vm) {
-  return parent_of(host) + "/" + kPrefix + vm;
+  return parent_of(host) + "/" + name_for(vm);
 }
 
 }  // namespace vmlaunch::launcher::steps

@@ -32,7 +32,7 @@ using Kind = CloseReason::Kind;
 using Cause = HandshakeError::Cause;
 
 /// For what does not come: long enough for a QEMU that is there.
-constexpr auto kShort = 300ms;
+constexpr auto kShort = 2s;
 
 HandshakeError handshake_failure(Loop& loop, Client& client, std::chrono::milliseconds deadline) {
   const auto greeting = loop.start(client.handshake(deadline));

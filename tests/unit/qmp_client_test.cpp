@@ -110,6 +110,46 @@ TEST_CASE("client: a late reply is dropped and the next command is answered", "[
   CHECK(scene.client->counters().late_replies == 1);
 }
 
+TEST_CASE("client: a command that is given up makes room for those behind it", "[qmp]") {
+  Scene scene;
+  scene.shake_hands(kPlainGreeting);
+  const auto with_fd = [&](const char* command, std::chrono::milliseconds deadline) {
+    std::vector<base::UniqueFd> fds;
+    fds.push_back(base::open_file("/dev/null", O_RDONLY));
+    return scene.start(scene.client->execute_with_fds(command, nullptr, std::move(fds), deadline));
+  };
+  const auto first = with_fd("first", kLong);
+  const std::string line = scene.line();
+  const auto second = with_fd("second", kShort);
+  const auto third = scene.execute("third");
+  CHECK(scene.nothing_more().empty());
+  CHECK_FALSE(timeout_of(scene, second).sent());
+  scene.send(answer(line, "1") + answer(scene.line(), "3"));
+  CHECK(scene.finish(first) == 1);
+  CHECK(scene.finish(third) == 3);
+}
+
+TEST_CASE("client: descriptors that cannot be sent are refused, and the connection stays",
+          "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  for (const std::size_t count : {1U, 300U}) {
+    std::vector<base::UniqueFd> fds(1);
+    if (count > 1) {
+      fds.clear();
+      for (std::size_t i = 0; i < count; ++i) {
+        fds.push_back(base::open_file("/dev/null", O_RDONLY));
+      }
+    }
+    const auto call =
+        scene.start(scene.client->execute_with_fds("getfd", nullptr, std::move(fds), kLong));
+    CHECK_THROWS_AS(scene.finish(call), std::invalid_argument);
+  }
+  const auto next = scene.execute("next");
+  scene.send(answer(scene.line(), "2"));
+  CHECK(scene.finish(next) == 2);
+}
+
 TEST_CASE("client: a deadline in the past or beyond the clock is a deadline", "[qmp]") {
   Scene scene;
   scene.shake_hands();
@@ -146,7 +186,10 @@ TEST_CASE("client: a deadline never cuts a write, and an unsent command is never
   const auto unsent = scene.execute("unsent", kShort);
   CHECK_THROWS_WITH(scene.finish(unsent),
                     "Command unsent could not be sent within 20ms: QEMU does not read");
-  CHECK_THROWS_AS(scene.finish(big), Timeout);
+  CHECK_THROWS_WITH(scene.finish(big),
+                    Catch::Matchers::StartsWith("Command big was not read to its end within 12"));
+  CHECK(timeout_of(scene, big).sent());
+  CHECK_FALSE(timeout_of(scene, unsent).sent());
   const auto last = scene.execute("last");
 
   const std::string big_line = scene.line();

@@ -67,6 +67,8 @@ TEST_CASE("ending: a panic is what counts, however QEMU ended then", "[qmp]") {
   CHECK(kind_of(after(events), kEof, kFine) == Kind::guest_panicked);
   CHECK(kind_of(after(events), kEof, kCrashed) == Kind::guest_panicked);
   CHECK(judge(after(events)).kind == Kind::running);  // paused by it, perhaps
+  const Event goes_on = event("GUEST_PANICKED", {{"action", "run"}});
+  CHECK(kind_of(after({goes_on, shutdown("guest-shutdown")}), kEof, kFine) == Kind::orderly);
 }
 
 TEST_CASE("ending: the first SHUTDOWN counts, and strange ones do no harm", "[qmp]") {
@@ -89,6 +91,9 @@ TEST_CASE("ending: without the process's end, the connection tells what it can",
   CHECK(judge(ending).text == "QEMU is gone without a word of its end: QEMU closed the connection");
   ending.note(shutdown("host-qmp-quit"));
   CHECK(judge(ending).kind == Kind::orderly);
+  Ending given_up;
+  given_up.close = CloseReason{CloseReason::Kind::protocol, "What came was not QMP"};
+  CHECK(judge(given_up).kind == Kind::running);
 }
 
 TEST_CASE("ending: a failed start is explained by QEMU's words, a hung one by ours", "[qmp]") {

@@ -1,3 +1,4 @@
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -105,6 +106,25 @@ TEST_CASE("log: it tells of what goes over the wire, until its client is gone", 
   scene.until([&] { return !scene.client; });
   scene.settle();
   CHECK(lines.size() == 6);
+}
+
+TEST_CASE("log: who is told of a command may end its connection or send another", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  std::shared_ptr<Outcome<Json>> another;
+  scene.client->log_to([&](Direction direction, const std::string& message) {
+    if (direction == Direction::sent && message.find("first") != std::string::npos) {
+      another = scene.execute("second");
+    } else if (direction == Direction::sent) {
+      scene.client.reset();
+    }
+  });
+  const auto first = scene.execute("first");
+  CHECK_THROWS_AS(scene.finish(first), Interrupted);
+  CHECK_THROWS_AS(scene.finish(another), Interrupted);
+  CHECK(Json::parse(scene.line()).at("execute") == "first");
+  CHECK(Json::parse(scene.line()).at("execute") == "second");
+  CHECK(scene.nothing_more().empty());
 }
 
 }  // namespace

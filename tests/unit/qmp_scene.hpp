@@ -7,7 +7,9 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <memory>
 #include <optional>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -154,5 +156,16 @@ class Scene : public Loop {
 
   std::string received_;
 };
+
+/// How a command ends that gets no answer in time.
+inline Timeout timeout_of(Scene& scene, const std::shared_ptr<Outcome<Json>>& call) {
+  scene.until([&] { return call->done; });
+  try {
+    static_cast<void>(call->get());
+  } catch (const Timeout& error) {
+    return error;
+  }
+  throw std::runtime_error("It was answered");
+}
 
 }  // namespace vmlaunch::qmp::tests
