@@ -50,7 +50,7 @@ class Client {
   void on_event(std::function<void(const Event&)> handler);
   /// Called once, after the last event, unless the client is destroyed first.
   void on_close(std::function<void(const CloseReason&)> handler);
-  /// Called with each message; those for people are in log.hpp.
+  /// Called with each message, as log.hpp shows them to people.
   void log_to(LogSink sink);
 
   /// Makes the connection usable; called once. `deadline` is for all of it. Throws HandshakeError,
