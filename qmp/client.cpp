@@ -143,7 +143,7 @@ bool Call::finished(const error_code& error) {
   if (now < begin + waiter_.deadline) {
     probe(begin);
     waiter_.timer.expires_at(begin + waiter_.deadline);
-    return false;
+    return waiter_.settled;  // who is told of the probe may have closed the connection
   }
   time_out();
 }
@@ -225,6 +225,7 @@ asio::awaitable<Pulse> take_pulse(SharedConnection connection, milliseconds limi
   } catch (const CommandError&) {
     pulse.answers = true;
   } catch (const Timeout&) {
+    // That is the finding.
   }
   pulse.busy = connection->busy();
   co_return pulse;

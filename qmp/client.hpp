@@ -22,7 +22,7 @@ class Connection;
 
 /// What a probe has found.
 struct Pulse {
-  bool answers = false;               ///< QEMU lives
+  bool answers = false;               ///< QEMU lives; false also if it read the question too late
   std::chrono::milliseconds busy{0};  ///< how long its main loop has been at one of our commands
 };
 

@@ -16,6 +16,9 @@ constexpr unsigned kDepth = 16;
 }
 
 std::string text(const Json& object, const char* key) {
+  if (!object.is_object()) {
+    refuse();
+  }
   const auto found = object.find(key);
   if (found == object.end()) {
     return "";

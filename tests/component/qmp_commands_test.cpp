@@ -18,6 +18,7 @@
 #include "tests/component/qmp_raw.hpp"
 #include "tests/component/qmp_real.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/unreadable.hpp"
 
 using namespace vmlaunch::qmp;
 using namespace vmlaunch::qmp::tests;
@@ -51,19 +52,6 @@ struct Tampered : Loop {
   RawMonitor raw;
   Client client;
 };
-
-/// Texts that are no UTF-8, or that have a noncharacter.
-const std::vector<std::string> kUnreadable = {"\xff",
-                                              "\xc0\xaf",
-                                              "\xc3",
-                                              "\xed\xa0\x80",
-                                              "\xf4\x90\x80\x80",
-                                              "\xef\xbf\xbe",
-                                              "\xef\xbf\xbf",
-                                              "\xef\xb7\x90",
-                                              "\xef\xb7\xaf",
-                                              "\xf0\x9f\xbf\xbe",
-                                              "\xf4\x8f\xbf\xbf"};
 
 std::string utf8(unsigned code_point) {
   const auto tail = [code_point](unsigned shift) {

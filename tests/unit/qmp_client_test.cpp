@@ -3,7 +3,6 @@
 #include <sys/socket.h>
 
 #include <array>
-#include <cerrno>
 #include <chrono>
 #include <exception>
 #include <functional>
@@ -15,9 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/cancellation_signal.hpp>
-#include <boost/asio/co_spawn.hpp>
 #include <boost/asio/error.hpp>
 #include <boost/asio/io_context.hpp>
 #include <boost/system/system_error.hpp>
@@ -211,11 +208,10 @@ TEST_CASE("client: the deadline counts from when the command was written", "[qmp
   const auto begin = Clock::now();
   const auto call = scene.start(scene.client->execute("big", arguments, kDeadline));
   scene.until([&] { return Clock::now() > begin + kDeadline / 4; });
+  const auto read_on = Clock::now();
   static_cast<void>(scene.line());
-  const auto written = Clock::now();
   CHECK_THROWS_WITH(scene.finish(call), "Command big was not answered within 3745ms");
-  CHECK(Clock::now() - begin > kDeadline + kDeadline / 8);
-  CHECK(Clock::now() - written < 10s);
+  CHECK(Clock::now() - read_on >= 3745ms);
 }
 
 TEST_CASE("client: twenty commands at once each get their own answer, eight under way", "[qmp]") {

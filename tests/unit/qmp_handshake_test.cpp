@@ -1,28 +1,10 @@
-#include <fcntl.h>
-#include <sys/socket.h>
-
-#include <array>
-#include <cerrno>
-#include <chrono>
-#include <exception>
-#include <functional>
 #include <memory>
-#include <optional>
-#include <stdexcept>
 #include <string>
-#include <string_view>
-#include <utility>
 #include <vector>
 
-#include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/cancellation_signal.hpp>
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/error.hpp>
-#include <boost/asio/io_context.hpp>
 #include <boost/system/system_error.hpp>
 
-#include "base/errors.hpp"
-#include "base/file.hpp"
 #include "qmp/client.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/unit/qmp_scene.hpp"

@@ -127,5 +127,19 @@ TEST_CASE("log: who is told of a command may end its connection or send another"
   CHECK(scene.nothing_more().empty());
 }
 
+TEST_CASE("log: who is told of a look for life may end its connection", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  scene.client->log_to([&](Direction, const std::string& message) {
+    if (message.find("query-yank") != std::string::npos) {
+      scene.client.reset();
+    }
+  });
+  const auto begin = Clock::now();
+  const auto call = scene.execute("slow", 10s);
+  CHECK_THROWS_AS(scene.finish(call), Interrupted);
+  CHECK(Clock::now() - begin < 9s);  // not at the deadline
+}
+
 }  // namespace
 }  // namespace vmlaunch::qmp

@@ -84,6 +84,9 @@ TEST_CASE("schema: what is none is refused, and a ring of types ends", "[qmp]") 
                            R"([{"name": 1}])",
                            R"([{"meta-type": []}])",
                            R"([{"name": "a", "meta-type": "object", "members": [{"name": 1}]}])",
+                           R"([{"name": "a", "meta-type": "object", "members": [1]}])",
+                           R"([{"name": "a", "meta-type": "object", "members": "b"}])",
+                           R"([{"name": "a", "meta-type": "object", "variants": [[]]}])",
                            R"([{"name": "a", "meta-type": "command", "features": [1]}])"}) {
     INFO(text);
     CHECK_THROWS_AS(Schema(Json::parse(text)), Error);
