@@ -44,3 +44,12 @@ TEST_CASE("fault: the kernel panics", "[.fault]") {
 TEST_CASE("fault: none, after a panic", "[.fault]") {
   SUCCEED();
 }
+
+TEST_CASE("fault: the emulator stands still, once", "[.fault]") {
+  const std::string mark = "/run/lab/stood-still";
+  if (::access(mark.c_str(), F_OK) != 0) {
+    std::ofstream(mark) << "yes\n";
+    OuterMachine().execute("stop");
+  }
+  SUCCEED();
+}
