@@ -40,8 +40,7 @@ void handshake_timed_out(Connection& connection, const Waiter& waiter) {
   connection.close({CloseReason::Kind::local, "the handshake timed out"});
 }
 
-asio::awaitable<Greeting> shake_hands(SharedConnection connection, milliseconds deadline) {
-  Waiter& waiter = connection->begin_handshake(deadline);
+asio::awaitable<void> await_handshake(SharedConnection connection, Waiter& waiter) {
   error_code error;
   if (!waiter.settled) {
     co_await waiter.timer.async_wait(asio::redirect_error(asio::use_awaitable, error));
@@ -53,11 +52,20 @@ asio::awaitable<Greeting> shake_hands(SharedConnection connection, milliseconds 
   if (!waiter.settled) {
     handshake_timed_out(*connection, waiter);
   }
+}
+
+asio::awaitable<Greeting> shake_hands(SharedConnection connection,
+                                      milliseconds for_greeting,
+                                      milliseconds for_answer) {
+  Waiter& greeting = connection->begin_handshake(for_greeting);
+  co_await await_handshake(connection, greeting);
+  Waiter& answer = connection->await_capabilities(for_answer);
+  co_await await_handshake(connection, answer);
   co_return connection->handshake_result();
 }
 
-/// How a command is sent.
-struct Manner {
+/// How a command goes out.
+struct Sending {
   Band band = Band::in_order;
   std::vector<base::UniqueFd> fds = {};
 };
@@ -76,7 +84,7 @@ class Call {
   Call(Connection& connection,
        const std::string& command,
        const Json& arguments,
-       Manner manner,
+       Sending sending,
        milliseconds deadline);
   ~Call();
   Call(const Call&) = delete;
@@ -109,16 +117,16 @@ class Call {
 Call::Call(Connection& connection,
            const std::string& command,
            const Json& arguments,
-           Manner manner,
+           Sending sending,
            milliseconds deadline)
     : connection_(connection),
       command_(base::printable(command)),
-      band_(manner.band),
+      band_(sending.band),
       waiter_(connection.executor(), deadline) {
   if (const auto& reason = connection.session().close_reason()) {
     throw Interrupted("Command " + command_ + " was not sent: " + reason->detail, *reason, false);
   }
-  id_ = connection.submit(command, arguments, manner.band, std::move(manner.fds), waiter_);
+  id_ = connection.submit(command, arguments, sending.band, std::move(sending.fds), waiter_);
 }
 
 Call::~Call() {
@@ -204,9 +212,9 @@ Json Call::result() {
 asio::awaitable<Json> run_command(SharedConnection connection,
                                   std::string command,
                                   Json arguments,
-                                  Manner manner,
+                                  Sending sending,
                                   milliseconds deadline) {
-  Call call(*connection, command, arguments, std::move(manner), deadline);
+  Call call(*connection, command, arguments, std::move(sending), deadline);
   error_code error;
   while (!call.finished(error)) {
     co_await call.timer().async_wait(asio::redirect_error(asio::use_awaitable, error));
@@ -218,9 +226,9 @@ asio::awaitable<Pulse> take_pulse(SharedConnection connection, milliseconds limi
   Pulse pulse;
   const std::string command = kProbe;
   const Json nothing;
-  Manner manner{Band::out_of_band};
+  Sending sending{Band::out_of_band};
   try {
-    co_await run_command(connection, command, nothing, std::move(manner), limit);
+    co_await run_command(connection, command, nothing, std::move(sending), limit);
     pulse.answers = true;
   } catch (const CommandError&) {
     pulse.answers = true;
@@ -255,8 +263,12 @@ void Client::log_to(LogSink sink) {
   connection_->log.to(std::move(sink));
 }
 
-asio::awaitable<Greeting> Client::handshake(milliseconds deadline) {
-  return shake_hands(connection_, deadline);
+asio::awaitable<Greeting> Client::handshake(milliseconds for_greeting, milliseconds for_answer) {
+  return shake_hands(connection_, for_greeting, for_answer);
+}
+
+asio::awaitable<Greeting> Client::handshake(milliseconds for_each) {
+  return handshake(for_each, for_each);
 }
 
 asio::awaitable<Json> Client::execute(std::string command, Json arguments, milliseconds deadline) {

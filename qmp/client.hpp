@@ -53,10 +53,13 @@ class Client {
   /// Called with each message, as log.hpp shows them to people.
   void log_to(LogSink sink);
 
-  /// Makes the connection usable; called once. `deadline` is for all of it. Throws HandshakeError,
-  /// after which the connection is closed. Only its return proves that QEMU's main loop runs: the
-  /// greeting comes from a thread of its own.
-  [[nodiscard]] boost::asio::awaitable<Greeting> handshake(std::chrono::milliseconds deadline);
+  /// Makes the connection usable; called once. Throws HandshakeError, after which the connection is
+  /// closed. The greeting comes from a thread of its own as soon as no other client has the
+  /// monitor; only the answer that follows it proves that QEMU's main loop runs.
+  [[nodiscard]] boost::asio::awaitable<Greeting> handshake(std::chrono::milliseconds for_greeting,
+                                                           std::chrono::milliseconds for_answer);
+  /// The same with one deadline for each of the two.
+  [[nodiscard]] boost::asio::awaitable<Greeting> handshake(std::chrono::milliseconds for_each);
 
   /// The value that QEMU returned. `arguments` is an object or null. `deadline` starts when the
   /// command was written, and is longer by what the length of a command costs; one that could not

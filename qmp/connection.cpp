@@ -32,9 +32,6 @@ using std::chrono::milliseconds;
 
 constexpr std::size_t kShownBytes = 64;
 
-// Far enough to mean "never", near enough not to overflow the clock.
-constexpr milliseconds kLongestDeadline = std::chrono::hours(24 * 365);
-
 CloseReason reason_of(const error_code& error) {
   if (error == asio::error::eof) {
     return {CloseReason::Kind::eof, "QEMU closed the connection"};
@@ -57,7 +54,7 @@ void check_descriptors(const std::string& command, const std::vector<base::Uniqu
 }  // namespace
 
 Waiter::Waiter(const asio::any_io_executor& executor, milliseconds limit)
-    : timer(executor), deadline(std::clamp(limit, milliseconds(0), kLongestDeadline)) {}
+    : timer(executor), deadline(clamp_deadline(limit)) {}
 
 void Waiter::wake() {
   settled = true;
@@ -97,14 +94,22 @@ Waiter& Connection::begin_handshake(milliseconds limit) {
   }
   spawn(read(shared_from_this()));
   if (session_.state() == Session::State::negotiating) {
-    opened_ = true;
-    send({std::nullopt, session_.opening()});
+    greet({});
+  }
+  return *handshake_;
+}
+
+Waiter& Connection::await_capabilities(milliseconds limit) {
+  if (!usable_ && !handshake_failure_) {
+    handshake_->settled = false;
+    handshake_->deadline = clamp_deadline(limit);
+    handshake_->timer.expires_after(handshake_->deadline);
   }
   return *handshake_;
 }
 
 void Connection::fail_handshake(HandshakeError::Cause cause, const std::string& text) {
-  if (handshake_ && !handshake_->settled) {
+  if (handshake_ && !usable_ && !handshake_failure_) {
     handshake_failure_.emplace(cause, text);
     handshake_->wake();
   }
@@ -134,29 +139,33 @@ asio::awaitable<void> Connection::read(std::shared_ptr<Connection> self) {
 
 void Connection::take(std::string_view bytes) {
   first_bytes_ += bytes.substr(0, kShownBytes - first_bytes_.size());
+  framer_.feed(bytes);
+  while (const auto text = next_message()) {
+    log.received(*text);
+    dispatch(session_.receive(*text));
+  }
+  note_work();
+  send_queued();
+}
+
+/// The next one that came; nothing also when the connection is closed, by a handler or for what
+/// came: the rest of the input is nobody's then.
+std::optional<std::string> Connection::next_message() {
+  if (session_.state() == Session::State::closed) {
+    return std::nullopt;
+  }
   try {
-    framer_.feed(bytes);
     auto text = framer_.next();
-    while (!refuses_input() && text) {
-      log.received(*text);
-      dispatch(session_.receive(*text));
-      text = framer_.next();
+    if (session_.state() == Session::State::greeting_wait && framer_.skipped() > 0) {
+      throw ProtocolError("The peer does not speak QMP (first bytes \"" +
+                          base::printable(first_bytes_) + "\")");
     }
-    note_work();
-    send_queued();
+    return text;
   } catch (const ProtocolError& error) {
     fail_handshake(HandshakeError::Cause::not_qmp, error.what());
     close({CloseReason::Kind::protocol, error.what()});
+    return std::nullopt;
   }
-}
-
-// Also when a handler has closed the connection: the rest of the input is nobody's then.
-bool Connection::refuses_input() {
-  if (session_.state() == Session::State::greeting_wait && framer_.skipped() > 0) {
-    const std::string shown = base::printable(first_bytes_);
-    throw ProtocolError("The peer does not speak QMP (first bytes \"" + shown + "\")");
-  }
-  return session_.state() == Session::State::closed;
 }
 
 void Connection::dispatch(Message message) {
@@ -165,18 +174,26 @@ void Connection::dispatch(Message message) {
   } else if (auto* reply = std::get_if<Reply>(&message)) {
     settle(std::move(*reply));
   } else if (auto* greeting = std::get_if<Greeting>(&message)) {
-    greeting_ = std::move(*greeting);
-    if (!std::exchange(opened_, true)) {
-      send({std::nullopt, session_.opening()});
-    }
+    greet(std::move(*greeting));
   } else if (std::holds_alternative<Negotiated>(message)) {
+    usable_ = true;
+    handshake_->wake();
+  }
+}
+
+/// After a take-over one greeting is made up, and a true one may follow.
+void Connection::greet(Greeting greeting) {
+  greeting_ = std::move(greeting);
+  if (!std::exchange(opened_, true)) {
+    send({std::nullopt, session_.opening()}, Band::out_of_band);
     handshake_->wake();
   }
 }
 
 void Connection::publish(const Event& event) {
-  std::erase_if(subscribers_, [](const auto& subscriber) { return subscriber.expired(); });
-  for (const auto& subscriber : subscribers_) {
+  // A copy, because a predicate may subscribe.
+  const auto subscribers = subscribers_;
+  for (const auto& subscriber : subscribers) {
     if (const auto queue = subscriber.lock()) {
       queue->offer(event);
     }
@@ -192,6 +209,7 @@ std::shared_ptr<EventQueue> Connection::subscribe(EventFilter filter, std::size_
   if (const auto& reason = session_.close_reason()) {
     queue->end(*reason);
   } else {
+    std::erase_if(subscribers_, [](const auto& one) { return one.expired(); });
     subscribers_.push_back(queue);
   }
   return queue;
@@ -218,18 +236,19 @@ void Connection::settle(Reply reply) {
 }
 
 void Connection::end_of_stream(const CloseReason& reason) {
-  const CloseReason& first = write_failure_ ? *write_failure_ : reason;
   const bool greeted = session_.state() != Session::State::greeting_wait;
   const std::string missing = greeted ? "the answer to qmp_capabilities" : "the greeting";
-  fail_handshake(HandshakeError::Cause::closed,
-                 "The QMP handshake ended before " + missing + ": " + first.detail);
-  close(first);
+  fail_handshake(
+      HandshakeError::Cause::closed,
+      "The QMP handshake ended before " + missing + ": " + write_failure_.value_or(reason).detail);
+  close(reason);
 }
 
-void Connection::close(const CloseReason& reason) {
+void Connection::close(const CloseReason& cause) {
   if (session_.state() == Session::State::closed) {
     return;
   }
+  const CloseReason reason = write_failure_.value_or(cause);  // the first
   fail_handshake(HandshakeError::Cause::closed, "The QMP handshake ended: " + reason.detail);
   for (const Id id : session_.close(reason)) {
     Waiter& waiter = *waiters_.at(id);
@@ -242,7 +261,8 @@ void Connection::close(const CloseReason& reason) {
       queue->end(reason);
     }
   }
-  outgoing_.clear();
+  urgent_.clear();
+  ordered_.clear();
   error_code ignored;
   socket_.close(ignored);
   // Not from here, so that a handler never runs inside a call of its own.
@@ -262,7 +282,12 @@ Id Connection::submit(const std::string& command,
   Session::Command encoded = session_.encode(command, arguments, {band, !fds.empty()});
   waiters_.emplace(encoded.id, &waiter);
   waiter.deadline += deadline_of_bytes(encoded.bytes.size());
-  send({encoded.id, std::move(encoded.bytes), std::move(fds)});
+  try {
+    send({encoded.id, std::move(encoded.bytes), std::move(fds)}, band);
+  } catch (...) {
+    detach(encoded.id);  // the caller and its waiter are gone in a moment
+    throw;
+  }
   return encoded.id;
 }
 
@@ -270,10 +295,8 @@ void Connection::detach(Id id) {
   if (waiters_.erase(id) == 0) {
     return;
   }
-  const auto queued = std::find_if(
-      outgoing_.begin(), outgoing_.end(), [id](const Outgoing& entry) { return entry.id == id; });
-  if (queued != outgoing_.end() && queued->sent == 0) {
-    outgoing_.erase(queued);
+  const auto unsent = [id](const Outgoing& entry) { return entry.id == id && entry.sent == 0; };
+  if (std::erase_if(urgent_, unsent) + std::erase_if(ordered_, unsent) > 0) {
     session_.withdraw(id);
     send_queued();  // those behind it need not wait any longer
   } else {
@@ -281,22 +304,23 @@ void Connection::detach(Id id) {
   }
 }
 
-void Connection::send(Outgoing command) {
-  outgoing_.push_back(std::move(command));
+void Connection::send(Outgoing command, Band band) {
+  (band == Band::in_order ? ordered_ : urgent_).push_back(std::move(command));
   // Usually all goes into the socket at once, which saves a turn of the event loop per command.
   send_queued();
 }
 
-/// A command that was begun is gone on with; else the first whose turn it is.
-std::deque<Connection::Outgoing>::iterator Connection::next_to_send() {
-  const auto begun = std::find_if(
-      outgoing_.begin(), outgoing_.end(), [](const Outgoing& command) { return command.sent > 0; });
-  if (begun != outgoing_.end()) {
-    return begun;
+/// The queue whose first command it is: one that was begun is gone on with.
+std::deque<Connection::Outgoing>* Connection::next_to_send() {
+  for (auto* queue : {&urgent_, &ordered_}) {
+    if (!queue->empty() && queue->front().sent > 0) {
+      return queue;
+    }
   }
-  return std::find_if(outgoing_.begin(), outgoing_.end(), [this](const Outgoing& command) {
-    return !command.id || session_.may_send(*command.id);
-  });
+  if (!urgent_.empty()) {
+    return &urgent_;
+  }
+  return !ordered_.empty() && session_.may_send(*ordered_.front().id) ? &ordered_ : nullptr;
 }
 
 // Runs only while the socket is full. What was begun is continued here alone, out of reach of any
@@ -340,18 +364,18 @@ ssize_t Connection::send_some(const Outgoing& command) {
 
 void Connection::send_queued() {
   while (!writer_runs_ && !write_failure_) {
-    const auto next = next_to_send();
-    if (next == outgoing_.end()) {
+    auto* const next = next_to_send();
+    if (next == nullptr) {
       return;  // the next reply makes room
     }
-    const ssize_t sent = send_some(*next);
+    const ssize_t sent = send_some(next->front());
     if (sent < 0 && errno == EAGAIN) {
       writer_runs_ = true;
       spawn(write(shared_from_this()));
     } else if (sent < 0 && errno != EINTR) {
       writing_failed(errno);
     } else if (sent > 0) {
-      note_progress(next, static_cast<std::size_t>(sent));
+      note_progress(*next, static_cast<std::size_t>(sent));
     }
   }
 }
@@ -368,17 +392,18 @@ void Connection::note_begun(Outgoing& command) {
   }
 }
 
-void Connection::note_progress(const std::deque<Outgoing>::iterator& command, std::size_t sent) {
-  const bool begins = command->sent == 0;
+void Connection::note_progress(std::deque<Outgoing>& queue, std::size_t sent) {
+  Outgoing& command = queue.front();
+  const bool begins = command.sent == 0;
   // A copy, because who listens may end the connection or send a command.
-  const std::string shown = begins && log ? command->bytes : "";
+  const std::string shown = begins && log ? command.bytes : "";
   if (begins) {
-    note_begun(*command);
+    note_begun(command);
   }
-  command->sent += sent;
-  if (command->sent == command->bytes.size()) {
-    note_written(command->id);
-    outgoing_.erase(command);
+  command.sent += sent;
+  if (command.sent == command.bytes.size()) {
+    note_written(command.id);
+    queue.pop_front();
   }
   if (!shown.empty()) {
     log.sent(shown);

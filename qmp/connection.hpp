@@ -56,8 +56,11 @@ class Connection : public std::enable_shared_from_this<Connection> {
   [[nodiscard]] boost::asio::any_io_executor executor() { return socket_.get_executor(); }
   [[nodiscard]] const Session& session() const { return session_; }
 
-  /// Starts to read; the result is settled when handshake_result() is known.
+  /// Starts to read. The waiter is settled when the greeting is there or handshake_result() is
+  /// known.
   [[nodiscard]] Waiter& begin_handshake(std::chrono::milliseconds limit);
+  /// Then the same one, settled when handshake_result() is known.
+  [[nodiscard]] Waiter& await_capabilities(std::chrono::milliseconds limit);
   void fail_handshake(HandshakeError::Cause cause, const std::string& text);
   [[nodiscard]] Greeting handshake_result() const;
 
@@ -70,7 +73,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   /// The waiter is gone. What was begun to be sent is sent to its end all the same.
   void detach(Id id);
 
-  void close(const CloseReason& reason);
+  void close(const CloseReason& cause);
 
   /// How long QEMU's main loop has been at the command that it is at now.
   [[nodiscard]] std::chrono::milliseconds busy() const;
@@ -96,18 +99,19 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void spawn(boost::asio::awaitable<void> coroutine);
 
   void take(std::string_view bytes);
-  [[nodiscard]] bool refuses_input();
+  [[nodiscard]] std::optional<std::string> next_message();
   void dispatch(Message message);
+  void greet(Greeting greeting);
   void publish(const Event& event);
   void settle(Reply reply);
   void end_of_stream(const CloseReason& reason);
 
-  void send(Outgoing command);
+  void send(Outgoing command, Band band);
   void send_queued();
-  [[nodiscard]] std::deque<Outgoing>::iterator next_to_send();
+  [[nodiscard]] std::deque<Outgoing>* next_to_send();
   [[nodiscard]] ssize_t send_some(const Outgoing& command);
   void note_begun(Outgoing& command);
-  void note_progress(const std::deque<Outgoing>::iterator& command, std::size_t sent);
+  void note_progress(std::deque<Outgoing>& queue, std::size_t sent);
   void note_written(std::optional<Id> id);
   void writing_failed(int error);
   void note_work();
@@ -118,7 +122,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::string first_bytes_;
   std::array<char, std::size_t{64} * 1024> read_buffer_{};
 
-  std::deque<Outgoing> outgoing_;
+  std::deque<Outgoing> urgent_;   // out of band, and qmp_capabilities
+  std::deque<Outgoing> ordered_;  // by their turn
   bool writer_runs_ = false;
   std::optional<CloseReason> write_failure_;
   std::optional<Id> work_;  // what the main loop is at
@@ -129,6 +134,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::optional<Waiter> handshake_;
   std::optional<HandshakeError> handshake_failure_;
   bool opened_ = false;
+  bool usable_ = false;
   Greeting greeting_;
 };
 

@@ -28,7 +28,7 @@ constexpr std::array kTable = {
     Row{"job-", minutes(10)},
     Row{"block_resize", minutes(10)},
     Row{"transaction", minutes(10)},
-    Row{"savevm", std::chrono::hours(1)},
+    Row{"drive-", minutes(1)},  // opens the files of a mirror or a backup
     Row{"blockdev-", minutes(1)},
     Row{"block-", minutes(1)},
     Row{"device_", minutes(1)},
@@ -51,6 +51,11 @@ milliseconds usual_deadline(std::string_view command) {
   const auto* row = std::find_if(
       kTable.begin(), kTable.end(), [&](const Row& one) { return command.starts_with(one.start); });
   return row == kTable.end() ? kUsual : row->deadline;
+}
+
+milliseconds clamp_deadline(milliseconds deadline) {
+  constexpr milliseconds kLongest = std::chrono::hours(24 * 365);
+  return std::clamp(deadline, milliseconds(0), kLongest);
 }
 
 milliseconds deadline_of_bytes(std::size_t bytes) {

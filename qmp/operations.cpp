@@ -5,6 +5,7 @@
 #include <variant>
 
 #include "base/text.hpp"
+#include "qmp/deadlines.hpp"
 #include "qmp/values.hpp"
 
 namespace vmlaunch::qmp {
@@ -95,7 +96,7 @@ asio::awaitable<Completion> wait_for_completion(Client& client,
                                                 std::string command,
                                                 Json arguments,
                                                 milliseconds deadline) {
-  const auto until = steady_clock::now() + deadline;
+  const auto until = steady_clock::now() + clamp_deadline(deadline);
   Completion completion;
   Json value = co_await client.execute(command, arguments, deadline);
   completion.value = std::move(value);
@@ -117,7 +118,7 @@ asio::awaitable<void> start_job(Client& client,
                                 Json arguments,
                                 std::string id,
                                 milliseconds deadline) {
-  const auto until = steady_clock::now() + deadline;
+  const auto until = steady_clock::now() + clamp_deadline(deadline);
   co_await client.execute(command, arguments, deadline);
   co_await await_job(client, events, id, until);
 }

@@ -84,18 +84,23 @@ bool Session::may_send(Id id) const {
   if (found == pending_.end() || found->second.manner.band == Band::out_of_band) {
     return true;
   }
+  const bool carries_fds = found->second.manner.carries_fds;
   std::size_t under_way = 0;
-  for (auto earlier = pending_.begin(); earlier != found; ++earlier) {
-    const Pending& pending = earlier->second;
+  for (auto earlier = found; earlier != pending_.begin();) {
+    const Pending& pending = (--earlier)->second;
     if (pending.manner.band == Band::out_of_band || pending.passed_over) {
       continue;
     }
-    if (!pending.sent || (pending.manner.carries_fds && found->second.manner.carries_fds)) {
+    ++under_way;
+    if (!pending.sent || (oob_ && under_way == kWindow) ||
+        (carries_fds && pending.manner.carries_fds)) {
       return false;
     }
-    ++under_way;
+    if (!oob_ && !carries_fds) {
+      return true;  // it was sent, so those before it were
+    }
   }
-  return !oob_ || under_way < kWindow;
+  return true;
 }
 
 void Session::note_sent(Id id) {

@@ -14,6 +14,7 @@
 #include "base/duration.hpp"
 #include "base/errors.hpp"
 #include "base/text.hpp"
+#include "qmp/deadlines.hpp"
 
 namespace vmlaunch::qmp {
 
@@ -80,17 +81,18 @@ Attempt try_to_connect(const std::string& path) {
 asio::awaitable<base::UniqueFd> connect(asio::io_context& context,
                                         std::string path,
                                         milliseconds deadline,
-                                        std::function<bool()> alive) {
+                                        LastWords ended) {
   asio::steady_timer timer(context);
-  const auto until = steady_clock::now() + deadline;
+  const auto until = steady_clock::now() + clamp_deadline(deadline);
   for (milliseconds pause = kFirstPause;; pause = std::min(pause * 2, kLongestPause)) {
     Attempt attempt = try_to_connect(path);
     if (attempt.error == 0) {
       co_return std::move(attempt.socket);
     }
-    if (alive && !alive()) {
+    if (const auto words = ended ? ended() : std::nullopt) {
       throw ConnectError(Cause::gone,
-                         "Cannot connect to " + base::printable(path) + ": QEMU has ended");
+                         "Cannot connect to " + base::printable(path) + ": QEMU has ended" +
+                             (words->empty() ? "" : ": " + *words));
     }
     if (steady_clock::now() >= until) {
       give_up(path, attempt.error, deadline);

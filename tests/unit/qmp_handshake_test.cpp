@@ -1,5 +1,6 @@
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <boost/asio/cancellation_signal.hpp>
@@ -82,6 +83,25 @@ TEST_CASE("client: a main loop that does not run is told apart", "[qmp]") {
                           greeting,
                           "No answer to qmp_capabilities within 20ms: QEMU's main loop does not "
                           "run") == Cause::no_answer);
+}
+
+TEST_CASE("client: the answer to qmp_capabilities has a deadline of its own", "[qmp]") {
+  Scene hung;
+  const auto none = hung.start(hung.client->handshake(kLong, kShort));
+  hung.send(kGreeting);
+  CHECK(handshake_failure(hung,
+                          none,
+                          "No answer to qmp_capabilities within 20ms: QEMU's main loop does not "
+                          "run") == Cause::no_answer);
+
+  Scene slow;
+  const auto greeting = slow.start(slow.client->handshake(200ms, kLong));
+  slow.send(kGreeting);
+  const std::string line = slow.line();
+  std::this_thread::sleep_for(250ms);
+  slow.settle();
+  slow.send(answer(line));
+  CHECK(slow.finish(greeting).version == "7.2.22");
 }
 
 TEST_CASE("client: a peer that does not speak QMP is told at once", "[qmp]") {

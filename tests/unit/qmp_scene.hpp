@@ -84,8 +84,13 @@ class Scene : public Loop {
       bytes = bytes.substr(0, *budget);
       *budget -= bytes.size();
     }
-    REQUIRE(::send(peer.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) ==
-            static_cast<ssize_t>(bytes.size()));
+    if (split && sent < *split && *split < sent + bytes.size()) {
+      const std::size_t first = *split - sent;
+      put(bytes.substr(0, first));
+      settle();
+      bytes.remove_prefix(first);
+    }
+    put(bytes);
   }
 
   /// The next line that the client sends.
@@ -140,8 +145,16 @@ class Scene : public Loop {
   std::vector<std::string> events;
   std::vector<CloseReason> closes;
   std::optional<std::size_t> budget;  // bytes that the peer can send before it dies
+  std::optional<std::size_t> split;   // after so many of them the client is let read
+  std::size_t sent = 0;
 
  private:
+  void put(std::string_view bytes) {
+    REQUIRE(::send(peer.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) ==
+            static_cast<ssize_t>(bytes.size()));
+    sent += bytes.size();
+  }
+
   // True once a whole line is there.
   bool read_some() {
     std::array<char, 65536> buffer{};

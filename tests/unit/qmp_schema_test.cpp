@@ -121,11 +121,11 @@ base::UniqueFd listen_at(const std::string& path, int backlog) {
 
 ConnectCause failure(const std::string& path,
                      std::chrono::milliseconds deadline,
-                     const std::function<bool()>& alive = nullptr) {
+                     const LastWords& ended = nullptr) {
   asio::io_context context;
   std::optional<ConnectCause> cause;
   asio::co_spawn(context,
-                 connect(context, path, deadline, alive),
+                 connect(context, path, deadline, ended),
                  [&](const std::exception_ptr& error, const base::UniqueFd&) {
                    try {
                      REQUIRE(error);
@@ -144,7 +144,8 @@ TEST_CASE("connect: each way in which a monitor is not there is told apart", "[q
   CHECK(failure("", 1s) == ConnectCause::bad_path);
   CHECK(failure("/" + std::string(107, 'x'), 1s) == ConnectCause::bad_path);
   CHECK(failure(folder.file("none"), 20ms) == ConnectCause::not_there);
-  CHECK(failure(folder.file("none"), 20s, [] { return false; }) == ConnectCause::gone);
+  CHECK(failure(folder.file("none"), 20ms, [] { return std::nullopt; }) == ConnectCause::not_there);
+  CHECK(failure(folder.file("none"), 20s, [] { return "bad option"; }) == ConnectCause::gone);
   const std::string busy = folder.file("busy");
   const base::UniqueFd listener = listen_at(busy, 0);
   std::vector<base::UniqueFd> others;
