@@ -1,5 +1,7 @@
 #include "launcher/run/run.hpp"
 
+#include <unistd.h>
+
 #include <csignal>
 #include <exception>
 #include <memory>
@@ -159,6 +161,7 @@ class Run {
     }
     client_.emplace(io_, std::move(answer.fds[0]), qmp::Start::greeting);
     client_->on_event([this](const qmp::Event& event) { note(event); });
+    client_->on_close([this](const qmp::CloseReason& reason) { lose(reason); });
     errors_.emplace(io_, std::move(answer.fds[1]), console_);
     if (plan().qemu.serial_stdio) {
       serial_.emplace(
@@ -299,7 +302,7 @@ class Run {
       if (!error) {
         console_.say(base::signal_name(signal) + ": stopping");
         asked_ = true;
-        ladder_.request(steady_clock::now(), running_);
+        ladder_.request(steady_clock::now(), running_ && answers_);
         next_rung_.cancel();
         watch_signals();
       }
@@ -319,7 +322,36 @@ class Run {
     }
   }
 
+  /// The monitor is gone, as a rule with QEMU.
+  void lose(const qmp::CloseReason& reason) {
+    ending_.close = reason;
+    wake();
+    if (std::exchange(answers_, false)) {
+      asio::co_spawn(io_, tell_of_loss(), asio::detached);
+    }
+  }
+
+  asio::awaitable<void> tell_of_loss() {
+    asio::steady_timer timer(io_, kEndByItself);
+    co_await timer.async_wait(asio::use_awaitable);
+    unheard_ = !guardian_.qemu_exit();
+    if (unheard_ && !ladder_.requested()) {
+      console_.warn("the connection to QEMU is lost (" + ending_.close->detail +
+                    "): the guest runs on and can be shut down from inside; to end QEMU by "
+                    "SIGTERM, type: kill " +
+                    std::to_string(::getpid()));
+    }
+  }
+
+  /// What QEMU said before it ended may be read after its end is known.
   asio::awaitable<void> drain() {
+    const auto until = steady_clock::now() + kDrain;
+    boost::system::error_code error;
+    auto token = asio::redirect_error(asio::use_awaitable, error);
+    while (!ending_.close && steady_clock::now() < until) {
+      changed_.expires_at(until);
+      co_await changed_.async_wait(token);
+    }
     co_await errors_->drain(kDrain);
     if (serial_) {
       co_await serial_->drain(kDrain);
@@ -333,14 +365,23 @@ class Run {
       const std::string words = qmp::judge(ending_).text;
       throw Failure(ExitCode::qemu_did_not_start, words + name_descriptors(words));
     }
-    const Verdict verdict = running_ ? judge(ending_, ladder_.had_to_kill(), ladder_.hurried())
-                                     : Verdict{ExitCode::ended, "stopped before the guest ran"};
+    const Verdict verdict = judge_run();
     if (verdict.code == ExitCode::ended) {
       console_.say(verdict.text);
     } else {
       console_.fail(verdict.text);
     }
     return verdict.code;
+  }
+
+  [[nodiscard]] Verdict judge_run() const {
+    if (!running_) {
+      return {ExitCode::ended, "stopped before the guest ran"};
+    }
+    if (unheard_ && !ladder_.had_to_kill() && ending_.status == base::ExitStatus{}) {
+      return {ExitCode::ended, "QEMU ended, some time after its connection was lost"};
+    }
+    return judge(ending_, ladder_.had_to_kill(), ladder_.hurried());
   }
 
   /// QEMU knows files by descriptor; a person by name.
@@ -441,6 +482,7 @@ class Run {
   bool asked_ = false;  ///< somebody asked for the end
   bool answers_ = false;
   bool running_ = false;
+  bool unheard_ = false;  ///< QEMU lived on after the connection was lost
   bool stuck_ = false;
   bool undoing_ = false;
 };

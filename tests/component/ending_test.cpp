@@ -48,6 +48,24 @@ TEST_CASE("ending: each way in which QEMU can end has its exit code and its word
   }
 }
 
+TEST_CASE("ending: a QEMU whose monitor is lost is told of, lives on, and ends by SIGTERM") {
+  for (const std::string how : {"shut-monitor", "garble-monitor"}) {
+    const Folder folder;
+    Program program(run_of(folder, probe_config({how})));
+    INFO(how);
+    REQUIRE(program.says("the connection to QEMU is lost"));
+    REQUIRE(program.says("type: kill " + std::to_string(program.pid())));
+    CHECK(lives(qemu_pid(program)));
+    program.signal(SIGTERM);
+    CHECK(program.exit_code(Seconds(20)) == 0);
+    INFO(program.output());
+    CHECK(program.output().find("power button") == std::string::npos);
+    CHECK(program.output().find("QEMU ended, some time after its connection was lost") !=
+          std::string::npos);
+    CHECK(program.output().find("host restored") != std::string::npos);
+  }
+}
+
 TEST_CASE("ending: a real QEMU killed by each signal is told by the signal's name") {
   // Those that end QEMU in order: it shuts down by itself.
   const std::vector<int> orderly = {SIGTERM, SIGINT, SIGHUP};

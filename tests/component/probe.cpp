@@ -94,11 +94,14 @@ void report() {
   std::fprintf(stderr, "probe: %s\n", facts.dump().c_str());
 }
 
-void send(const Json& message) {
-  const std::string line = message.dump() + "\r\n";
-  if (::write(kQmp, line.data(), line.size()) < 0) {
+void send_text(const std::string& text) {
+  if (::write(kQmp, text.data(), text.size()) < 0) {
     std::exit(3);
   }
+}
+
+void send(const Json& message) {
+  send_text(message.dump() + "\r\n");
 }
 
 void event(const char* name, const Json& data = nullptr) {
@@ -143,6 +146,14 @@ void live() {
   if (told("panic")) {
     event("GUEST_PANICKED", {{"action", "poweroff"}});
     shut_down("guest-panic", true, 0);
+  }
+  if (told("shut-monitor")) {
+    ::close(kQmp);
+    ::pause();
+  }
+  if (told("garble-monitor")) {
+    send_text(std::string(2000, '{'));
+    ::pause();
   }
   if (told("shutdown")) {
     shut_down("guest-shutdown", true, 0);
@@ -206,14 +217,19 @@ void serve() {
   }
 }
 
-extern "C" void on_terminate(int /*signal*/) {}
+extern "C" void on_terminate(int /*signal*/) {
+  if (told("ignore-term")) {
+    return;
+  }
+  ::_exit(0);  // as QEMU does, without a word to a monitor that is gone
+}
 
 }  // namespace
 
 int main(int argc, char** argv) {
   words.assign(argv, argv + argc);
   report();
-  if (told("ignore-term")) {
+  if (told("ignore-term") || told("shut-monitor") || told("garble-monitor")) {
     std::signal(SIGTERM, on_terminate);
   }
   if (told("fail-early")) {
