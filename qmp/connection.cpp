@@ -415,6 +415,9 @@ void Connection::note_written(std::optional<Id> id) {
   if (waiter != waiters_.end()) {
     waiter->second->written = Clock::now();
   }
+  if (id && id == work_) {
+    work_begun_ = Clock::now();  // until then QEMU has only read
+  }
 }
 
 void Connection::note_work() {

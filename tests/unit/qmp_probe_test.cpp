@@ -104,6 +104,24 @@ TEST_CASE("probe: one that cannot be sent tells nothing", "[qmp]") {
   CHECK(scene.nothing_more().empty());
 }
 
+TEST_CASE("probe: the main loop is not busy with what QEMU still reads", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  Json arguments = Json::object();
+  arguments["blob"] = std::string(std::size_t{1} << 20U, 'x');
+  const auto big = scene.start(scene.client->execute("big", arguments, kLong));
+  const auto later = Clock::now() + kDeadline;
+  scene.until([&] { return Clock::now() > later; });
+  const auto pulse = scene.start(scene.client->probe(kLong));
+  const std::string command = scene.line();
+  const std::string probe = scene.line();
+  REQUIRE(is_probe(probe));
+  scene.send(answer(probe, "[]"));
+  CHECK(scene.finish(pulse).busy < kDeadline / 2);
+  scene.send(answer(command));
+  scene.finish(big);
+}
+
 TEST_CASE("probe: an answer that comes after all is dropped", "[qmp]") {
   Scene scene;
   scene.shake_hands();
