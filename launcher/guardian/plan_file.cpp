@@ -42,6 +42,9 @@ std::string what_to_do(int error, const std::string& path) {
     case EACCES:
     case EPERM:
       return "type: namei -l " + base::shell_quote(path);
+    case EBUSY:
+      return "it is mounted, swap, part of a RAID or volume group, or another VM's; type: lsblk " +
+             base::shell_quote(path);
     default:
       return "type: ls -ld " + base::shell_quote(path);
   }
@@ -69,9 +72,12 @@ int open_flags(FileUse::Access access) {
 }
 
 /// Non-blocking, so that a FIFO does not hold us; then only what can be a disk or a file passes.
+/// For a block device to be written O_EXCL claims it, as a mount does: while one of them has it the
+/// other cannot get it (open(2)). On a file it has no effect here.
 base::UniqueFd open_existing(const FileUse& file) {
-  base::UniqueFd fd(
-      ::open(file.path.c_str(), open_flags(file.access) | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+  const int claim = file.access == FileUse::Access::read_write ? O_EXCL : 0;
+  base::UniqueFd fd(::open(file.path.c_str(),
+                           open_flags(file.access) | claim | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
   if (!fd) {
     // A FIFO without a reader says ENXIO to who wants to write.
     fail(file.purpose, file.path, errno);

@@ -119,7 +119,8 @@ std::string to_text(const Plan& plan) {
   text += plan.qemu.serial_stdio ? ", serial port on descriptor " + std::to_string(kSerialFd) + "\n"
                                  : "\n";
   text += "  " + command_text(plan.qemu) + "\n";
-  text += "\nDeadlines\n  until QEMU greets, and then until it answers: " + base::to_string(plan.deadlines.handshake) + "\n";
+  text += "\nDeadlines\n  until QEMU greets, and then until it answers: " +
+          base::to_string(plan.deadlines.handshake) + "\n";
   return text + "  to stop: " + ladder_text(plan.deadlines) + "\n";
 }
 
