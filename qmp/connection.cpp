@@ -139,7 +139,7 @@ void Connection::take(std::string_view bytes) {
     auto text = framer_.next();
     while (!refuses_input() && text) {
       log.received(*text);
-      dispatch(session_.receive(*text));
+      dispatch(session_.receive(*text), text->size());
       text = framer_.next();
     }
     note_work();
@@ -159,9 +159,9 @@ bool Connection::refuses_input() {
   return session_.state() == Session::State::closed;
 }
 
-void Connection::dispatch(Message message) {
+void Connection::dispatch(Message message, std::size_t bytes) {
   if (const auto* event = std::get_if<Event>(&message)) {
-    publish(*event);
+    publish(*event, bytes);
   } else if (auto* reply = std::get_if<Reply>(&message)) {
     settle(std::move(*reply));
   } else if (auto* greeting = std::get_if<Greeting>(&message)) {
@@ -174,11 +174,11 @@ void Connection::dispatch(Message message) {
   }
 }
 
-void Connection::publish(const Event& event) {
+void Connection::publish(const Event& event, std::size_t bytes) {
   std::erase_if(subscribers_, [](const auto& subscriber) { return subscriber.expired(); });
   for (const auto& subscriber : subscribers_) {
     if (const auto queue = subscriber.lock()) {
-      queue->offer(event);
+      queue->offer(event, bytes);
     }
   }
   // A copy, because the handler may destroy the client and thereby itself.

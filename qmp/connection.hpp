@@ -97,8 +97,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   void take(std::string_view bytes);
   [[nodiscard]] bool refuses_input();
-  void dispatch(Message message);
-  void publish(const Event& event);
+  void dispatch(Message message, std::size_t bytes);
+  void publish(const Event& event, std::size_t bytes);
   void settle(Reply reply);
   void end_of_stream(const CloseReason& reason);
 
