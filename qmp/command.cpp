@@ -1,6 +1,7 @@
 #include "qmp/command.hpp"
 
 #include <cmath>
+#include <cstddef>
 #include <optional>
 #include <stdexcept>
 #include <string_view>
@@ -11,8 +12,11 @@ namespace vmlaunch::qmp {
 
 namespace {
 
-// QEMU allows 1024 levels, of which the command takes some itself.
-constexpr unsigned kNestingLimit = 1000;
+// Those of qobject/json-streamer.c. What exceeds one is answered by errors without an id, several
+// for one command.
+constexpr std::size_t kByteLimit = std::size_t{64} << 20U;
+constexpr std::size_t kTokenLimit = std::size_t{2} << 20U;
+constexpr std::size_t kNestingLimit = 1024;
 
 [[noreturn]] void refuse(const std::string& command, const std::string& cause) {
   throw std::invalid_argument("Cannot send command " + base::printable(command) + ": " + cause);
@@ -79,27 +83,68 @@ void check_text(const std::string& command, std::string_view text) {
   }
 }
 
-void check_value(const std::string& command, const Json& value, unsigned depth) {
-  if (depth > kNestingLimit) {
-    refuse(command, "it is nested deeper than " + std::to_string(kNestingLimit) + " levels");
+/// Goes through the arguments of a command and counts what QEMU's lexer makes of it.
+class Check {
+ public:
+  explicit Check(const std::string& command) : command_(command) { count(kTokensOfCommand); }
+
+  /// Not for empty ones, which are left out.
+  void arguments(const Json& value) {
+    count(kTokensOfArguments);
+    visit(value, 2);
   }
-  if (value.is_string()) {
-    check_text(command, value.get_ref<const std::string&>());
-  } else if (value.is_number_float() && !std::isfinite(value.get<double>())) {
-    refuse(command, "JSON has no infinity and no not-a-number");
-  } else if (value.is_binary() || value.is_discarded()) {
-    refuse(command, "a value in it is not JSON");
-  } else if (value.is_array()) {
+
+ private:
+  static constexpr std::size_t kTokensOfCommand = 9;    // {"execute":"stop","id":1}
+  static constexpr std::size_t kTokensOfArguments = 3;  // ,"arguments":
+
+  void count(std::size_t tokens) {
+    tokens_ += tokens;
+    if (tokens_ > kTokenLimit) {
+      refuse(command_,
+             "it has more than the " + std::to_string(kTokenLimit) + " tokens that QEMU reads");
+    }
+  }
+
+  /// `depth` is the level of the value if it is an object or array; the command itself is the
+  /// first.
+  void visit(const Json& value, std::size_t depth) {
+    if (value.is_structured()) {
+      visit_elements(value, depth);
+      return;
+    }
+    count(1);
+    if (value.is_string()) {
+      check_text(command_, value.get_ref<const std::string&>());
+    } else if (value.is_number_float() && !std::isfinite(value.get<double>())) {
+      refuse(command_, "JSON has no infinity and no not-a-number");
+    } else if (value.is_binary() || value.is_discarded()) {
+      refuse(command_, "a value in it is not JSON");
+    }
+  }
+
+  void visit_elements(const Json& value, std::size_t depth) {
+    if (depth > kNestingLimit) {
+      refuse(command_,
+             "it is nested deeper than the " + std::to_string(kNestingLimit) +
+                 " levels that QEMU reads");
+    }
+    // Two brackets and the commas between, and with each key its colon.
+    const std::size_t size = value.size();
+    count(2 + (size > 1 ? size - 1 : 0) + (value.is_object() ? 2 * size : 0));
+    if (value.is_object()) {
+      for (const auto& member : value.items()) {
+        check_text(command_, member.key());
+      }
+    }
     for (const Json& element : value) {
-      check_value(command, element, depth + 1);
-    }
-  } else if (value.is_object()) {
-    for (const auto& [key, member] : value.items()) {
-      check_text(command, key);
-      check_value(command, member, depth + 1);
+      visit(element, depth + 1);
     }
   }
-}
+
+  const std::string& command_;
+  std::size_t tokens_ = 0;
+};
 
 }  // namespace
 
@@ -108,13 +153,18 @@ std::string encode_command(const std::string& name, const Json& arguments, Id id
     refuse(name, "its arguments are not an object");
   }
   check_text(name, name);
-  check_value(name, arguments, 0);
+  Check check(name);
   std::string bytes = band == Band::in_order ? R"({"execute":)" : R"({"exec-oob":)";
   bytes += Json(name).dump();
   if (!arguments.empty()) {
+    check.arguments(arguments);
     bytes += R"(,"arguments":)" + arguments.dump();
   }
-  return bytes + R"(,"id":)" + std::to_string(id) + "}\n";
+  bytes += R"(,"id":)" + std::to_string(id) + "}\n";
+  if (bytes.size() > kByteLimit) {
+    refuse(name, "it is longer than the " + std::to_string(kByteLimit) + " bytes that QEMU reads");
+  }
+  return bytes;
 }
 
 }  // namespace vmlaunch::qmp

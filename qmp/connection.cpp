@@ -142,7 +142,7 @@ void Connection::take(std::string_view bytes) {
   framer_.feed(bytes);
   while (const auto text = next_message()) {
     log.received(*text);
-    dispatch(session_.receive(*text));
+    dispatch(session_.receive(*text), text->size());
   }
   note_work();
   send_queued();
@@ -168,9 +168,9 @@ std::optional<std::string> Connection::next_message() {
   }
 }
 
-void Connection::dispatch(Message message) {
+void Connection::dispatch(Message message, std::size_t bytes) {
   if (const auto* event = std::get_if<Event>(&message)) {
-    publish(*event);
+    publish(*event, bytes);
   } else if (auto* reply = std::get_if<Reply>(&message)) {
     settle(std::move(*reply));
   } else if (auto* greeting = std::get_if<Greeting>(&message)) {
@@ -190,12 +190,12 @@ void Connection::greet(Greeting greeting) {
   }
 }
 
-void Connection::publish(const Event& event) {
+void Connection::publish(const Event& event, std::size_t bytes) {
   // A copy, because a predicate may subscribe.
   const auto subscribers = subscribers_;
   for (const auto& subscriber : subscribers) {
     if (const auto queue = subscriber.lock()) {
-      queue->offer(event);
+      queue->offer(event, bytes);
     }
   }
   // A copy, because the handler may destroy the client and thereby itself.

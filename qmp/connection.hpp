@@ -100,9 +100,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   void take(std::string_view bytes);
   [[nodiscard]] std::optional<std::string> next_message();
-  void dispatch(Message message);
+  void dispatch(Message message, std::size_t bytes);
   void greet(Greeting greeting);
-  void publish(const Event& event);
+  void publish(const Event& event, std::size_t bytes);
   void settle(Reply reply);
   void end_of_stream(const CloseReason& reason);
 

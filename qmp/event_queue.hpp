@@ -13,19 +13,23 @@
 
 namespace vmlaunch::qmp {
 
-/// What waits for one subscriber: at most `capacity` events and, for those beyond, one count.
+/// What waits for one subscriber: at most `capacity` events of at most kByteLimit together, and
+/// counts of those beyond.
 class EventQueue {
  public:
   EventQueue(const boost::asio::any_io_executor& executor,
              EventFilter filter,
              std::size_t capacity);
 
-  /// Takes the event if it is wanted.
-  void offer(const Event& event);
+  /// Of the texts of the events. One that is longer by itself is taken when no other waits.
+  static constexpr std::size_t kByteLimit = std::size_t{16} * 1024 * 1024;
+
+  /// Takes the event if it is wanted; `bytes` is the length of its message.
+  void offer(const Event& event, std::size_t bytes);
   /// Nothing comes after this.
   void end(const CloseReason& reason);
 
-  [[nodiscard]] bool is_empty() const { return items_.empty() && !end_; }
+  [[nodiscard]] bool is_empty() const { return entries_.empty() && !end_; }
   /// Not for an empty one.
   [[nodiscard]] Subscription::Item take();
 
@@ -33,12 +37,20 @@ class EventQueue {
   [[nodiscard]] boost::asio::steady_timer& wake() { return wake_; }
 
  private:
-  void put(Subscription::Item item);
+  struct Entry {
+    Subscription::Item item;
+    std::size_t bytes = 0;
+  };
+
+  [[nodiscard]] bool wants(const Event& event) const;
+  [[nodiscard]] bool has_room(std::size_t bytes) const;
+  void put(Subscription::Item item, std::size_t bytes);
 
   EventFilter filter_;
   std::size_t capacity_;
   boost::asio::steady_timer wake_;
-  std::deque<Subscription::Item> items_;
+  std::deque<Entry> entries_;
+  std::size_t bytes_ = 0;  // of all entries
   std::optional<CloseReason> end_;
 };
 

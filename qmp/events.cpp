@@ -19,19 +19,28 @@ EventQueue::EventQueue(const asio::any_io_executor& executor,
                        std::size_t capacity)
     : filter_(std::move(filter)), capacity_(std::max<std::size_t>(capacity, 1)), wake_(executor) {}
 
-void EventQueue::offer(const Event& event) {
+bool EventQueue::wants(const Event& event) const {
   const auto& names = filter_.names;
   const bool named =
       names.empty() || std::find(names.begin(), names.end(), event.name) != names.end();
-  if (!named || (filter_.predicate && !filter_.predicate(event))) {
+  return named && (!filter_.predicate || filter_.predicate(event));
+}
+
+bool EventQueue::has_room(std::size_t bytes) const {
+  return entries_.size() < capacity_ && (bytes_ == 0 || bytes_ + bytes <= kByteLimit);
+}
+
+void EventQueue::offer(const Event& event, std::size_t bytes) {
+  if (!wants(event)) {
     return;
   }
-  if (items_.size() < capacity_) {
-    put(event);
-  } else if (auto* lost = std::get_if<Lost>(&items_.back())) {
+  auto* lost = entries_.empty() ? nullptr : std::get_if<Lost>(&entries_.back().item);
+  if (has_room(bytes)) {
+    put(event, bytes);
+  } else if (lost != nullptr) {
     ++lost->count;
   } else {
-    put(Lost{1});
+    put(Lost{1}, 0);
   }
 }
 
@@ -40,18 +49,20 @@ void EventQueue::end(const CloseReason& reason) {
   wake_.cancel();
 }
 
-void EventQueue::put(Subscription::Item item) {
-  items_.push_back(std::move(item));
+void EventQueue::put(Subscription::Item item, std::size_t bytes) {
+  entries_.push_back({std::move(item), bytes});
+  bytes_ += bytes;
   wake_.cancel();
 }
 
 Subscription::Item EventQueue::take() {
-  if (items_.empty()) {
+  if (entries_.empty()) {
     return *end_;
   }
-  Subscription::Item item = std::move(items_.front());
-  items_.pop_front();
-  return item;
+  Entry entry = std::move(entries_.front());
+  entries_.pop_front();
+  bytes_ -= entry.bytes;
+  return std::move(entry.item);
 }
 
 namespace {

@@ -25,7 +25,8 @@ struct EventFilter {
       nullptr;  ///< called from the event loop; not set: all
 };
 
-/// So many events were dropped here because nobody took those before them.
+/// So many events were dropped here because nobody took those before them: so many as the capacity
+/// of the subscription, or 16 MiB of messages.
 struct Lost {
   std::uint64_t count = 0;
 };

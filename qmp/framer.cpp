@@ -1,10 +1,31 @@
 #include "qmp/framer.hpp"
 
 #include <algorithm>
+#include <array>
 
 #include "qmp/errors.hpp"
 
 namespace vmlaunch::qmp {
+
+namespace {
+
+/// Of each byte inside an object and outside strings how many values it announces, or kSpecial. A
+/// table, because to compare with each of them takes longer than all the rest.
+constexpr unsigned char kSpecial = 2;
+constexpr std::array<unsigned char, 256> kKinds = [] {
+  std::array<unsigned char, 256> kinds{};
+  kinds[','] = 1;
+  for (const char c : {'"', '{', '}', '[', ']'}) {
+    kinds[static_cast<unsigned char>(c)] = kSpecial;
+  }
+  return kinds;
+}();
+
+unsigned char kind_of(char c) {
+  return kKinds[static_cast<unsigned char>(c)];
+}
+
+}  // namespace
 
 Framer::Framer(Start start, std::size_t limit)
     : limit_(limit), place_(start == Start::mid_stream ? Place::junk : Place::outside) {}
@@ -27,6 +48,10 @@ std::optional<std::string> Framer::next() {
     if (length > limit_) {
       throw ProtocolError("A QMP message exceeds " + std::to_string(limit_) + " bytes");
     }
+    // A value of two bytes becomes some hundred once it is parsed.
+    if (values_ > kValueLimit) {
+      throw ProtocolError("A QMP message has more than " + std::to_string(kValueLimit) + " values");
+    }
     if (place_ != Place::object) {
       step_string(c);
     } else if (ends_object(c)) {
@@ -48,8 +73,11 @@ void Framer::pass_over_plain() {
   if (place_ == Place::string) {
     next = std::find_if(from, to, [](char c) { return c == '"' || c == '\\'; });
   } else if (place_ == Place::object) {
-    next = std::find_if(
-        from, to, [](char c) { return c == '"' || c == '{' || c == '}' || c == '[' || c == ']'; });
+    std::size_t commas = 0;
+    for (; next != to && kind_of(*next) != kSpecial; ++next) {
+      commas += kind_of(*next);
+    }
+    values_ += commas;
   }
   scanned_ += static_cast<std::size_t>(next - from);
 }
@@ -61,6 +89,7 @@ void Framer::step_outside(char c) {
     start_ = scanned_ - 1;
     braces_ = 1;
     brackets_ = 0;
+    values_ = 2;  // itself and a first member
     return;
   }
   start_ = scanned_;
@@ -89,6 +118,9 @@ bool Framer::ends_object(char c) {
     case '"':
       place_ = Place::string;
       return false;
+    case ',':
+      ++values_;
+      return false;
     case '{':
       nest(braces_);
       return false;
@@ -106,8 +138,9 @@ bool Framer::ends_object(char c) {
 }
 
 // Copying and printing a JSON value recurses, so unlimited nesting would exhaust the stack.
-void Framer::nest(std::size_t& depth) const {
+void Framer::nest(std::size_t& depth) {
   ++depth;
+  ++values_;
   if (braces_ + brackets_ > kNestingLimit) {
     throw ProtocolError("A QMP message is nested deeper than " + std::to_string(kNestingLimit) +
                         " levels");

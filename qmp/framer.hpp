@@ -21,6 +21,9 @@ class Framer {
   static constexpr std::size_t kDefaultLimit = std::size_t{64} * 1024 * 1024;
   /// Objects and arrays inside each other; QEMU's own limit.
   static constexpr std::size_t kNestingLimit = 1024;
+  /// Members of objects and elements of arrays in one message, and itself; an empty object or array
+  /// counts as two. As many as QEMU's own limit for tokens, of which each value is at least one.
+  static constexpr std::size_t kValueLimit = std::size_t{2} * 1024 * 1024;
 
   explicit Framer(Start start = Start::at_message, std::size_t limit = kDefaultLimit);
 
@@ -40,7 +43,7 @@ class Framer {
   void step_outside(char c);
   void step_string(char c);
   [[nodiscard]] bool ends_object(char c);
-  void nest(std::size_t& depth) const;
+  void nest(std::size_t& depth);
 
   std::string buffer_;
   std::size_t start_ = 0;    // of the object that is being scanned
@@ -48,6 +51,7 @@ class Framer {
   std::size_t limit_;
   std::size_t braces_ = 0;
   std::size_t brackets_ = 0;
+  std::size_t values_ = 0;  // at most so many: each bracket and each comma may begin one
   std::uint64_t skipped_ = 0;
   Place place_;
 };

@@ -1,15 +1,14 @@
 #include "qmp/schema.hpp"
 
 #include <algorithm>
+#include <set>
+#include <utility>
 
 #include "qmp/errors.hpp"
 
 namespace vmlaunch::qmp {
 
 namespace {
-
-/// Types that lead to each other end here.
-constexpr unsigned kDepth = 16;
 
 [[noreturn]] void refuse() {
   throw ProtocolError("What QEMU returned is not its schema");
@@ -102,54 +101,55 @@ bool Schema::allows_oob(const std::string& command) const {
   return entity != nullptr && entity->allow_oob;
 }
 
-/// Members of that name in a type, or in what it is made of.
-void Schema::collect(const std::string& type,
-                     const std::string& name,
-                     unsigned depth,
-                     std::vector<const Member*>& found) const {
-  const auto entity = entities_.find(type);
-  if (entity == entities_.end() || depth > kDepth) {
-    return;
-  }
-  for (const Member& member : entity->second.members) {
-    if (member.name == name) {
-      found.push_back(&member);
+/// Members of that name in these types, or in what they are made of. Each type is looked at once,
+/// since types lead to each other in rings and by many ways.
+std::vector<const Schema::Member*> Schema::members_of(std::vector<const std::string*> types,
+                                                      const std::string& name) const {
+  std::vector<const Member*> members;
+  std::set<const Entity*> seen;
+  while (!types.empty()) {
+    const auto found = entities_.find(*types.back());
+    types.pop_back();
+    if (found == entities_.end() || !seen.insert(&found->second).second) {
+      continue;
+    }
+    const Entity& entity = found->second;
+    for (const Member& member : entity.members) {
+      if (member.name == name) {
+        members.push_back(&member);
+      }
+    }
+    for (const std::string& branch : entity.branches) {
+      types.push_back(&branch);
+    }
+    if (entity.kind == "array") {
+      types.push_back(&entity.next);
     }
   }
-  for (const std::string& branch : entity->second.branches) {
-    collect(branch, name, depth + 1, found);
-  }
-  if (entity->second.kind == "array") {
-    collect(entity->second.next, name, depth + 1, found);
-  }
+  return members;
 }
 
 /// A name may stand in several branches of a union, and only one of them may lead on.
-const Schema::Member* Schema::find_arg(const Entity& entity, std::string_view path) const {
-  std::vector<std::string> types = {entity.next};
-  const Member* last = nullptr;
+std::vector<const Schema::Member*> Schema::find_args(const Entity& entity,
+                                                     std::string_view path) const {
+  std::vector<const std::string*> types = {&entity.next};
+  std::vector<const Member*> members;
   while (!path.empty()) {
     const auto [name, rest] = split(path);
-    std::vector<const Member*> found;
-    for (const std::string& type : types) {
-      collect(type, name, 0, found);
-    }
-    if (found.empty()) {
-      return nullptr;
-    }
+    members = members_of(std::move(types), name);
     types.clear();
-    for (const Member* member : found) {
-      types.push_back(member->type);
+    types.reserve(members.size());
+    for (const Member* member : members) {
+      types.push_back(&member->type);
     }
-    last = found.front();
     path = rest;
   }
-  return last;
+  return members;
 }
 
 bool Schema::has_arg(const std::string& command, std::string_view path) const {
   const Entity* entity = find(command, "command");
-  return entity != nullptr && find_arg(*entity, path) != nullptr;
+  return entity != nullptr && !find_args(*entity, path).empty();
 }
 
 bool Schema::has_feature(std::string_view path, const std::string& feature) const {
@@ -162,8 +162,10 @@ bool Schema::has_feature(std::string_view path, const std::string& feature) cons
   if (rest.empty()) {
     return contains(entity->features, feature);
   }
-  const Member* member = find_arg(*entity, rest);
-  return member != nullptr && contains(member->features, feature);
+  const std::vector<const Member*> members = find_args(*entity, rest);
+  return std::any_of(members.begin(), members.end(), [&](const Member* member) {
+    return contains(member->features, feature);
+  });
 }
 
 }  // namespace vmlaunch::qmp

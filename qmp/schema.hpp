@@ -25,7 +25,7 @@ class Schema {
   [[nodiscard]] bool has_arg(const std::string& command, std::string_view path) const;
 
   /// Whether a command or event ("blockdev-add"), or an argument of one ("blockdev-add/read-only"),
-  /// bears a feature such as "deprecated" or "unstable".
+  /// bears a feature such as "deprecated" or "unstable", in any branch of a union that has it.
   [[nodiscard]] bool has_feature(std::string_view path, const std::string& feature) const;
 
   /// Whether a command can be sent out of band.
@@ -48,11 +48,10 @@ class Schema {
 
   void take(const Json& entry);
   [[nodiscard]] const Entity* find(const std::string& name, std::string_view kind) const;
-  [[nodiscard]] const Member* find_arg(const Entity& entity, std::string_view path) const;
-  void collect(const std::string& type,
-               const std::string& name,
-               unsigned depth,
-               std::vector<const Member*>& found) const;
+  [[nodiscard]] std::vector<const Member*> find_args(const Entity& entity,
+                                                     std::string_view path) const;
+  [[nodiscard]] std::vector<const Member*> members_of(std::vector<const std::string*> types,
+                                                      const std::string& name) const;
 
   std::map<std::string, Entity> entities_;
 };

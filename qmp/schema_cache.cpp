@@ -6,8 +6,10 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <optional>
+#include <system_error>
 #include <utility>
 
 #include "base/errors.hpp"
@@ -23,7 +25,7 @@ namespace asio = boost::asio;
 constexpr std::size_t kLargest = std::size_t{16} << 20U;
 constexpr const char* kCommand = "query-qmp-schema";
 
-/// What changes when the program at a path does; null if there is none.
+/// What changes when the program at a path does, or at the end of its links; null if there is none.
 Json identity_of(const std::string& binary, const std::string& version) {
   struct stat status {};
   if (::stat(binary.c_str(), &status) != 0) {
@@ -66,15 +68,19 @@ std::string SchemaCache::file_of(const std::string& binary) const {
   return folder_ + "/" + name + ".json";
 }
 
-/// Whole or not at all: others may read and write at the same time.
+/// Whole or not at all: others may read and write at the same time, also such as have this
+/// process's id in another container, or are its threads.
 void SchemaCache::keep(const std::string& binary, const Json& content) const {
   const std::string file = file_of(binary);
-  const std::string made = file + "." + std::to_string(::getpid());
+  std::string made = file + ".XXXXXX";
+  std::error_code ignored;
+  std::filesystem::create_directories(std::filesystem::path(folder_).parent_path(), ignored);
+  static_cast<void>(::mkdir(folder_.c_str(), 0700));
+  const base::UniqueFd fd(::mkostemp(made.data(), O_CLOEXEC));
+  if (!fd) {
+    return;
+  }
   try {
-    std::filesystem::create_directories(std::filesystem::path(folder_).parent_path());
-    static_cast<void>(::mkdir(folder_.c_str(), 0700));
-    const base::UniqueFd fd =
-        base::open_file(made, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW, 0600);
     base::write_all(fd.get(), content.dump(), made);
     base::check(std::rename(made.c_str(), file.c_str()), "keep a schema");
   } catch (const std::exception&) {

@@ -1,6 +1,8 @@
 #include <string>
 #include <variant>
+#include <vector>
 
+#include "qmp/event_queue.hpp"
 #include "qmp/operations.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/unit/qmp_scene.hpp"
@@ -74,6 +76,52 @@ TEST_CASE("events: a full queue counts what it lost, at its place", "[qmp]") {
   scene.until([&] { return scene.events.size() == 6; });
   CHECK(next(scene, events) == "lost 3");
   CHECK(next(scene, events) == "F");
+}
+
+/// The names of what waits, "lost" with its count.
+std::vector<std::string> take_all(EventQueue& queue) {
+  std::vector<std::string> names;
+  while (!queue.is_empty()) {
+    const Subscription::Item item = queue.take();
+    const auto* lost = std::get_if<Lost>(&item);
+    names.push_back(lost != nullptr ? "lost " + std::to_string(lost->count)
+                                    : std::get<Event>(item).name);
+  }
+  return names;
+}
+
+TEST_CASE("events: a queue takes so many bytes, and a longer event only alone", "[qmp]") {
+  using Names = std::vector<std::string>;
+  constexpr std::size_t kHalf = EventQueue::kByteLimit / 2;
+  asio::io_context context;
+  EventQueue queue(context.get_executor(), {}, 4);
+  for (int again = 0; again < 2; ++again) {
+    queue.offer({"A"}, kHalf + 1);
+    queue.offer({"too long"}, kHalf);
+    queue.offer({"B"}, kHalf - 1);
+    queue.offer({"C"}, 1);
+    queue.offer({"D"}, 1);
+    CHECK(take_all(queue) == Names{"A", "lost 1", "B", "lost 2"});
+  }
+  queue.offer({"A"}, 2 * EventQueue::kByteLimit);
+  queue.offer({"B"}, 1);
+  CHECK(take_all(queue) == Names{"A", "lost 1"});
+}
+
+TEST_CASE("events: what counts is the length of a message", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  Subscription events = scene.client->subscribe({});
+  const std::string data = R"({"x": ")" + std::string(EventQueue::kByteLimit / 2, 'x') + "\"}";
+  for (const char* name : {"A", "B"}) {
+    const std::string bytes = event_with(name, data);
+    for (std::size_t sent = 0; sent < bytes.size(); sent += 64 * 1024) {
+      scene.send(std::string_view(bytes).substr(sent, 64 * 1024));
+      scene.settle();
+    }
+  }
+  CHECK(next(scene, events) == "A");
+  CHECK(next(scene, events) == "lost 1");
 }
 
 TEST_CASE("events: a reader waits until its deadline, and survives client and subscription",

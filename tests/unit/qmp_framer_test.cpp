@@ -177,5 +177,44 @@ TEST_CASE("framer: nesting that would exhaust the stack is refused", "[qmp]") {
   }
 }
 
+/// An object with an array of so many values.
+std::string message_of(std::size_t count, const std::string& value) {
+  std::string text = R"({"return":[)";
+  text.reserve(text.size() + count * (value.size() + 1) + 1);
+  for (std::size_t i = 0; i < count; ++i) {
+    text += value;
+    text += ',';
+  }
+  text.back() = ']';
+  return text + "}";
+}
+
+TEST_CASE("framer: more values than they are worth in memory are refused, of any kind", "[qmp]") {
+  for (const std::string& value : {std::string("1"), std::string("[]"), std::string("{}")}) {
+    INFO(value);
+    const std::size_t most = (Framer::kValueLimit - 2) / value.size();  // with object and array
+    const std::string text = message_of(most, value);
+    Framer framer;
+    framer.feed(text + text);
+    CHECK(framer.next() == text);
+    CHECK(framer.next() == text);  // each message counts by itself
+    framer.feed(message_of(most + 1, value));
+    CHECK_THROWS_WITH(framer.next(), "A QMP message has more than 2097152 values");
+  }
+}
+
+TEST_CASE("framer: values are counted as they come, and commas in strings are none", "[qmp]") {
+  Framer framer;
+  framer.feed(R"({"return":[)");
+  for (std::size_t fed = 0; fed <= Framer::kValueLimit; fed += 64 * 1024) {
+    CHECK_FALSE(framer.next());
+    framer.feed(std::string(64 * 1024, ','));
+  }
+  CHECK_THROWS_AS(framer.next(), ProtocolError);
+
+  const std::string text = R"({"return":")" + std::string(Framer::kValueLimit + 1, ',') + "\"}";
+  CHECK(frame(text) == Texts{text});
+}
+
 }  // namespace
 }  // namespace vmlaunch::qmp

@@ -1,5 +1,6 @@
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "qmp/log.hpp"
@@ -37,6 +38,15 @@ TEST_CASE("log: messages are shown as they are", "[qmp]") {
   CHECK(shown("{}", "{\"id\": inf}")[1] == "< (no JSON)");
 }
 
+/// Each line, and that the answer is hidden.
+void check_hidden(const std::vector<std::string>& lines) {
+  REQUIRE(lines.size() == 2);
+  for (const std::string& line : lines) {
+    CHECK(line.find("S3CRET") == std::string::npos);
+  }
+  CHECK(lines[1].find("(hidden)") != std::string::npos);
+}
+
 TEST_CASE("log: what is secret is hidden, and so is its answer", "[qmp]") {
   for (const std::string arguments : {
            R"("set_password","arguments":{"protocol":"vnc","password":"S3CRET"})",
@@ -51,19 +61,115 @@ TEST_CASE("log: what is secret is hidden, and so is its answer", "[qmp]") {
            R"("qom-get","arguments":{"path":"s","property":"data"})",
        }) {
     INFO(arguments);
-    const std::string command = R"({"execute":)" + arguments + R"(,"id":7})";
-    for (const std::string answer : {
-             R"({"return":"S3CRET","id":7})",
-             R"({"id":7,"error":{"class":"GenericError","desc":"S3CRET is no password"}})",
-         }) {
-      const std::vector<std::string> lines = shown(command, answer);
-      REQUIRE(lines.size() == 2);
-      for (const std::string& line : lines) {
-        CHECK(line.find("S3CRET") == std::string::npos);
+    for (const std::string how : {R"({"execute":)", R"({"exec-oob":)"}) {
+      for (const std::string answer : {
+               R"({"return":"S3CRET","id":7})",
+               R"({"id":7,"error":{"class":"GenericError","desc":"S3CRET is no password"}})",
+           }) {
+        check_hidden(shown(how + arguments + R"(,"id":7})", answer));
       }
-      CHECK(lines[1].find("(hidden)") != std::string::npos);
     }
   }
+}
+
+/// What is shown of a file's name, in a command whose answer quotes it, and of that answer.
+std::vector<std::string> shown_of_file(const std::string& name) {
+  const Json command = {
+      {"execute", "a"}, {"arguments", {{"list", Json::array({name})}}}, {"id", 7}};
+  std::vector<std::string> lines = shown(command.dump(), R"({"return":"S3CRET","id":7})");
+  lines[0] = Json::parse(lines[0].substr(2)).at("arguments").at("list").at(0);
+  return lines;
+}
+
+TEST_CASE("log: a password in a URL is hidden, and so is the answer", "[qmp]") {
+  using Pair = std::pair<std::string, std::string>;
+  for (const auto& [name, expected] : {
+           Pair("https://user:S3CRET@host/a@b", "https://user:***@host/a@b"),
+           Pair("https://user:S3CRET@S3CRET:#@host:80?x", "https://user:***@host:80?x"),
+           Pair("nbd+unix://:S3CRET@host", "nbd+unix://:***@host"),
+           Pair("a://u:S3CRET@h b://v:S3CRET@i c://j", "a://u:***@h b://v:***@i c://j"),
+           Pair("://u:S3CRET@", "://u:***@"),
+       }) {
+    INFO(name);
+    const std::vector<std::string> lines = shown_of_file(name);
+    CHECK(lines[0] == expected);
+    check_hidden(lines);
+  }
+  for (const std::string name :
+       {"https://user@host:80/", "nbd://host:10809/a@b", "user:x@host", "https://", "://://"}) {
+    INFO(name);
+    const std::vector<std::string> lines = shown_of_file(name);
+    CHECK(lines[0] == name);
+    CHECK(lines[1] == R"(< {"return":"S3CRET","id":7})");
+  }
+}
+
+TEST_CASE("log: what is secret in a json: name is hidden, and all of one that cannot be read",
+          "[qmp]") {
+  using Pair = std::pair<std::string, std::string>;
+  for (const auto& [name, expected] : {
+           Pair(R"(json:{"x": "é", "password":"S3CRET"})",
+                R"-(json:{"x":"é","password":"(hidden)"})-"),
+           Pair(R"(json:{"file.cookie":"S3CRET"})", R"-(json:{"file.cookie":"(hidden)"})-"),
+           Pair(R"(json:{"file":{"url":"a://u:S3CRET@h"}})",
+                R"(json:{"file":{"url":"a://u:***@h"}})"),
+           Pair(R"(json:{"x":"json:{\"passwd\":\"S3CRET\"}"})",
+                R"-(json:{"x":"json:{\"passwd\":\"(hidden)\"}"})-"),
+           Pair("json:{'password':'S3CRET'}", "json:***"),
+           Pair(R"(json:{"password":"S3CRET)", "json:***"),
+           Pair("json: S3CRET", "json:***"),
+           Pair(R"(cannot open 'json:{"password":"S3CRET"}': gone)",
+                R"-(cannot open 'json:{"password":"(hidden)"}': gone)-"),
+           Pair("a://u:S3CRET@h json:{'S3CRET':{}} S3CRET", "a://u:***@h json:***"),
+           Pair(R"(json:{"password":"S3CRET"} a://u:S3CRET@h)",
+                R"-(json:{"password":"(hidden)"} a://u:***@h)-"),
+       }) {
+    INFO(name);
+    const std::vector<std::string> lines = shown_of_file(name);
+    CHECK(lines[0] == expected);
+    check_hidden(lines);
+  }
+  const std::vector<std::string> lines = shown_of_file(R"(json:{"driver":"raw"})");
+  CHECK(lines[0] == R"(json:{"driver":"raw"})");
+  CHECK(lines[1] == R"(< {"return":"S3CRET","id":7})");
+}
+
+TEST_CASE("log: nesting in a string that would exhaust the stack is hidden", "[qmp]") {
+  const std::size_t half = 100000;
+  const std::string name = R"(json:{"a":)" + std::string(half, '[') + std::string(half, ']') + "}";
+  CHECK(shown_of_file(name)[0].find("(hidden)") != std::string::npos);
+}
+
+TEST_CASE("log: an answer is shown once, and only to a command that was", "[qmp]") {
+  std::vector<std::string> lines;
+  Log log;
+  log.to([&](Direction, const std::string& message) { lines.push_back(message); });
+  log.sent(R"({"execute":"a","id":7})");
+  for (const std::string answer : {
+           R"({"return":"S3CRET"})",
+           R"({"error":{"class":"GenericError","desc":"S3CRET"}})",
+           R"({"return":"S3CRET","id":8})",
+           R"({"error":{"class":"GenericError","desc":"S3CRET"},"id":8})",
+           R"({"return":"S3CRET","id":"7"})",
+           R"({"return":"S3CRET","id":7.0})",
+       }) {
+    INFO(answer);
+    log.received(answer);
+    CHECK(lines.back().find("S3CRET") == std::string::npos);
+    CHECK(lines.back().find("(hidden)") != std::string::npos);
+  }
+  log.received(R"({"return":"shown","id":7})");
+  CHECK(lines.back() == R"({"return":"shown","id":7})");
+  log.received(R"({"return":"S3CRET","id":7})");
+  CHECK(lines.back() == R"-({"return":"(hidden)","id":7})-");
+}
+
+TEST_CASE("log: what QEMU says by itself is shown without passwords", "[qmp]") {
+  CHECK(shown("{}", R"({"event":"A","data":{"file":"a://u:S3CRET@h","password":"S3CRET"}})")[1] ==
+        R"-(< {"event":"A","data":{"file":"a://u:***@h","password":"(hidden)"}})-");
+  CHECK(shown(R"({"execute":"query-block","id":7})",
+              R"({"return":[{"file":"a://u:S3CRET@h"}],"id":7})")[1] ==
+        R"(< {"return":[{"file":"a://u:***@h"}],"id":7})");
 }
 
 TEST_CASE("log: what is not secret is shown", "[qmp]") {
@@ -83,6 +189,14 @@ TEST_CASE("log: the end of a long message is left out", "[qmp]") {
   const std::string line = shown(command)[0];
   CHECK(line.size() < 5000);
   CHECK(line.ends_with("... of " + std::to_string(command.size()) + " bytes"));
+}
+
+TEST_CASE("log: of a very long message its length is shown, and its answer is hidden", "[qmp]") {
+  const std::string command =
+      R"({"execute":"a","arguments":{"a":")" + std::string(300000, 'x') + R"("},"id":7})";
+  CHECK(shown(command, R"({"return":"S3CRET","id":7})") ==
+        std::vector<std::string>{"> (" + std::to_string(command.size()) + " bytes)",
+                                 R"-(< {"return":"(hidden)","id":7})-"});
 }
 
 TEST_CASE("log: it tells of what goes over the wire, until its client is gone", "[qmp]") {

@@ -1,6 +1,8 @@
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <array>
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -79,6 +81,44 @@ TEST_CASE("schema cache: it is asked again when the binary or its version change
   CHECK_FALSE(it.file().empty());  // still one
 }
 
+void set_time(const std::string& file, time_t seconds, long nanoseconds) {
+  const std::array<timespec, 2> times = {{{0, UTIME_OMIT}, {seconds, nanoseconds}}};
+  REQUIRE(::utimensat(AT_FDCWD, file.c_str(), times.data(), 0) == 0);
+}
+
+TEST_CASE("schema cache: a binary is the file behind all links, and when it was written", "[qmp]") {
+  Cached it;
+  const std::string one = it.binary;
+  const std::string other = it.folder.write("other", "#!/bin/sh");
+  set_time(one, 1000, 1);
+  set_time(other, 1000, 1);
+  it.binary = it.folder.file("link");
+  std::filesystem::create_symlink(one, it.binary);
+  CHECK(it.asks());
+  CHECK_FALSE(it.asks());
+  std::filesystem::remove(it.binary);
+  std::filesystem::create_symlink(other, it.binary);
+  CHECK(it.asks());
+  CHECK_FALSE(it.asks());
+  set_time(other, 1000, 2);
+  CHECK(it.asks());
+  CHECK_FALSE(it.asks());
+  std::filesystem::resize_file(other, 5);
+  set_time(other, 1000, 2);
+  CHECK(it.asks());
+  CHECK_FALSE(it.asks());
+}
+
+TEST_CASE("schema cache: what another process with this one's id writes is left alone", "[qmp]") {
+  Cached it;
+  CHECK(it.asks());
+  const std::string theirs = it.file() + "." + std::to_string(::getpid());
+  base::write_all(base::open_file(theirs, O_WRONLY | O_CREAT, 0600).get(), "half", theirs);
+  CHECK(it.asks("9.2.0"));
+  CHECK_FALSE(it.asks("9.2.0"));
+  CHECK(base::read_file(theirs) == "half");
+}
+
 TEST_CASE("schema cache: a file that is not right is as good as none", "[qmp]") {
   Cached it;
   CHECK(it.asks());
@@ -106,6 +146,13 @@ TEST_CASE("schema cache: one that cannot be kept, or has no binary, costs only t
   CHECK(it.asks());
   CHECK(it.asks());
   CHECK(it.folder.names() == std::vector<std::string>{"qemu"});
+  it.binary = it.folder.file("qemu");
+  CHECK(it.asks());
+  const std::string file = it.file();
+  std::filesystem::remove(file);
+  std::filesystem::create_directories(file + "/folder");
+  CHECK(it.asks());
+  CHECK(it.file() == file);  // and nothing beside it
 }
 
 }  // namespace

@@ -32,7 +32,8 @@ Schema schema() {
      "variants": [{"case": "file", "type": "3"}, {"case": "quorum", "type": "4"}]},
     {"name": "3", "meta-type": "object", "members": [{"name": "aio", "type": "6", "default": null},
                                                      {"name": "children", "type": "str"}]},
-    {"name": "4", "meta-type": "object", "members": [{"name": "children", "type": "[7]"}]},
+    {"name": "4", "meta-type": "object",
+     "members": [{"name": "children", "type": "[7]", "features": ["unstable"]}]},
     {"name": "[7]", "meta-type": "array", "element-type": "7"},
     {"name": "7", "meta-type": "alternate", "members": [{"type": "2"}, {"type": "str"}]},
     {"name": "5", "meta-type": "enum", "values": ["file", "quorum"]},
@@ -72,6 +73,7 @@ TEST_CASE("schema: features and the out-of-band band are told", "[qmp]") {
   CHECK_FALSE(known.has_feature("blockdev-add", "deprecated"));
   CHECK(known.has_feature("blockdev-add/read-only", "deprecated"));
   CHECK(known.has_feature("blockdev-add/children/read-only", "deprecated"));
+  CHECK_FALSE(known.has_feature("blockdev-add/aio", "unstable"));
   CHECK(known.has_feature("STOP", "deprecated"));
   CHECK_FALSE(known.has_feature("nothing", "deprecated"));
   CHECK_FALSE(known.has_feature("blockdev-add/nothing", "deprecated"));
@@ -96,6 +98,47 @@ TEST_CASE("schema: what is none is refused, and a ring of types ends", "[qmp]") 
     {"name": "a", "meta-type": "object", "variants": [{"type": "a"}, {"type": "b"}]},
     {"name": "b", "meta-type": "array", "element-type": "a"}])"));
   CHECK_FALSE(ring.has_arg("c", "x"));
+}
+
+TEST_CASE("schema: a feature is found in whichever branch of a union bears it", "[qmp]") {
+  for (const bool first : {true, false}) {
+    INFO(first);
+    const std::string features = R"(, "features": ["deprecated"])";
+    const Schema known(Json::parse(R"([
+      {"name": "c", "meta-type": "command", "arg-type": "u"},
+      {"name": "u", "meta-type": "object", "variants": [{"type": "a"}, {"type": "b"}]},
+      {"name": "a", "meta-type": "object", "members": [{"name": "x", "type": "str")" +
+                                   (first ? features : "") + R"(}]},
+      {"name": "b", "meta-type": "object", "members": [{"name": "x", "type": "str")" +
+                                   (first ? "" : features) + R"(}]}])"));
+    CHECK(known.has_feature("c/x", "deprecated"));
+    CHECK_FALSE(known.has_feature("c/x", "unstable"));
+  }
+}
+
+/// A union "0" of the same type many times, which is one too, and so on; the last has the member.
+Schema entangled(std::size_t levels, std::size_t branches) {
+  Json entries = Json::array();
+  entries.push_back({{"name", "c"}, {"meta-type", "command"}, {"arg-type", "0"}});
+  for (std::size_t level = 0; level < levels; ++level) {
+    const Json next = {{"type", std::to_string(level + 1)}};
+    entries.push_back({{"name", std::to_string(level)},
+                       {"meta-type", "object"},
+                       {"variants", std::vector<Json>(branches, next)}});
+  }
+  entries.push_back({{"name", std::to_string(levels)},
+                     {"meta-type", "object"},
+                     {"members", {{{"name", "x"}, {"type", "0"}}}}});
+  return Schema(entries);
+}
+
+TEST_CASE("schema: types that lead to each other by many ways, or far, cost no more", "[qmp]") {
+  const auto begin = Clock::now();
+  const Schema wide = entangled(16, 8);
+  CHECK(wide.has_arg("c", "x/x/x"));
+  CHECK_FALSE(wide.has_arg("c", "x/x/y"));
+  CHECK(Clock::now() - begin < 5s);
+  CHECK(entangled(20000, 1).has_arg("c", "x/x"));
 }
 
 TEST_CASE("deadlines: what takes long by its nature has long, and length adds to it", "[qmp]") {

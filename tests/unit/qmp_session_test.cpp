@@ -299,13 +299,56 @@ TEST_CASE("session: arguments that are no JSON object are refused", "[qmp]") {
   Json binary = Json::object();
   binary["x"] = Json::binary({1, 2});
   CHECK_THROWS_AS(sent(session, "a", binary), std::invalid_argument);
-  Json deep = Json::object();
-  for (int i = 0; i < 1001; ++i) {
-    Json outer = Json::object();
-    outer["x"] = std::move(deep);
-    deep = std::move(outer);
+}
+
+/// Arguments that make a command of so many levels.
+Json arguments_of(std::size_t levels) {
+  Json value = 1;
+  for (std::size_t level = 2; level < levels; ++level) {
+    Json outer = level % 2 == 0 ? Json::array() : Json::object();
+    (level % 2 == 0 ? outer[0] : outer["x"]) = std::move(value);
+    value = std::move(outer);
   }
-  CHECK_THROWS_AS(sent(session, "a", deep), std::invalid_argument);
+  Json arguments = Json::object();
+  arguments["x"] = std::move(value);
+  return arguments;
+}
+
+TEST_CASE("session: a command as deep as QEMU reads is sent, and no deeper one", "[qmp]") {
+  Session session = running_session();
+  CHECK_NOTHROW(sent(session, "a", arguments_of(1024)));
+  CHECK_THROWS_WITH(
+      sent(session, "a\n", arguments_of(1025)),
+      "Cannot send command a\\x0a: it is nested deeper than the 1024 levels that QEMU "
+      "reads");
+}
+
+TEST_CASE("session: a command of as many tokens as QEMU reads is sent, and no more", "[qmp]") {
+  Session session = running_session();
+  Json arguments = Json::object({{"x", Json::array()}, {"y", {{"a", 1.5}, {"b", true}}}});
+  // {"execute":"a","arguments":{"x":[...],"y":{"a":1.5,"b":true}},"id":1}, with commas in "..."
+  constexpr std::size_t kOthers = 1 + 4 + 2 + 1 + 2 + 2 + 1 + 2 + 9 + 1 + 4 + 1;
+  constexpr std::size_t kLimit = std::size_t{2} * 1024 * 1024;
+  Json& list = arguments["x"];
+  while (kOthers + 2 * list.size() < kLimit) {  // one less, for the commas
+    list.push_back(nullptr);
+  }
+  list[0] = Json::array();
+  CHECK_NOTHROW(sent(session, "a", arguments));
+  list[0].push_back(nullptr);
+  CHECK_THROWS_WITH(sent(session, "a", arguments),
+                    "Cannot send command a: it has more than the 2097152 tokens that QEMU reads");
+}
+
+TEST_CASE("session: a command of as many bytes as QEMU reads is sent, and no more", "[qmp]") {
+  constexpr std::size_t kLimit = std::size_t{64} * 1024 * 1024;
+  Session session = running_session();
+  const std::size_t others = sent(session, "a", {{"x", ""}}).bytes.size();
+  std::string text((kLimit - others) / 6, '\x01');  // \u0001
+  text.append((kLimit - others) % 6, 'x');
+  CHECK(sent(session, "a", {{"x", text}}).bytes.size() == kLimit);
+  CHECK_THROWS_WITH(sent(session, "a", {{"x", text + "x"}}),
+                    "Cannot send command a: it is longer than the 67108864 bytes that QEMU reads");
 }
 
 TEST_CASE("session: commands are refused in every state but running", "[qmp]") {
