@@ -230,7 +230,7 @@ TEST_CASE("qmp: a command whose caller is cancelled in the middle of its write h
   base::check(::setsockopt(scene.socket.get(), SOL_SOCKET, SO_SNDBUF, &small, sizeof small),
               "make the buffer of a socket small");
   scene.shake_hands();
-  scene.qemu.signal(SIGSTOP);
+  freeze(scene.qemu);
   asio::cancellation_signal cancel_begun;
   asio::cancellation_signal cancel_queued;
   const Json line = {{"command-line", std::string(65536, 'x')}};
