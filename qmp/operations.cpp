@@ -64,16 +64,30 @@ asio::awaitable<void> look_at_job(Client& client, std::string id, JobEnd& end) {
   }
 }
 
+/// The next event after a command that QEMU has executed.
+asio::awaitable<Subscription::Item> next_after(Subscription& events,
+                                               std::string what,
+                                               steady_clock::time_point deadline) {
+  try {
+    Subscription::Item item = co_await events.next(deadline);
+    co_return item;
+  } catch (const Timeout&) {
+    throw Timeout(
+        what + " was begun, but no event of its end came in time", Timeout::Cause::unknown, true);
+  }
+}
+
 asio::awaitable<void> await_job(Client& client,
                                 Subscription& events,
                                 std::string id,
                                 steady_clock::time_point deadline) {
+  const std::string what = "Job " + base::printable(id);
   JobEnd end;
   bool look = false;
   while (!end.ended) {
-    const Subscription::Item item = co_await events.next(deadline);
+    const Subscription::Item item = co_await next_after(events, what, deadline);
     if (const auto* reason = std::get_if<CloseReason>(&item)) {
-      throw_interrupted("Job " + base::printable(id), *reason);
+      throw_interrupted(what, *reason);
     }
     if (const auto* event = std::get_if<Event>(&item)) {
       note(end, *event);
@@ -86,7 +100,7 @@ asio::awaitable<void> await_job(Client& client,
     }
   }
   if (!end.error.empty()) {
-    throw JobError("Job " + base::printable(id) + " failed: " + end.error);
+    throw JobError(what + " failed: " + end.error);
   }
 }
 
@@ -95,18 +109,19 @@ asio::awaitable<Completion> wait_for_completion(Client& client,
                                                 std::string command,
                                                 Json arguments,
                                                 milliseconds deadline) {
+  const std::string what = "Command " + base::printable(command);
   const auto until = steady_clock::now() + deadline;
   Completion completion;
   Json value = co_await client.execute(command, arguments, deadline);
   completion.value = std::move(value);
   for (;;) {
-    Subscription::Item item = co_await events.next(until);
+    Subscription::Item item = co_await next_after(events, what, until);
     if (auto* event = std::get_if<Event>(&item)) {
       completion.event = std::move(*event);
       co_return completion;
     }
     if (const auto* reason = std::get_if<CloseReason>(&item)) {
-      throw_interrupted("Command " + base::printable(command), *reason);
+      throw_interrupted(what, *reason);
     }
   }
 }

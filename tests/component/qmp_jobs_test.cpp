@@ -218,3 +218,21 @@ TEST_CASE("qmp: a job whose QEMU dies is interrupted") {
   const auto interrupted = thrown_by<Interrupted>([&] { return scene.finish(job); });
   CHECK(interrupted.sent());
 }
+
+TEST_CASE("qmp: a job that is not told to end is given up at the deadline, and goes on") {
+  Conversation scene(disks());
+  scene.shake_hands();
+  const auto job = begin(scene, "blockdev-mirror", mirror_to("target"), 200ms);
+  const auto timeout = thrown_by<Timeout>([&] { return scene.finish(job); });
+  CHECK(timeout.sent());
+  until_status(scene, "ready");
+}
+
+TEST_CASE("qmp: a completion that does not come in time is one of a command that was sent") {
+  Conversation scene;
+  scene.shake_hands();
+  const auto never = scene.start(
+      execute_and_wait(*scene.client, "query-name", nullptr, {{"DEVICE_DELETED"}}, 50ms));
+  const auto timeout = thrown_by<Timeout>([&] { return scene.finish(never); });
+  CHECK(timeout.sent());
+}
