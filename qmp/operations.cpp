@@ -27,6 +27,15 @@ bool speaks_of(const Event& event, const std::string& job) {
   return text_of(event.data, "id") == job || text_of(event.data, "device") == job;
 }
 
+bool is_over(const std::string& status) {
+  return status == "concluded" || status == "null";
+}
+
+/// One that can pause and go on any number of times tells of it each time.
+bool tells_of_end(const Event& event) {
+  return event.name != "JOB_STATUS_CHANGE" || is_over(text_of(event.data, "status"));
+}
+
 /// How a job ended, as its events and query-jobs tell.
 struct JobEnd {
   bool ended = false;
@@ -34,8 +43,7 @@ struct JobEnd {
 };
 
 void note(JobEnd& end, const Event& event) {
-  const std::string status = text_of(event.data, "status");
-  end.ended = end.ended || status == "concluded" || status == "null";
+  end.ended = end.ended || is_over(text_of(event.data, "status"));
   if (event.name == "BLOCK_JOB_CANCELLED") {
     end.error = "it was cancelled";
   } else if (event.data.contains("error")) {
@@ -153,8 +161,9 @@ asio::awaitable<Completion> execute_and_wait(Client& client,
 
 asio::awaitable<void> run_job(
     Client& client, std::string command, Json arguments, std::string id, milliseconds deadline) {
-  const EventFilter of_job{{"JOB_STATUS_CHANGE", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED"},
-                           [id](const Event& event) { return speaks_of(event, id); }};
+  const EventFilter of_job{
+      {"JOB_STATUS_CHANGE", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED"},
+      [id](const Event& event) { return speaks_of(event, id) && tells_of_end(event); }};
   return start_job(client,
                    client.subscribe(of_job),
                    std::move(command),

@@ -98,6 +98,39 @@ void until_status(Conversation& scene, const std::string& status) {
   });
 }
 
+/// A second monitor of the same QEMU, with an event loop of its own.
+class Outsider : public Loop {
+ public:
+  explicit Outsider(const std::string& path)
+      : visitor_(finish(start(visit(context, path, kLong)))) {
+    finish(start(visitor_->client.handshake(kLong)));
+  }
+
+  Json execute(const std::string& command, const Json& arguments = nullptr) {
+    return finish(start(visitor_->client.execute(command, arguments, kLong)));
+  }
+
+  /// Waits for the change of a job that a command brings about.
+  void change_job(const std::string& command) {
+    const EventFilter change{{"JOB_STATUS_CHANGE"}};
+    finish(start(execute_and_wait(visitor_->client, command, kJob, change, kLong)));
+  }
+
+ private:
+  std::shared_ptr<Visitor> visitor_;
+};
+
+QemuSetup disks_and_monitor(const std::string& path) {
+  QemuSetup setup = disks();
+  for (const std::string& word : {std::string("-chardev"),
+                                  "socket,id=other,server=on,wait=off,path=" + path,
+                                  std::string("-mon"),
+                                  std::string("chardev=other,mode=control")}) {
+    setup.arguments.push_back(word);
+  }
+  return setup;
+}
+
 }  // namespace
 
 TEST_CASE("qmp: a job can be over before the command that starts it returns") {
@@ -235,4 +268,23 @@ TEST_CASE("qmp: a completion that does not come in time is one of a command that
       execute_and_wait(*scene.client, "query-name", nullptr, {{"DEVICE_DELETED"}}, 50ms));
   const auto timeout = thrown_by<Timeout>([&] { return scene.finish(never); });
   CHECK(timeout.sent());
+}
+
+TEST_CASE("qmp: a job that failed behind more events than are kept has not succeeded") {
+  constexpr int kRounds = 150;  // of two events each, more than a reader's queue takes
+  const vmlaunch::tests::Folder folder;
+  const std::string path = folder.file("other");
+  Conversation scene(disks_and_monitor(path));
+  scene.shake_hands();
+  const auto job = begin(scene, "blockdev-mirror", mirror_to("target"));
+  until_status(scene, "ready");
+  // This side is busy with something else meanwhile.
+  Outsider outsider(path);
+  for (int i = 0; i < kRounds; ++i) {
+    outsider.change_job("job-pause");
+    outsider.change_job("job-resume");
+  }
+  outsider.execute("job-cancel", kJob);
+  outsider.until([&] { return outsider.execute("query-jobs").empty(); });
+  CHECK(error_of(scene, job) == "Job job failed: it was cancelled");
 }
