@@ -161,9 +161,16 @@ asio::awaitable<Completion> execute_and_wait(Client& client,
 
 asio::awaitable<void> run_job(
     Client& client, std::string command, Json arguments, std::string id, milliseconds deadline) {
-  const EventFilter of_job{
-      {"JOB_STATUS_CHANGE", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED"},
-      [id](const Event& event) { return speaks_of(event, id) && tells_of_end(event); }};
+  // Until it is created, events can be those of an earlier one that had its id.
+  const auto predicate = [id, created = false](const Event& event) mutable {
+    if (speaks_of(event, id)) {
+      created = created || text_of(event.data, "status") == "created";
+      return created && tells_of_end(event);
+    }
+    return false;
+  };
+  const EventFilter of_job{{"JOB_STATUS_CHANGE", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED"},
+                           predicate};
   return start_job(client,
                    client.subscribe(of_job),
                    std::move(command),

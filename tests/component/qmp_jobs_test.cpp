@@ -288,3 +288,22 @@ TEST_CASE("qmp: a job that failed behind more events than are kept has not succe
   outsider.until([&] { return outsider.execute("query-jobs").empty(); });
   CHECK(error_of(scene, job) == "Job job failed: it was cancelled");
 }
+
+TEST_CASE("qmp: the end of a job that had the same name is not that of the new one") {
+  Conversation scene(disks());
+  std::shared_ptr<Outcome<bool>> second;
+  // QEMU tells of a job that is complete before it tells that it is gone.
+  scene.client->on_event([&](const Event& event) {
+    if (event.name == "BLOCK_JOB_COMPLETED" && !second) {
+      second = begin(scene, "blockdev-mirror", mirror_to("target"));
+    }
+  });
+  scene.shake_hands();
+  scene.execute("blockdev-backup", backup_to("target"));
+  scene.until([&] { return second != nullptr; });
+  until_status(scene, "ready");
+  scene.settle();
+  REQUIRE_FALSE(second->done);
+  scene.execute("job-complete", kJob);
+  CHECK(scene.finish(second));
+}
