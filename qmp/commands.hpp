@@ -55,7 +55,8 @@ struct Vcpu {
                                                           base::UniqueFd fd,
                                                           std::chrono::milliseconds deadline);
 
-/// Takes a set back; QEMU 7.2 closes its files once the guest runs.
+/// Takes a set back. QEMU 7.2 closes its files only while the guest runs: those of a set that was
+/// taken back before stay, until it is taken back again or the last monitor is left.
 [[nodiscard]] boost::asio::awaitable<void> remove_fd(Client& client,
                                                      std::int64_t set,
                                                      std::chrono::milliseconds deadline);

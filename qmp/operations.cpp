@@ -28,6 +28,15 @@ bool speaks_of(const Event& event, const std::string& job) {
   return text_of(event.data, "id") == job || text_of(event.data, "device") == job;
 }
 
+bool is_over(const std::string& status) {
+  return status == "concluded" || status == "null";
+}
+
+/// One that can pause and go on any number of times tells of it each time.
+bool tells_of_end(const Event& event) {
+  return event.name != "JOB_STATUS_CHANGE" || is_over(text_of(event.data, "status"));
+}
+
 /// How a job ended, as its events and query-jobs tell.
 struct JobEnd {
   bool ended = false;
@@ -35,8 +44,7 @@ struct JobEnd {
 };
 
 void note(JobEnd& end, const Event& event) {
-  const std::string status = text_of(event.data, "status");
-  end.ended = end.ended || status == "concluded" || status == "null";
+  end.ended = end.ended || is_over(text_of(event.data, "status"));
   if (event.name == "BLOCK_JOB_CANCELLED") {
     end.error = "it was cancelled";
   } else if (event.data.contains("error")) {
@@ -65,16 +73,30 @@ asio::awaitable<void> look_at_job(Client& client, std::string id, JobEnd& end) {
   }
 }
 
+/// The next event after a command that QEMU has executed.
+asio::awaitable<Subscription::Item> next_after(Subscription& events,
+                                               std::string what,
+                                               steady_clock::time_point deadline) {
+  try {
+    Subscription::Item item = co_await events.next(deadline);
+    co_return item;
+  } catch (const Timeout&) {
+    throw Timeout(
+        what + " was begun, but no event of its end came in time", Timeout::Cause::unknown, true);
+  }
+}
+
 asio::awaitable<void> await_job(Client& client,
                                 Subscription& events,
                                 std::string id,
                                 steady_clock::time_point deadline) {
+  const std::string what = "Job " + base::printable(id);
   JobEnd end;
   bool look = false;
   while (!end.ended) {
-    const Subscription::Item item = co_await events.next(deadline);
+    const Subscription::Item item = co_await next_after(events, what, deadline);
     if (const auto* reason = std::get_if<CloseReason>(&item)) {
-      throw_interrupted("Job " + base::printable(id), *reason);
+      throw_interrupted(what, *reason);
     }
     if (const auto* event = std::get_if<Event>(&item)) {
       note(end, *event);
@@ -87,7 +109,7 @@ asio::awaitable<void> await_job(Client& client,
     }
   }
   if (!end.error.empty()) {
-    throw JobError("Job " + base::printable(id) + " failed: " + end.error);
+    throw JobError(what + " failed: " + end.error);
   }
 }
 
@@ -96,18 +118,19 @@ asio::awaitable<Completion> wait_for_completion(Client& client,
                                                 std::string command,
                                                 Json arguments,
                                                 milliseconds deadline) {
+  const std::string what = "Command " + base::printable(command);
   const auto until = steady_clock::now() + clamp_deadline(deadline);
   Completion completion;
   Json value = co_await client.execute(command, arguments, deadline);
   completion.value = std::move(value);
   for (;;) {
-    Subscription::Item item = co_await events.next(until);
+    Subscription::Item item = co_await next_after(events, what, until);
     if (auto* event = std::get_if<Event>(&item)) {
       completion.event = std::move(*event);
       co_return completion;
     }
     if (const auto* reason = std::get_if<CloseReason>(&item)) {
-      throw_interrupted("Command " + base::printable(command), *reason);
+      throw_interrupted(what, *reason);
     }
   }
 }
@@ -139,8 +162,16 @@ asio::awaitable<Completion> execute_and_wait(Client& client,
 
 asio::awaitable<void> run_job(
     Client& client, std::string command, Json arguments, std::string id, milliseconds deadline) {
+  // Until it is created, events can be those of an earlier one that had its id.
+  const auto predicate = [id, created = false](const Event& event) mutable {
+    if (speaks_of(event, id)) {
+      created = created || text_of(event.data, "status") == "created";
+      return created && tells_of_end(event);
+    }
+    return false;
+  };
   const EventFilter of_job{{"JOB_STATUS_CHANGE", "BLOCK_JOB_COMPLETED", "BLOCK_JOB_CANCELLED"},
-                           [id](const Event& event) { return speaks_of(event, id); }};
+                           predicate};
   return start_job(client,
                    client.subscribe(of_job),
                    std::move(command),

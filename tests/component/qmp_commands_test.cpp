@@ -17,6 +17,7 @@
 #include "base/file.hpp"
 #include "tests/component/qmp_raw.hpp"
 #include "tests/component/qmp_real.hpp"
+#include "tests/component/qmp_tampered.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/unreadable.hpp"
 
@@ -33,25 +34,6 @@ const char* const kName = "gä😀\x7f";
 QemuSetup named() {
   return {{"-machine", "none", "-name", kName}};
 }
-
-/// A client, and a copy of its socket by which a test does what no client does.
-struct Tampered : Loop {
-  explicit Tampered(Start start = Start::greeting)
-      : socket(qemu.take_monitor()),
-        raw(base::duplicate(socket.get())),
-        client(context, base::duplicate(socket.get()), start) {}
-
-  void shake_hands() { finish(start(client.handshake(kLong))); }
-
-  Json execute(const std::string& command, Json arguments = nullptr) {
-    return finish(start(client.execute(command, std::move(arguments), kLong)));
-  }
-
-  RealQemu qemu{named()};
-  base::UniqueFd socket;
-  RawMonitor raw;
-  Client client;
-};
 
 std::string utf8(unsigned code_point) {
   const auto tail = [code_point](unsigned shift) {
@@ -158,7 +140,7 @@ TEST_CASE("qmp: QEMU's error about a value is that command's, whatever character
 }
 
 TEST_CASE("qmp: an error without an id fails one command, and the others get their own replies") {
-  Tampered scene;
+  Tampered scene(named());
   scene.shake_hands();
   Blockade blockade;
   const auto held = scene.start(scene.client.execute("blockdev-add", blockade.node(), kLong));
@@ -225,12 +207,12 @@ TEST_CASE("qmp: a command out of band is answered within 100 ms while 20 in orde
 }
 
 TEST_CASE("qmp: a command whose caller is cancelled in the middle of its write harms no other") {
-  Tampered scene;
+  Tampered scene(named());
   const int small = 4096;
   base::check(::setsockopt(scene.socket.get(), SOL_SOCKET, SO_SNDBUF, &small, sizeof small),
               "make the buffer of a socket small");
   scene.shake_hands();
-  scene.qemu.signal(SIGSTOP);
+  freeze(scene.qemu);
   asio::cancellation_signal cancel_begun;
   asio::cancellation_signal cancel_queued;
   const Json line = {{"command-line", std::string(65536, 'x')}};
@@ -274,7 +256,7 @@ TEST_CASE("qmp: late replies are dropped and counted, and nobody else gets them"
 }
 
 TEST_CASE("qmp: a connection is taken over from wherever its last user had come") {
-  Tampered scene(Start::take_over);
+  Tampered scene(named(), Start::take_over);
   Blockade blockade;
   bool blocked = false;
   const std::string half = R"({"execute":"human-monitor-command","arguments":{"command-line":"a)";

@@ -20,6 +20,7 @@
 #include "qmp/transport.hpp"
 #include "tests/component/qmp_listening.hpp"
 #include "tests/component/qmp_real.hpp"
+#include "tests/component/qmp_tampered.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/program.hpp"
 
@@ -33,6 +34,8 @@ using Cause = HandshakeError::Cause;
 
 /// For what does not come: long enough for a QEMU that is there.
 constexpr auto kShort = 2s;
+
+const Json kNoSuchCapability = {{"enable", {"no-such-capability"}}};
 
 HandshakeError handshake_failure(Loop& loop, Client& client, std::chrono::milliseconds deadline) {
   const auto greeting = loop.start(client.handshake(deadline));
@@ -98,6 +101,49 @@ TEST_CASE("qmp: a command before the handshake is refused here, a second negotia
   const auto refusal = thrown_by<CommandError>([&] { return scene.execute("qmp_capabilities"); });
   CHECK(refusal.error_class() == "CommandNotFound");
   CHECK(scene.execute("query-status").at("running") == true);
+}
+
+TEST_CASE("qmp: QEMU refuses commands before the negotiation, and that for what it does not have") {
+  Tampered scene({}, Start::take_over);
+  REQUIRE(scene.raw.message().contains("QMP"));
+  scene.raw.send_command("query-status", nullptr, 1);
+  const Json early = scene.raw.message();
+  CHECK(early.at("error").at("class") == "CommandNotFound");
+  CHECK(early.at("id") == 1);
+  scene.raw.send_command("qmp_capabilities", kNoSuchCapability, 2);
+  const Json refused = scene.raw.message();
+  CHECK(refused.contains("error"));
+  CHECK(refused.at("id") == 2);
+  // It is as if nothing had been said.
+  scene.shake_hands();
+  CHECK(scene.execute("query-status").at("running") == true);
+  CHECK(scene.client.counters().unknown_ids == 0);
+}
+
+TEST_CASE("qmp: what QEMU refuses to somebody else before the negotiation does not end it") {
+  Tampered scene;
+  scene.raw.send_command("query-status", nullptr, 1);
+  scene.raw.send_command("qmp_capabilities", kNoSuchCapability, 2);
+  scene.raw.send_command("no-such-command", nullptr, 3);
+  scene.shake_hands();
+  CHECK(scene.client.has_oob());
+  CHECK(scene.client.counters().unknown_ids == 3);
+  CHECK(scene.execute("query-status").at("running") == true);
+}
+
+TEST_CASE("qmp: a monitor that somebody else has negotiated is told apart, and can be taken over") {
+  Tampered scene;
+  scene.raw.send_command("qmp_capabilities", nullptr, 1);
+  const auto failure = handshake_failure(scene, scene.client, kLong);
+  CHECK(failure.cause() == Cause::refused);
+  CHECK(contains(failure.what(), "already complete"));
+  const auto after = scene.start(scene.client.execute("query-status", nullptr, kLong));
+  CHECK_THROWS_AS(scene.finish(after), Interrupted);
+
+  Visitor heir(scene.context, std::move(scene.socket), Start::take_over);
+  scene.finish(scene.start(heir.client.handshake(kLong)));
+  const auto reply = scene.start(heir.client.execute(kSay, say(7), kLong));
+  CHECK(scene.finish(reply) == said(7));
 }
 
 TEST_CASE("qmp: a monitor whose greeting nobody has read is taken over") {

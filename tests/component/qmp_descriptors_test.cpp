@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -14,6 +15,7 @@
 
 #include "base/errors.hpp"
 #include "base/file.hpp"
+#include "qmp/commands.hpp"
 #include "tests/component/qmp_listening.hpp"
 #include "tests/component/qmp_real.hpp"
 #include "tests/support/catch.hpp"
@@ -75,8 +77,52 @@ struct Passing : Conversation {
     finish(begin_getfd(name, std::move(fd)));
   }
 
+  /// The set that has it.
+  std::int64_t add(base::UniqueFd fd) {
+    return finish(start(add_fd(*client, std::move(fd), kLong)));
+  }
+
+  void remove(std::int64_t set) { finish(start(remove_fd(*client, set, kLong))); }
+
+  /// What the one descriptor of a set leads to.
+  std::string link_in(std::int64_t set) {
+    for (const Json& entry : execute("query-fdsets")) {
+      if (entry.at("fdset-id") == set && entry.at("fds").size() == 1) {
+        const std::string fds = "/proc/" + std::to_string(qemu.pid()) + "/fd/";
+        return fs::read_symlink(fds + entry.at("fds").at(0).at("fd").dump());
+      }
+    }
+    return "no such set";
+  }
+
   long holds(const std::string& name) { return count_in(qemu, name); }
 };
+
+constexpr const char* kUsed = "used";
+constexpr const char* kUnused = "unused";
+
+/// Leaves QEMU, to which sets were added, one of them for a disk; the next one to come is in.
+std::shared_ptr<Visitor> leave_sets_behind(Listening& scene) {
+  auto visitor = scene.greeted();
+  const auto used = scene.finish(scene.start(add_fd(visitor->client, file_named(kUsed), kLong)));
+  scene.finish(scene.start(add_fd(visitor->client, file_named(kUnused), kLong)));
+  const std::string file = "/dev/fdset/" + std::to_string(used);
+  scene.execute(
+      *visitor, "blockdev-add", {{"driver", "file"}, {"node-name", "disk"}, {"filename", file}});
+  visitor.reset();
+  return scene.greeted();
+}
+
+bool takes_bytes(int socket) {
+  pollfd request{socket, POLLOUT, 0};
+  return base::check(::poll(&request, 1, 0), "look at a socket") == 1;
+}
+
+void make_send_buffer_small(int socket) {
+  const int small = 4096;
+  base::check(::setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &small, sizeof small),
+              "make the buffer of a socket small");
+}
 
 }  // namespace
 
@@ -206,7 +252,7 @@ TEST_CASE("qmp: descriptors that were given to the client are closed here, sent 
     CHECK_THROWS_AS(scene.getfd("\xff", file_named("refused here")), std::invalid_argument);
     CHECK(open_files(::getpid()).size() == idle);
 
-    scene.qemu.signal(SIGSTOP);
+    freeze(scene.qemu);
     const auto first = scene.begin_getfd("two", file_named("under way"));
     const auto second = scene.start(scene.client->execute_with_fds(
         "getfd", {{"fdname", "three"}}, fds_of(file_named("given up")), 20ms));
@@ -221,4 +267,122 @@ TEST_CASE("qmp: descriptors that were given to the client are closed here, sent 
     CHECK_THROWS_AS(scene.finish(third), Interrupted);
   }
   CHECK(open_files(::getpid()).size() == before);
+}
+
+TEST_CASE("qmp: a descriptor is given by a typed call, and what QEMU refuses is an error") {
+  Passing scene;
+  scene.finish(scene.start(getfd(*scene.client, "one", file_named("first"), kLong)));
+  CHECK(scene.holds("first") == 1);
+  const auto refused = scene.start(getfd(*scene.client, "1st", file_named("refused"), kLong));
+  CHECK_THROWS_AS(scene.finish(refused), CommandError);
+  CHECK(scene.holds("refused") == 0);
+  scene.finish(scene.start(getfd(*scene.client, "one", file_named("second"), kLong)));
+  CHECK(scene.holds("first") == 0);
+  scene.execute("closefd", {{"fdname", "one"}});
+  CHECK(scene.holds("second") == 0);
+}
+
+TEST_CASE("qmp: the set that a typed call tells has the descriptor, until it is removed") {
+  Passing scene;
+  const std::int64_t first = scene.add(file_named("first"));
+  const std::int64_t second = scene.add(file_named("second"));
+  CHECK(scene.link_in(first) == link_of("first"));
+  CHECK(scene.link_in(second) == link_of("second"));
+  scene.remove(first);
+  CHECK(scene.holds("first") == 0);
+  CHECK(scene.link_in(second) == link_of("second"));
+  CHECK_THROWS_AS(scene.remove(first), CommandError);
+  scene.remove(second);
+  CHECK(scene.execute("query-fdsets").empty());
+}
+
+TEST_CASE("qmp: a set that is removed while the guest is paused stays until it is removed again") {
+  Passing scene;
+  scene.execute("stop");
+  const std::int64_t set = scene.add(file_named("kept"));
+  scene.remove(set);
+  scene.remove(set);
+  CHECK(scene.link_in(set) == link_of("kept"));
+  scene.execute("cont");
+  CHECK(scene.link_in(set) == link_of("kept"));
+  scene.remove(set);
+  CHECK(scene.holds("kept") == 0);
+  CHECK_THROWS_AS(scene.remove(set), CommandError);
+}
+
+TEST_CASE("qmp: when the last client leaves a running guest, the sets that nothing uses are gone") {
+  Listening scene;
+  const auto next = leave_sets_behind(scene);
+  CHECK(count_in(scene.qemu, kUnused) == 0);
+  CHECK(count_in(scene.qemu, kUsed) >= 1);
+  CHECK(scene.execute(*next, "query-fdsets").size() == 1);
+}
+
+TEST_CASE("qmp: sets outlive their client in a paused guest, and while another monitor is in use") {
+  Listening paused({"-machine", "none", "-S"});
+  const auto heir = leave_sets_behind(paused);
+  CHECK(count_in(paused.qemu, kUnused) == 1);
+  CHECK(paused.execute(*heir, "query-fdsets").size() == 2);
+
+  const vmlaunch::tests::Folder folder;
+  const std::string other = folder.file("other");
+  Listening shared({"-machine",
+                    "none",
+                    "-chardev",
+                    "socket,id=other,path=" + other + ",server=on,wait=off",
+                    "-mon",
+                    "chardev=other,mode=control"});
+  const auto stays = shared.finish(shared.start(visit(shared.context, other, kLong)));
+  shared.shake_hands(*stays);
+  const auto next = leave_sets_behind(shared);
+  CHECK(count_in(shared.qemu, kUnused) == 1);
+  CHECK(shared.execute(*next, "query-fdsets").size() == 2);
+}
+
+TEST_CASE("qmp: a descriptor that its command does not take is not that of the next one") {
+  Passing scene;
+  scene.finish(scene.begin("query-name", nullptr, fds_of(file_named("stray"))));
+  CHECK(scene.holds("stray") == 1);
+  scene.getfd("one", file_named("own"));
+  CHECK(scene.holds("stray") == 0);
+  CHECK(scene.holds("own") == 1);
+}
+
+TEST_CASE("qmp: QEMU closes a descriptor that no command took when its client leaves") {
+  Listening scene;
+  auto visitor = scene.greeted();
+  const std::size_t idle = open_files(scene.qemu.pid()).size();
+  scene.finish(scene.start(
+      visitor->client.execute_with_fds("query-name", nullptr, fds_of(file_named("stray")), kLong)));
+  CHECK(count_in(scene.qemu, "stray") == 1);
+  visitor.reset();
+  visitor = scene.greeted();
+  CHECK(count_in(scene.qemu, "stray") == 0);
+  CHECK(open_files(scene.qemu.pid()).size() == idle);
+}
+
+TEST_CASE("qmp: a command that goes out in parts has its descriptor, and so has the next one") {
+  // Longer than the socket takes at once, though QEMU reads nothing meanwhile.
+  const std::string long_name = "a" + std::string(65536, 'x');
+  vmlaunch::tests::RealQemu qemu;
+  base::UniqueFd socket = qemu.take_monitor();
+  make_send_buffer_small(socket.get());
+  const base::UniqueFd copy = base::duplicate(socket.get());
+  Loop loop;
+  Visitor visitor(loop.context, std::move(socket));
+  loop.finish(loop.start(visitor.client.handshake(kLong)));
+  freeze(qemu);
+  const auto first = loop.start(getfd(visitor.client, long_name, file_named("first"), kLong));
+  const auto second = loop.start(getfd(visitor.client, "b", file_named("second"), kLong));
+  loop.settle();
+  REQUIRE_FALSE(takes_bytes(copy.get()));
+  qemu.signal(SIGCONT);
+  loop.finish(first);
+  loop.finish(second);
+  CHECK(count_in(qemu, "first") == 1);
+  CHECK(count_in(qemu, "second") == 1);
+  const Json which = {{"fdname", long_name}};
+  loop.finish(loop.start(visitor.client.execute("closefd", which, kLong)));
+  CHECK(count_in(qemu, "first") == 0);
+  CHECK(count_in(qemu, "second") == 1);
 }

@@ -1,5 +1,3 @@
-#include <sys/resource.h>
-
 #include <csignal>
 #include <memory>
 #include <optional>
@@ -9,6 +7,7 @@
 
 #include "base/process.hpp"
 #include "qmp/client.hpp"
+#include "tests/component/qmp_firmware.hpp"
 #include "tests/component/qmp_listening.hpp"
 #include "tests/component/qmp_real.hpp"
 #include "tests/support/catch.hpp"
@@ -145,8 +144,7 @@ TEST_CASE(
 
 TEST_CASE("qmp: a QEMU that a command aborts interrupts it and says nothing") {
   Ending scene;
-  const rlimit no_dump{0, 0};
-  REQUIRE(::prlimit(scene.qemu.pid(), RLIMIT_CORE, &no_dump, nullptr) == 0);
+  forbid_core_dump(scene.qemu);
   const auto reply =
       scene.send("object-add", {{"qom-type", "memory-backend-ram"}, {"id", "none"}, {"size", -1}});
   CHECK(scene.end() == ExitStatus{0, SIGABRT});
@@ -154,21 +152,6 @@ TEST_CASE("qmp: a QEMU that a command aborts interrupts it and says nothing") {
   CHECK(scene.heard.empty());
   CHECK(scene.qemu.errors().find("Assertion") != std::string::npos);
 }
-
-/// Firmware of nothing but the code where the processor begins, in real mode.
-std::string firmware(const vmlaunch::tests::Folder& folder, const std::string& code) {
-  constexpr std::size_t kSize = 65536;
-  constexpr std::size_t kBegin = 0xfff0;
-  REQUIRE(code.size() <= kSize - kBegin);
-  std::string image(kSize, '\0');
-  image.replace(kBegin, code.size(), code);
-  return folder.write("firmware", image);
-}
-
-// mov dx, 0x443; mov al, 0x0f; out dx, al; hlt: starts the watchdog with no time left.
-constexpr const char* kLetWatchdogExpire = "\xba\x43\x04\xb0\x0f\xee\xf4";
-// mov al, 0xfe; out 0x64, al; hlt: asks the keyboard controller for a reset.
-constexpr const char* kReset = "\xb0\xfe\xe6\x64\xf4";
 
 TEST_CASE("qmp: a watchdog that powers off ends QEMU without a SHUTDOWN event") {
   vmlaunch::tests::Folder folder;

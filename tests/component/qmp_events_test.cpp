@@ -36,24 +36,6 @@ QemuSetup machine() {
            "virtio-rng-pci,id=rng"}};
 }
 
-/// A source of 64 MiB, a target for it, and one that fails every write.
-QemuSetup disks() {
-  const std::string blank = "driver=null-co,size=67108864";
-  return {{"-machine",
-           "none",
-           "-blockdev",
-           blank + ",node-name=source",
-           "-blockdev",
-           blank + ",node-name=target",
-           "-blockdev",
-           "driver=blkdebug,node-name=broken,image.driver=null-co,image.size=67108864"
-           ",inject-error.0.event=none,inject-error.0.iotype=write"}};
-}
-
-Json backup_to(const std::string& target) {
-  return {{"job-id", "job"}, {"device", "source"}, {"target", target}, {"sync", "full"}};
-}
-
 /// The next messages after a command: names of events, "reply" for its reply.
 Words told(RawMonitor& raw, const std::string& command, const Json& arguments, unsigned count) {
   raw.send_command(command, arguments, 2);
@@ -72,25 +54,6 @@ Completion execute_until(Conversation& scene,
                          const EventFilter& event) {
   return scene.finish(
       scene.start(execute_and_wait(*scene.client, command, arguments, event, kLong)));
-}
-
-asio::awaitable<bool> succeed(asio::awaitable<void> call) {
-  co_await std::move(call);
-  co_return true;
-}
-
-bool run(Conversation& scene, const std::string& command, const Json& arguments) {
-  return scene.finish(
-      scene.start(succeed(run_job(*scene.client, command, arguments, "job", kLong))));
-}
-
-std::string job_error(Conversation& scene, const std::string& command, const Json& arguments) {
-  try {
-    run(scene, command, arguments);
-    return "none";
-  } catch (const JobError& error) {
-    return error.what();
-  }
 }
 
 /// KiB that a process has in memory.
@@ -205,62 +168,4 @@ TEST_CASE("qmp: replies that nobody waits for any more are read all the same") {
   }
   CHECK(scene.client->counters().late_replies == kLarge + 8);
   CHECK(memory_of(scene.qemu.pid()) - before < kMemoryOfMany);
-}
-
-TEST_CASE("qmp: a job can be over before the command that starts it returns") {
-  RealQemu qemu(disks());
-  RawMonitor raw(qemu.take_monitor());
-  raw.negotiate();
-  // Almost always, but it is a race.
-  bool over_first = false;
-  for (Id id = 2; !over_first && id < 20; ++id) {
-    raw.send_command("blockdev-backup", backup_to("target"), id);
-    bool returned = false;
-    bool over = false;
-    while (!returned || !over) {
-      const Json message = raw.message();
-      REQUIRE_FALSE(message.contains("error"));
-      returned = returned || message.contains("return");
-      over = over || text_of(message.value("data", Json()), "status") == "null";
-      over_first = over_first || (over && !returned);
-    }
-  }
-  CHECK(over_first);
-}
-
-TEST_CASE("qmp: a job is run to its end, also when that comes before its command returns") {
-  Conversation scene(disks());
-  scene.shake_hands();
-  for (int i = 0; i < 3; ++i) {
-    CHECK(run(scene, "blockdev-backup", backup_to("target")));
-    CHECK(scene.execute("query-jobs").empty());
-  }
-}
-
-TEST_CASE("qmp: a job that fails says why, and is gone") {
-  Conversation scene(disks());
-  scene.shake_hands();
-  CHECK(job_error(scene, "blockdev-backup", backup_to("broken")) ==
-        "Job job failed: Input/output error");
-  CHECK(scene.execute("query-jobs").empty());
-  const Json options = {{"driver", "file"}, {"filename", "/nowhere/image"}, {"size", 1048576}};
-  CHECK(job_error(scene, "blockdev-create", {{"job-id", "job"}, {"options", options}}) ==
-        "Job job failed: Could not create '/nowhere/image': No such file or directory");
-  CHECK(scene.execute("query-jobs").empty());
-}
-
-TEST_CASE("qmp: a job that has to be dismissed is, and what it made is there") {
-  vmlaunch::tests::Folder folder;
-  Conversation scene(disks());
-  scene.shake_hands();
-  const Json options = {{"driver", "file"}, {"filename", folder.file("image")}, {"size", 1048576}};
-  CHECK(run(scene, "blockdev-create", {{"job-id", "job"}, {"options", options}}));
-  CHECK(scene.execute("query-jobs").empty());
-  CHECK(folder.names() == Words{"image"});
-}
-
-TEST_CASE("qmp: a job whose command is refused is no job") {
-  Conversation scene(disks());
-  scene.shake_hands();
-  CHECK_THROWS_AS(run(scene, "blockdev-backup", backup_to("nothing")), CommandError);
 }

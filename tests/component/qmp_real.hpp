@@ -1,6 +1,7 @@
 #pragma once
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include <csignal>
@@ -83,6 +84,12 @@ inline void freeze(vmlaunch::tests::RealQemu& qemu) {
     const auto id = static_cast<id_t>(qemu.pidfd());
     return ::waitid(P_PIDFD, id, &info, WSTOPPED | WNOHANG) == 0 && info.si_pid != 0;
   }));
+}
+
+/// For a QEMU that is to crash.
+inline void forbid_core_dump(const vmlaunch::tests::RealQemu& qemu) {
+  const rlimit none{0, 0};
+  REQUIRE(::prlimit(qemu.pid(), RLIMIT_CORE, &none, nullptr) == 0);
 }
 
 /// The command by which QEMU says a number, its arguments, and the answer.

@@ -230,7 +230,7 @@ TEST_CASE("job: it fails in QEMU's words", "[qmp]") {
     Scene scene;
     scene.shake_hands();
     const auto job = start_job(scene);
-    scene.send(answer(scene.line()));
+    scene.send(job_event("created") + answer(scene.line()));
     if (!by_query) {
       scene.send(event_with("BLOCK_JOB_COMPLETED", R"({"device": "j", "error": "No space left"})"));
     }
