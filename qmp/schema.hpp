@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "qmp/command.hpp"
+#include "qmp/encoding.hpp"
 
 namespace vmlaunch::qmp {
 

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "base/text.hpp"
-#include "qmp/command.hpp"
+#include "qmp/encoding.hpp"
 #include "qmp/values.hpp"
 
 namespace vmlaunch::qmp {

@@ -8,7 +8,7 @@
 #include <variant>
 #include <vector>
 
-#include "qmp/command.hpp"
+#include "qmp/encoding.hpp"
 #include "qmp/errors.hpp"
 
 namespace vmlaunch::qmp {

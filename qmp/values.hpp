@@ -4,7 +4,7 @@
 #include <optional>
 #include <string>
 
-#include "qmp/command.hpp"
+#include "qmp/encoding.hpp"
 
 namespace vmlaunch::qmp {
 

@@ -26,7 +26,7 @@
 #include "base/errors.hpp"
 #include "base/unique_fd.hpp"
 #include "qmp/client.hpp"
-#include "qmp/command.hpp"
+#include "qmp/encoding.hpp"
 #include "tests/support/program.hpp"
 #include "tests/support/real_qemu.hpp"
 

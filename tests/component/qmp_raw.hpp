@@ -10,7 +10,7 @@
 
 #include "base/process.hpp"
 #include "base/unique_fd.hpp"
-#include "qmp/command.hpp"
+#include "qmp/encoding.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/loop.hpp"
 

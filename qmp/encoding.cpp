@@ -1,4 +1,4 @@
-#include "qmp/command.hpp"
+#include "qmp/encoding.hpp"
 
 #include <cmath>
 #include <cstddef>
