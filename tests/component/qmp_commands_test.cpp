@@ -1,4 +1,3 @@
-#include <fcntl.h>
 #include <sys/socket.h>
 
 #include <algorithm>
@@ -13,8 +12,7 @@
 #include <boost/asio/cancellation_signal.hpp>
 #include <boost/system/system_error.hpp>
 
-#include "base/errors.hpp"
-#include "base/file.hpp"
+#include "base/process.hpp"
 #include "tests/component/qmp_raw.hpp"
 #include "tests/component/qmp_real.hpp"
 #include "tests/component/qmp_tampered.hpp"
@@ -208,9 +206,7 @@ TEST_CASE("qmp: a command out of band is answered within 100 ms while 20 in orde
 
 TEST_CASE("qmp: a command whose caller is cancelled in the middle of its write harms no other") {
   Tampered scene(named());
-  const int small = 4096;
-  base::check(::setsockopt(scene.socket.get(), SOL_SOCKET, SO_SNDBUF, &small, sizeof small),
-              "make the buffer of a socket small");
+  make_send_buffer_small(scene.socket.get());
   scene.shake_hands();
   freeze(scene.qemu);
   asio::cancellation_signal cancel_begun;

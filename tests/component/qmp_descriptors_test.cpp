@@ -118,12 +118,6 @@ bool takes_bytes(int socket) {
   return base::check(::poll(&request, 1, 0), "look at a socket") == 1;
 }
 
-void make_send_buffer_small(int socket) {
-  const int small = 4096;
-  base::check(::setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &small, sizeof small),
-              "make the buffer of a socket small");
-}
-
 }  // namespace
 
 TEST_CASE("qmp: a descriptor goes with its command, and is closed by the one that undoes it") {

@@ -7,7 +7,6 @@
 #include <boost/system/system_error.hpp>
 
 #include "qmp/operations.hpp"
-#include "qmp/values.hpp"
 #include "tests/component/qmp_raw.hpp"
 #include "tests/component/qmp_real.hpp"
 #include "tests/support/catch.hpp"

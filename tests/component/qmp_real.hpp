@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 #include <csignal>
@@ -84,6 +85,13 @@ inline void freeze(vmlaunch::tests::RealQemu& qemu) {
     const auto id = static_cast<id_t>(qemu.pidfd());
     return ::waitid(P_PIDFD, id, &info, WSTOPPED | WNOHANG) == 0 && info.si_pid != 0;
   }));
+}
+
+/// So that a long command goes out in parts while QEMU does not read.
+inline void make_send_buffer_small(int socket) {
+  const int small = 4096;
+  base::check(::setsockopt(socket, SOL_SOCKET, SO_SNDBUF, &small, sizeof small),
+              "make the buffer of a socket small");
 }
 
 /// For a QEMU that is to crash.
