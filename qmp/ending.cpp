@@ -54,6 +54,10 @@ void Ending::note(const Event& event) {
     panicked = panicked || text_of(event.data, "action") != "run";
   } else if (event.name == "WATCHDOG") {
     watchdog_poweroff = text_of(event.data, "action") == "poweroff";
+  } else if (event.name == "RESUME") {
+    // It goes on: after a SHUTDOWN with -no-shutdown, or a panic that paused it.
+    shutdown.reset();
+    panicked = false;
   }
 }
 

@@ -21,7 +21,7 @@ struct Shutdown {
 struct Ending {
   std::optional<HandshakeError> handshake_failure;
   std::optional<Shutdown> shutdown;        ///< the first one: QEMU may send more than one
-  bool panicked = false;                   ///< and was not told to go on all the same
+  bool panicked = false;                   ///< and did not go on all the same
   bool watchdog_poweroff = false;          ///< QEMU then exits without a SHUTDOWN event
   std::optional<CloseReason> close;        ///< nothing: the connection stands
   std::optional<base::ExitStatus> status;  ///< nothing: it has not ended, or is another's child

@@ -52,6 +52,15 @@ void note(JobEnd& end, const Event& event) {
   }
 }
 
+asio::awaitable<void> dismiss_job(Client& client, std::string id) {
+  const Json which = {{"id", id}};
+  try {
+    co_await client.execute("job-dismiss", which, kShort);
+  } catch (const CommandError&) {
+    // Somebody else has done so meanwhile.
+  }
+}
+
 /// Looks for the job and dismisses it once it has concluded; one that is gone was dismissed by
 /// itself.
 asio::awaitable<void> look_at_job(Client& client, std::string id, JobEnd& end) {
@@ -68,8 +77,7 @@ asio::awaitable<void> look_at_job(Client& client, std::string id, JobEnd& end) {
   if (text_of(*found, "status") == "concluded") {
     end.ended = true;
     end.error = found->contains("error") ? text_of(*found, "error") : end.error;
-    const Json which = {{"id", id}};
-    co_await client.execute("job-dismiss", which, kShort);
+    co_await dismiss_job(client, id);
   }
 }
 

@@ -81,6 +81,16 @@ TEST_CASE("ending: the first SHUTDOWN counts, and strange ones do no harm", "[qm
   CHECK_FALSE(after({event("WATCHDOG"), event("GUEST_SHUTDOWN")}).shutdown);
 }
 
+TEST_CASE("ending: what a guest went on after is not its end", "[qmp]") {
+  const Event panic = event("GUEST_PANICKED", {{"action", "pause"}});
+  Ending ending = after({shutdown("guest-shutdown"), panic, event("STOP"), event("RESUME")});
+  CHECK_FALSE(ending.shutdown);
+  CHECK_FALSE(ending.panicked);
+  ending.note(shutdown("host-qmp-quit"));
+  ending.status = base::ExitStatus{};
+  CHECK(judge(ending).text == "QEMU was ended as asked");
+}
+
 TEST_CASE("ending: without the process's end, the connection tells what it can", "[qmp]") {
   CHECK(judge({}).kind == Kind::running);
   Ending ending;

@@ -212,6 +212,34 @@ TEST_CASE("job: it is dismissed when it has concluded", "[qmp]") {
   scene.finish(job);
 }
 
+TEST_CASE("job: somebody else may dismiss it first", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  const auto job = start_job(scene);
+  scene.send(answer(scene.line()) + job_event("created") + job_event("concluded"));
+  scene.send(answer(scene.line(), R"([{"id": "j", "status": "concluded"}])"));
+  scene.send(refusal(scene.line(), "GenericError"));
+  scene.finish(job);
+}
+
+TEST_CASE("events: who looks at an event may subscribe", "[qmp]") {
+  Scene scene;
+  std::vector<Subscription> later;
+  const Subscription first =
+      scene.client->subscribe({{}, [&](const Event&) {
+                                 for (int i = 0; i < 100; ++i) {
+                                   later.push_back(scene.client->subscribe({}));
+                                 }
+                                 return true;
+                               }});
+  Subscription second = scene.client->subscribe({});
+  scene.shake_hands();
+  scene.send(event("STOP"));
+  const auto got = scene.start(second.next());
+  CHECK(std::get<Event>(scene.finish(got)).name == "STOP");
+  CHECK(later.size() == 100);
+}
+
 TEST_CASE("job: it may have come and gone before its command returns", "[qmp]") {
   Scene scene;
   scene.shake_hands();
