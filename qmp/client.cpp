@@ -46,7 +46,6 @@ asio::awaitable<void> await_handshake(SharedConnection connection, Waiter& waite
     co_await waiter.timer.async_wait(asio::redirect_error(asio::use_awaitable, error));
   }
   if (!waiter.settled && error) {
-    connection->close({CloseReason::Kind::local, "the handshake was cancelled"});
     throw boost::system::system_error(error);
   }
   if (!waiter.settled) {
@@ -58,9 +57,14 @@ asio::awaitable<Greeting> shake_hands(SharedConnection connection,
                                       milliseconds for_greeting,
                                       milliseconds for_answer) {
   Waiter& greeting = connection->begin_handshake(for_greeting);
-  co_await await_handshake(connection, greeting);
-  Waiter& answer = connection->await_capabilities(for_answer);
-  co_await await_handshake(connection, answer);
+  try {
+    co_await await_handshake(connection, greeting);
+    Waiter& answer = connection->await_capabilities(for_answer);
+    co_await await_handshake(connection, answer);
+  } catch (const boost::system::system_error&) {
+    connection->close({CloseReason::Kind::local, "the handshake was cancelled"});
+    throw;
+  }
   co_return connection->handshake_result();
 }
 

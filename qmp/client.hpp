@@ -64,8 +64,9 @@ class Client {
   /// The value that QEMU returned. `arguments` is an object or null. `deadline` starts when the
   /// command was written, and is longer by what the length of a command costs; one that could not
   /// even be written within it is given up and never sent. Throws CommandError, Timeout,
-  /// Interrupted, std::invalid_argument for what no QEMU can read, and
-  /// boost::system::system_error(operation_aborted) when the caller was cancelled.
+  /// Interrupted, std::logic_error before the handshake has ended, std::invalid_argument for what
+  /// no QEMU can read, and boost::system::system_error(operation_aborted) when the caller was
+  /// cancelled.
   [[nodiscard]] boost::asio::awaitable<Json> execute(std::string command,
                                                      Json arguments,
                                                      std::chrono::milliseconds deadline);

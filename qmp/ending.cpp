@@ -55,8 +55,11 @@ void Ending::note(const Event& event) {
   } else if (event.name == "WATCHDOG") {
     watchdog_poweroff = text_of(event.data, "action") == "poweroff";
   } else if (event.name == "RESUME") {
-    // It goes on: after a SHUTDOWN with -no-shutdown, or a panic that paused it.
-    shutdown.reset();
+    // It goes on: after the guest's SHUTDOWN with -no-shutdown, or a panic that paused it. A
+    // command that was under way when QEMU was told to end may still resume it.
+    if (shutdown && shutdown->by_guest) {
+      shutdown.reset();
+    }
     panicked = false;
   }
 }
@@ -65,8 +68,12 @@ Verdict judge(const Ending& ending) {
   // A connection that this side has given up says nothing of QEMU.
   const bool gone = ending.close && (ending.close->kind == CloseReason::Kind::eof ||
                                      ending.close->kind == CloseReason::Kind::reset);
-  if (ending.handshake_failure) {
+  if (ending.handshake_failure && (ending.status || gone)) {
     return judge_start(ending);
+  }
+  if (ending.handshake_failure) {
+    return {Kind::unknown,
+            std::string("QEMU does not answer: ") + ending.handshake_failure->what()};
   }
   if (!ending.status && !gone) {
     return {Kind::running, "QEMU has not ended"};

@@ -34,7 +34,7 @@ struct Ending {
 struct Verdict {
   enum class Kind {
     running,         ///< nothing says that it has ended
-    unknown,         ///< the connection was lost without a word; it may run on
+    unknown,         ///< the connection was lost without a word, or never usable; it may run on
     not_started,     ///< it ended, or was ended, before its main loop ran
     orderly,         ///< it shut down: by its guest, a command, a signal or a watchdog
     guest_panicked,  ///< however it ended then

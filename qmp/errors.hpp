@@ -47,7 +47,11 @@ class HandshakeError : public Error {
   Cause cause_;
 };
 
-/// QEMU answered a command with an error.
+/// The class of an answer that is no JSON, as QEMU's numbers can make it: whether it was an error
+/// is not known.
+inline constexpr const char* kUnreadableAnswer = "UnreadableAnswer";
+
+/// QEMU answered a command with an error, or with what cannot be read (kUnreadableAnswer).
 class CommandError : public Error {
  public:
   CommandError(std::string command, std::string error_class, std::string description);

@@ -22,7 +22,7 @@ class EventQueue;
 struct EventFilter {
   std::vector<std::string> names;  ///< none: of any name
   std::function<bool(const Event&)> predicate =
-      nullptr;  ///< called from the event loop; not set: all
+      nullptr;  ///< called from the event loop; must not throw, as handlers; not set: all
 };
 
 /// So many events were dropped here because nobody took those before them: so many as the capacity

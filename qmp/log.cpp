@@ -15,7 +15,8 @@ constexpr std::size_t kShown = 4096;
 /// Longer ones are not looked into: an object that keeps the order of its members takes time that
 /// grows with the square of their number.
 constexpr std::size_t kParsed = std::size_t{256} * 1024;
-constexpr std::size_t kDeepest = 1024;  // to print a value recurses
+constexpr std::size_t kDeepest = 1024;   // to print a value recurses
+constexpr std::size_t kUnderWay = 4096;  // commands whose answers may be shown
 constexpr const char* kHidden = "(hidden)";
 constexpr std::string_view kJsonName = "json:";
 
@@ -153,6 +154,9 @@ void Log::tell_sent(std::string_view message) {
   const auto id = id_of(shown);
   if (id && !secret) {
     harmless_.insert(*id);
+    if (harmless_.size() > kUnderWay) {
+      harmless_.erase(harmless_.begin());  // the oldest, which was never answered
+    }
   }
   tell(Direction::sent, message, shown);
 }

@@ -1,5 +1,6 @@
 #include "qmp/operations.hpp"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 #include <variant>
@@ -16,8 +17,12 @@ namespace asio = boost::asio;
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-/// For the short commands about a job that has ended.
-constexpr milliseconds kShort{5000};
+/// For the commands about a job that has ended: what is left for all of it, and some time at least.
+milliseconds left_until(steady_clock::time_point deadline) {
+  constexpr milliseconds kLeast{5000};
+  const auto left = std::chrono::duration_cast<milliseconds>(deadline - steady_clock::now());
+  return std::max(kLeast, left);
+}
 
 [[noreturn]] void throw_interrupted(const std::string& what, const CloseReason& reason) {
   throw Interrupted(
@@ -52,10 +57,12 @@ void note(JobEnd& end, const Event& event) {
   }
 }
 
-asio::awaitable<void> dismiss_job(Client& client, std::string id) {
+asio::awaitable<void> dismiss_job(Client& client,
+                                  std::string id,
+                                  steady_clock::time_point deadline) {
   const Json which = {{"id", id}};
   try {
-    co_await client.execute("job-dismiss", which, kShort);
+    co_await client.execute("job-dismiss", which, left_until(deadline));
   } catch (const CommandError&) {
     // Somebody else has done so meanwhile.
   }
@@ -63,9 +70,15 @@ asio::awaitable<void> dismiss_job(Client& client, std::string id) {
 
 /// Looks for the job and dismisses it once it has concluded; one that is gone was dismissed by
 /// itself.
-asio::awaitable<void> look_at_job(Client& client, std::string id, JobEnd& end) {
+asio::awaitable<void> look_at_job(Client& client,
+                                  std::string id,
+                                  steady_clock::time_point deadline,
+                                  JobEnd& end) {
   const Json nothing = Json::object();
-  const Json jobs = co_await client.execute("query-jobs", nothing, kShort);
+  const Json jobs = co_await client.execute("query-jobs", nothing, left_until(deadline));
+  if (!jobs.is_array()) {
+    throw ProtocolError("QEMU's answer to query-jobs is no list");
+  }
   const Json* found = nullptr;
   for (const Json& job : jobs) {
     found = text_of(job, "id") == id ? &job : found;
@@ -77,7 +90,7 @@ asio::awaitable<void> look_at_job(Client& client, std::string id, JobEnd& end) {
   if (text_of(*found, "status") == "concluded") {
     end.ended = true;
     end.error = found->contains("error") ? text_of(*found, "error") : end.error;
-    co_await dismiss_job(client, id);
+    co_await dismiss_job(client, id, deadline);
   }
 }
 
@@ -112,7 +125,7 @@ asio::awaitable<void> await_job(Client& client,
       look = true;  // its end may be among what was lost
     }
     if (look || end.ended) {
-      co_await look_at_job(client, id, end);
+      co_await look_at_job(client, id, deadline, end);
       look = false;
     }
   }

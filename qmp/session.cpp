@@ -135,7 +135,7 @@ Message Session::receive(std::string_view text) {
   if (!message.is_object()) {
     ++counters_.invalid;
     Json unreadable = {
-        {"error", {{"class", "GenericError"}, {"desc", "QEMU's answer is not valid JSON"}}}};
+        {"error", {{"class", kUnreadableAnswer}, {"desc", "QEMU's answer is not valid JSON"}}}};
     const auto found = named_in(text);
     return found == pending_.end() ? Ignored{} : settle(found, unreadable);
   }
@@ -220,11 +220,11 @@ Message Session::settle(std::map<Id, Pending>::iterator found, Json& message) {
   if (found == pending_.end()) {
     return ignore(counters_.unknown_ids);
   }
-  // Replies to commands in order come in that order: older ones have lost theirs.
-  const bool in_order = found->second.manner.band == Band::in_order;
-  for (auto older = pending_.begin(); in_order && older != found;) {
+  // Replies of each band come in the order of its commands: older ones have lost theirs.
+  const Band band = found->second.manner.band;
+  for (auto older = pending_.begin(); older != found;) {
     Pending& pending = older->second;
-    pending.passed_over = pending.passed_over || pending.manner.band == Band::in_order;
+    pending.passed_over = pending.passed_over || pending.manner.band == band;
     older = pending.passed_over && pending.abandoned ? pending_.erase(older) : std::next(older);
   }
   const Id id = found->first;

@@ -29,6 +29,13 @@ constexpr std::size_t kConfigLimit = std::size_t{1} << 20U;
   throw Failure(code, "Cannot read the config " + base::printable(path) + ": " + why);
 }
 
+/// A bare word may have been meant for a verb.
+std::string what_to_do(const std::string& path) {
+  return path.find_first_of("./") == std::string::npos
+             ? ", nor is it a verb; type: vmlaunch --help"
+             : "; type: namei -l " + base::shell_quote(path);
+}
+
 /// Every folder and link of the way resolved, so that the folder we keep is the one the file is in.
 std::filesystem::path resolve(const std::string& path) {
   std::error_code error;
@@ -39,7 +46,7 @@ std::filesystem::path resolve(const std::string& path) {
             ? ExitCode::preflight
             : ExitCode::usage,
         path,
-        error.message() + "; type: namei -l " + base::shell_quote(path));
+        error.message() + what_to_do(path));
   }
   return real;
 }

@@ -334,11 +334,13 @@ class Run {
   asio::awaitable<void> tell_of_loss() {
     asio::steady_timer timer(io_, kEndByItself);
     co_await timer.async_wait(asio::use_awaitable);
-    unheard_ = !guardian_.qemu_exit();
+    // After such a word it is about to end, which takes a while where much memory is given back.
+    const bool said = ending_.shutdown || ending_.panicked || ending_.watchdog_poweroff;
+    unheard_ = !guardian_.qemu_exit() && !said;
     if (unheard_ && !ladder_.requested()) {
       console_.warn("the connection to QEMU is lost (" + ending_.close->detail +
-                    "): the guest runs on and can be shut down from inside; to end QEMU by "
-                    "SIGTERM, type: kill " +
+                    "): the guest seems to run on and can be shut down from inside; to end QEMU "
+                    "by SIGTERM, type: kill " +
                     std::to_string(::getpid()));
     }
   }

@@ -7,11 +7,13 @@
 #include <cerrno>
 #include <chrono>
 #include <ctime>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
 #include "base/errors.hpp"
 #include "base/file.hpp"
+#include "base/text.hpp"
 #include "base/tree.hpp"
 
 namespace vmlaunch::launcher::steps {
@@ -29,6 +31,28 @@ std::string path_in(const std::string& folder, const std::string& name) {
 /// What whoever has it wrote there.
 bool is_recovery(const std::string& path) {
   return base::Tree("").read(path) == kRecovery;
+}
+
+/// The parent's process number of /proc/PID/status.
+std::optional<pid_t> parent_of(pid_t pid) {
+  const std::string status =
+      base::Tree("").read("/proc/" + std::to_string(pid) + "/status").value_or("");
+  constexpr std::string_view kKey = "\nPPid:\t";
+  const std::size_t start = status.find(kKey);
+  if (start == std::string::npos) {
+    return std::nullopt;
+  }
+  const std::string rest = status.substr(start + kKey.size());
+  return base::parse_number<pid_t>(rest.substr(0, rest.find('\n')));
+}
+
+/// What asks the VM to shut down: a signal to its vmlaunch, which is the guardian's parent unless
+/// systemd is.
+std::string way_to_stop(pid_t guardian) {
+  const std::optional<pid_t> parent = parent_of(guardian);
+  const bool is_ours =
+      parent && base::Tree("").read("/proc/" + std::to_string(*parent) + "/comm") == "vmlaunch";
+  return is_ours ? "; to shut it down, type: kill " + std::to_string(*parent) : "";
 }
 
 struct flock whole_file(short type) {
@@ -110,8 +134,9 @@ std::string Lock::describe_holder(const std::string& folder, const std::string& 
   if (!pid) {
     return "";
   }
-  return is_recovery(path_in(folder, name)) ? " (pid " + std::to_string(*pid) + " recovers it)"
-                                            : " (its guardian is pid " + std::to_string(*pid) + ")";
+  return is_recovery(path_in(folder, name))
+             ? " (pid " + std::to_string(*pid) + " recovers it)"
+             : " (its guardian is pid " + std::to_string(*pid) + way_to_stop(*pid) + ")";
 }
 
 Lock::~Lock() {

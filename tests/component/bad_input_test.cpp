@@ -58,6 +58,14 @@ TEST_CASE("bad input: what is no config is told at once and nothing is started o
   CHECK(folder.names() == before);
 }
 
+TEST_CASE("bad input: a word that is neither a config nor a verb is told as that") {
+  Program program(command_of({"chekc"}));
+  CHECK(program.exit_code() == 10);
+  INFO(program.output());
+  CHECK(program.output().find("Cannot read the config chekc: No such file or directory, nor is it "
+                              "a verb; type: vmlaunch --help") != std::string::npos);
+}
+
 TEST_CASE("bad input: a wrong command line is exit code 2 with the usage") {
   const std::vector<std::vector<std::string>> lines = {{},
                                                        {"run"},

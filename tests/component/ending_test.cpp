@@ -66,6 +66,17 @@ TEST_CASE("ending: a QEMU whose monitor is lost is told of, lives on, and ends b
   }
 }
 
+TEST_CASE("ending: a QEMU that takes long to go after its last word has not lost its monitor") {
+  const Folder folder;
+  Program shut(run_of(folder, probe_config({"linger", "shutdown"})));
+  CHECK(shut.exit_code(Seconds(20)) == 0);
+  INFO(shut.output());
+  CHECK(shut.output().find("the guest shut down") != std::string::npos);
+  CHECK(shut.output().find("is lost") == std::string::npos);
+  Program panicked(run_of(folder, probe_config({"linger", "panic"})));
+  CHECK(panicked.exit_code(Seconds(20)) == 17);
+}
+
 TEST_CASE("ending: a real QEMU killed by each signal is told by the signal's name") {
   // Those that end QEMU in order: it shuts down by itself.
   const std::vector<int> orderly = {SIGTERM, SIGINT, SIGHUP};

@@ -114,6 +114,10 @@ void event(const char* name, const Json& data = nullptr) {
 
 [[noreturn]] void shut_down(const char* reason, bool guest, int code) {
   event("SHUTDOWN", {{"guest", guest}, {"reason", reason}});
+  if (told("linger")) {
+    ::close(kQmp);
+    ::sleep(3);
+  }
   std::exit(code);
 }
 

@@ -145,6 +145,7 @@ TEST_CASE("recover: a VM that runs is left alone, and its name is taken") {
     CHECK(second.exit_code() == 21);
     CHECK(second.output().find(
               "Cannot start " + traces.vm + ": it runs already (its guardian is pid " + guardian +
+              "; to shut it down, type: kill " + std::to_string(first.pid()) +
               "); stop it first, or give this VM another name") != std::string::npos);
   }
   const std::string journal = text_of(traces.journal);

@@ -89,6 +89,8 @@ TEST_CASE("ending: what a guest went on after is not its end", "[qmp]") {
   ending.note(shutdown("host-qmp-quit"));
   ending.status = base::ExitStatus{};
   CHECK(judge(ending).text == "QEMU was ended as asked");
+  ending.note(event("RESUME"));  // of a cont that was under way
+  CHECK(judge(ending).text == "QEMU was ended as asked");
 }
 
 TEST_CASE("ending: without the process's end, the connection tells what it can", "[qmp]") {
@@ -117,6 +119,9 @@ TEST_CASE("ending: a failed start is explained by QEMU's words, a hung one by ou
   ending.handshake_failure.emplace(HandshakeError::Cause::no_answer, "No answer within 5s");
   CHECK(judge(ending).text == "QEMU did not start (exit code 1): No answer within 5s");
   ending.status = std::nullopt;
+  CHECK(judge(ending).kind == Kind::unknown);  // another client may have the monitor
+  CHECK(judge(ending).text == "QEMU does not answer: No answer within 5s");
+  ending.close = kEof;
   CHECK(judge(ending).text == "QEMU did not start: No answer within 5s");
 }
 

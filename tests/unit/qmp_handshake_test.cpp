@@ -172,6 +172,18 @@ TEST_CASE("client: a cancelled handshake closes the connection", "[qmp]") {
   CHECK(scene.closes == std::vector<CloseReason>{{Kind::local, "the handshake was cancelled"}});
 }
 
+TEST_CASE("client: so does one that is cancelled when the greeting has just come", "[qmp]") {
+  Scene scene;
+  asio::cancellation_signal cancel;
+  scene.client->on_event([&](const Event&) { cancel.emit(asio::cancellation_type::terminal); });
+  const auto greeting = scene.start(scene.client->handshake(kLong), cancel.slot());
+  scene.settle();
+  scene.send(kGreeting + event("STOP"));
+  CHECK_THROWS_AS(scene.finish(greeting), boost::system::system_error);
+  scene.until_closed();
+  CHECK(scene.closes == std::vector<CloseReason>{{Kind::local, "the handshake was cancelled"}});
+}
+
 TEST_CASE("client: a take-over finds its place in the middle of a reply", "[qmp]") {
   Scene scene(Start::take_over);
   scene.send("\": \"half\"}], \"id\": 77}\r\n" + event("STOP") + kErrorWithoutId);

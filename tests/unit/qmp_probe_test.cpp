@@ -46,6 +46,18 @@ TEST_CASE("probe: a main loop that is blocked is told from a QEMU that hangs", "
   CHECK(says(hung, "QEMU is stopped or hangs"));
 }
 
+TEST_CASE("probe: none is sent before half of the deadline has passed", "[qmp]") {
+  Scene scene;
+  scene.shake_hands();
+  const auto begun = Clock::now();
+  const auto call = scene.execute("slow", kDeadline);
+  const std::string command = scene.line();
+  REQUIRE(is_probe(scene.line()));
+  CHECK(Clock::now() - begun >= kDeadline / 2);
+  scene.send(answer(command));
+  scene.finish(call);
+}
+
 TEST_CASE("probe: a command that QEMU does not get to is explained too", "[qmp]") {
   Scene scene;
   scene.shake_hands();
