@@ -31,8 +31,7 @@ ExitCode run_file(const std::string& file, const std::optional<std::string>& as)
   }
   run::hold_stop_signals();
   run::OpenFiles files = run::open_files(prepared.plan, trusted.authority);
-  console.say("config and files are in order: VM " + prepared.plan.name + ", " +
-              prepared.plan.accel);
+  console.say("planned: VM " + prepared.plan.name + ", " + prepared.plan.accel);
   return run::run_vm(
       {std::move(trusted.config), std::move(prepared), std::move(files), std::move(guardian)},
       terminal,
