@@ -236,9 +236,14 @@ asio::awaitable<int> make_events(Client& client) {
   }
 }
 
+/// What of others came to them: events before the answer to the negotiation, and replies.
+struct Strange {
+  std::size_t early_events = 0;
+  std::uint64_t replies = 0;
+};
+
 /// Clients that come, ask for a number, and leave QEMU with the commands behind it.
-/// How many events came before the answer to the negotiation.
-std::size_t come_and_go(int rounds) {
+Strange come_and_go(int rounds) {
   vmlaunch::tests::Folder folder;
   const std::string storm = folder.file("storm");
   Listening scene({"-machine",
@@ -251,15 +256,15 @@ std::size_t come_and_go(int rounds) {
   scene.shake_hands(*maker);
   const auto events = scene.start(make_events(maker->client));
 
-  std::size_t early_events = 0;
-  std::uint64_t foreign_replies = 0;
+  Strange strange;
   for (int i = 0; i < rounds; ++i) {
     bool answered = false;
     const auto visitor = scene.dial();
     visitor->client.log_to([&](Direction direction, std::string_view text) {
       const bool received = direction == Direction::received;
       answered = answered || (received && text.find("\"return\"") != std::string_view::npos);
-      early_events += received && !answered && text.find("\"event\"") != std::string_view::npos;
+      strange.early_events +=
+          received && !answered && text.find("\"event\"") != std::string_view::npos;
     });
     scene.shake_hands(*visitor);
     const auto own = scene.send(*visitor, kSay, say(i));
@@ -267,13 +272,12 @@ std::size_t come_and_go(int rounds) {
     scene.send(*visitor, "stop");
     REQUIRE(scene.finish(own) == said(i));
     REQUIRE(visitor->client.counters().invalid == 0);
-    foreign_replies += visitor->client.counters().unknown_ids;
+    strange.replies += visitor->client.counters().unknown_ids;
   }
   CHECK_FALSE(events->done);
   // Else this has shown nothing.
   CHECK(maker->events.size() > static_cast<std::size_t>(rounds));
-  CHECK(early_events + foreign_replies > 0);
-  return early_events;
+  return strange;
 }
 
 TEST_CASE("qmp: a thousand clients come and go in a storm of events, each with its own replies") {
@@ -281,7 +285,9 @@ TEST_CASE("qmp: a thousand clients come and go in a storm of events, each with i
 }
 
 TEST_CASE("qmp: ten thousand clients come and go in a storm of events", "[.full]") {
-  CHECK(come_and_go(10000) > 0);
+  const Strange strange = come_and_go(10000);
+  CHECK(strange.early_events > 0);
+  CHECK(strange.replies > 0);
 }
 
 TEST_CASE("qmp: a half-close costs the whole connection, and not QEMU") {

@@ -148,7 +148,8 @@ TEST_CASE("passthrough: a device that a running VM has is refused to another one
   REQUIRE(first.says("] running"));
   const std::string words = "Cannot take " + device::nic +
                             ": a VM that runs has it (its guardian is pid " +
-                            std::to_string(guardian_pid(first)) + "); stop that first";
+                            std::to_string(guardian_pid(first)) + "; to shut it down, type: kill " +
+                            std::to_string(first.pid()) + "); stop that first";
   const std::string other =
       folder.write("other.json", probe_with({{{"device", device::nic}}}).dump());
   for (const char* verb : {"run", "check"}) {
