@@ -164,7 +164,8 @@ base::UniqueFd listen_at(const std::string& path, int backlog) {
 
 ConnectCause failure(const std::string& path,
                      std::chrono::milliseconds deadline,
-                     const LastWords& ended = nullptr) {
+                     const LastWords& ended = nullptr,
+                     std::string* text = nullptr) {
   asio::io_context context;
   std::optional<ConnectCause> cause;
   asio::co_spawn(context,
@@ -175,6 +176,9 @@ ConnectCause failure(const std::string& path,
                      std::rethrow_exception(error);
                    } catch (const ConnectError& connect_error) {
                      cause = connect_error.cause();
+                     if (text != nullptr) {
+                       *text = connect_error.what();
+                     }
                    }
                  });
   context.run_for(20s);
@@ -188,7 +192,10 @@ TEST_CASE("connect: each way in which a monitor is not there is told apart", "[q
   CHECK(failure("/" + std::string(107, 'x'), 1s) == ConnectCause::bad_path);
   CHECK(failure(folder.file("none"), 20ms) == ConnectCause::not_there);
   CHECK(failure(folder.file("none"), 20ms, [] { return std::nullopt; }) == ConnectCause::not_there);
-  CHECK(failure(folder.file("none"), 20s, [] { return "bad option"; }) == ConnectCause::gone);
+  std::string text;
+  CHECK(failure(
+            folder.file("none"), 20s, [] { return "bad option"; }, &text) == ConnectCause::gone);
+  CHECK(text.ends_with(": QEMU has ended: bad option"));
   const std::string busy = folder.file("busy");
   const base::UniqueFd listener = listen_at(busy, 0);
   std::vector<base::UniqueFd> others;
