@@ -4,6 +4,7 @@
 
 #include <csignal>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -183,12 +184,11 @@ class Run {
       ending_.handshake_failure = failure;
     }
     // A QEMU that failed by itself is about to end; one that hangs is ended.
-    boost::system::error_code error;
-    auto token = asio::redirect_error(asio::use_awaitable, error);
-    changed_.expires_after(kEndByItself);
-    if (!guardian_.qemu_exit()) {
-      co_await changed_.async_wait(token);
-    }
+    const std::function<bool()> is_over = [this] {
+      return guardian_.qemu_exit() || ladder_.requested();
+    };
+    const auto until = steady_clock::now() + kEndByItself;
+    co_await await_change(is_over, until);
     if (!guardian_.qemu_exit() && !ladder_.requested()) {
       ladder_.request(steady_clock::now(), false);
       next_rung_.cancel();
@@ -215,12 +215,11 @@ class Run {
 
   /// Waits for QEMU's end, or for the word that it does not come.
   asio::awaitable<ExitCode> wait_for_end() {
-    boost::system::error_code error;
-    auto token = asio::redirect_error(asio::use_awaitable, error);
-    while (!guardian_.qemu_exit() && !guardian_.gone() && !stuck_) {
-      changed_.expires_at(steady_clock::time_point::max());
-      co_await changed_.async_wait(token);
-    }
+    const std::function<bool()> is_over = [this] {
+      return guardian_.qemu_exit() || guardian_.gone() || stuck_;
+    };
+    const auto never = steady_clock::time_point::max();
+    co_await await_change(is_over, never);
     if (guardian_.qemu_exit()) {
       co_return ExitCode::ended;
     }
@@ -245,7 +244,18 @@ class Run {
     }
   }
 
-  /// Something happened that one of the two must see.
+  /// Until it holds, or until then. What wakes it may be something else.
+  asio::awaitable<void> await_change(const std::function<bool()>& holds,
+                                     steady_clock::time_point until) {
+    boost::system::error_code error;
+    auto token = asio::redirect_error(asio::use_awaitable, error);
+    while (!holds() && steady_clock::now() < until) {
+      changed_.expires_at(until);
+      co_await changed_.async_wait(token);
+    }
+  }
+
+  /// Something happened that await_change or climb must see.
   void wake() {
     changed_.cancel();
     next_rung_.cancel();
@@ -347,13 +357,9 @@ class Run {
 
   /// What QEMU said before it ended may be read after its end is known.
   asio::awaitable<void> drain() {
+    const std::function<bool()> is_read = [this] { return ending_.close.has_value(); };
     const auto until = steady_clock::now() + kDrain;
-    boost::system::error_code error;
-    auto token = asio::redirect_error(asio::use_awaitable, error);
-    while (!ending_.close && steady_clock::now() < until) {
-      changed_.expires_at(until);
-      co_await changed_.async_wait(token);
-    }
+    co_await await_change(is_read, until);
     co_await errors_->drain(kDrain);
     if (serial_) {
       co_await serial_->drain(kDrain);
@@ -473,7 +479,7 @@ class Run {
   Terminal& terminal_;
   Console& console_;
   asio::signal_set signals_;
-  asio::steady_timer changed_;    ///< what wait_for_end waits on
+  asio::steady_timer changed_;    ///< what await_change waits on
   asio::steady_timer next_rung_;  ///< what climb waits on
   GuardianLink guardian_;
   StopLadder ladder_;

@@ -33,6 +33,7 @@ TEST_CASE("ending: each way in which QEMU can end has its exit code and its word
       {"die=6", 16, "QEMU crashed: SIGABRT"},
       {"fail-early", 15, "-device nonsense: no such device"},
       {"fail-after-greeting", 15, "cannot set up guest memory"},
+      {"fail-late", 15, "cannot pin guest memory"},
       {"refuse-cont", 15, "not today"},
   };
   for (const Ending& ending : endings) {

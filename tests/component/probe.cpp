@@ -250,6 +250,12 @@ int main(int argc, char** argv) {
   }
   const Json version = {{"qemu", {{"major", 7}, {"minor", 2}, {"micro", 0}}}, {"package", "probe"}};
   send({{"QMP", {{"version", version}, {"capabilities", Json::array()}}}});
+  if (told("fail-late")) {
+    ::close(kQmp);
+    ::usleep(300'000);
+    std::fprintf(stderr, "probe: cannot pin guest memory\n");
+    return 1;
+  }
   if (told("fail-after-greeting")) {
     std::fprintf(stderr, "probe: cannot set up guest memory\n");
     return 1;
