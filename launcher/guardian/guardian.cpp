@@ -106,8 +106,12 @@ class Guardian {
         apply(*step);
       } else if (std::holds_alternative<Spawn>(request)) {
         spawn();
+      } else if (std::holds_alternative<Started>(request)) {
+        note_start();
       } else if (const auto* signal = std::get_if<Signal>(&request)) {
         send_signal(*signal);
+      } else if (std::holds_alternative<Stop>(request)) {
+        reply(StatusReply{state(), qemu_ ? qemu_->pid : 0});  // the step that it was for is over
       } else if (std::holds_alternative<Status>(request)) {
         tell_status();
       } else {
@@ -206,7 +210,19 @@ class Guardian {
   }
 
   [[nodiscard]] steps::Context context() {
-    return {plan_.name, credentials_, [this](const auto& born) { start_qemu(born); }};
+    return {plan_.name,
+            credentials_,
+            [this](const auto& born) { start_qemu(born); },
+            [this](const std::string& text) { tell_wait(text); }};
+  }
+
+  /// Whatever the supervisor says while a step waits, and its end too, means that the step is to
+  /// give up.
+  void tell_wait(const std::string& text) {
+    if (base::wait_readable(control_.get(), std::chrono::steady_clock::now())) {
+      throw Failure(ExitCode::ended, "stopped before QEMU was started");
+    }
+    reply(Waiting{text});
   }
 
   void apply(const Apply& request) {
@@ -354,6 +370,15 @@ class Guardian {
     reply(Spawned{qemu_->pid}, handed);
   }
 
+  void note_start() {
+    if (!spawned_ || started_) {
+      throw ProtocolError("QEMU starts once");
+    }
+    started_ = true;
+    changes_.after_start();
+    reply(StatusReply{state(), qemu_ ? qemu_->pid : 0});
+  }
+
   void send_signal(const Signal& request) {
     if (qemu_) {
       static_cast<void>(base::send_signal(qemu_->pidfd.get(), request.signal));
@@ -467,6 +492,7 @@ class Guardian {
   bool sealing_ = false;  ///< a plan was given, whether it could be sealed or not
   bool sealed_ = false;
   bool spawned_ = false;
+  bool started_ = false;  ///< QEMU has answered
   bool finished_ = false;
 };
 

@@ -131,6 +131,18 @@ void HostChanges::apply(const steps::Step& step, const steps::Context& context) 
   }
 }
 
+void HostChanges::after_start() {
+  if (!journal_) {
+    return;
+  }
+  try {
+    steps::after_start(host_, *journal_);
+  } catch (const std::system_error& error) {
+    throw Failure(ExitCode::failed,
+                  std::string("Cannot give back what only QEMU's start needed: ") + error.what());
+  }
+}
+
 steps::Undone HostChanges::undo() {
   if (!journal_) {
     return {};

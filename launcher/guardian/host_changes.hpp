@@ -33,6 +33,9 @@ class HostChanges {
   /// The first step begins the journal. Throws Failure.
   void apply(const steps::Step& step, const steps::Context& context);
 
+  /// QEMU has started, and the guest has not run yet. Throws Failure.
+  void after_start();
+
   /// QEMU must have ended. Removes the journal when nothing is left to do.
   [[nodiscard]] steps::Undone undo();
 

@@ -191,6 +191,12 @@ Request decode_known(const std::string& what, Fields& fields) {
   if (what == "spawn") {
     return Spawn{};
   }
+  if (what == "started") {
+    return Started{};
+  }
+  if (what == "stop") {
+    return Stop{};
+  }
   if (what == "signal") {
     return decode_signal(fields);
   }
@@ -269,11 +275,14 @@ Reply decode_known_reply(const std::string& what, Fields& fields) {
     return status;
   }
   if (what == "refused") {
-    return Refused{static_cast<ExitCode>(fields.number("code", 1, 255)), fields.text("message")};
+    return Refused{static_cast<ExitCode>(fields.number("code", 0, 255)), fields.text("message")};
   }
   if (what == "exited") {
     return Exited{{static_cast<int>(fields.number("code", 0, 255)),
                    static_cast<int>(fields.number("signal", 0, 128))}};
+  }
+  if (what == "waiting") {
+    return Waiting{fields.text("text")};
   }
   throw ProtocolError("an unknown reply");
 }
@@ -316,6 +325,12 @@ std::string encode(const Request& request) {
           },
           [](const Spawn&) {
             return Json{{"do", "spawn"}};
+          },
+          [](const Started&) {
+            return Json{{"do", "started"}};
+          },
+          [](const Stop&) {
+            return Json{{"do", "stop"}};
           },
           [](const Signal& signal) {
             return Json{{"do", "signal"}, {"signal", signal.signal}};
@@ -365,6 +380,9 @@ std::string encode(const Reply& reply) {
           [](const Exited& exited) {
             return Json{
                 {"is", "exited"}, {"code", exited.status.code}, {"signal", exited.status.signal}};
+          },
+          [](const Waiting& waiting) {
+            return Json{{"is", "waiting"}, {"text", wire_text(waiting.text)}};
           },
       },
       reply);

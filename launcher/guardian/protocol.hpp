@@ -51,6 +51,12 @@ struct Apply {
 /// serial port if the plan has one.
 struct Spawn {};
 
+/// QEMU answers, and the guest has not run yet. Answered with StatusReply.
+struct Started {};
+
+/// A step that waits gives up. Answered with StatusReply, after the step.
+struct Stop {};
+
 /// Sends SIGTERM or SIGKILL to QEMU.
 struct Signal {
   int signal = 0;
@@ -64,7 +70,7 @@ struct Undo {
   bool keep_files = true;  ///< false: the run never came to life, files made for it go too
 };
 
-using Request = std::variant<Begin, Seal, Apply, Spawn, Signal, Status, Undo>;
+using Request = std::variant<Begin, Seal, Apply, Spawn, Started, Stop, Signal, Status, Undo>;
 
 /// What the guardian found in a file that it opened: facts that only root could read.
 struct FileFacts {
@@ -102,8 +108,13 @@ struct Refused {
 struct Exited {
   base::ExitStatus status;
 };
+/// Not an answer: what the step that is being applied waits for, or how far it has come.
+struct Waiting {
+  std::string text;
+};
 
-using Reply = std::variant<Begun, Sealed, Applied, Spawned, Done, StatusReply, Refused, Exited>;
+using Reply =
+    std::variant<Begun, Sealed, Applied, Spawned, Done, StatusReply, Refused, Exited, Waiting>;
 
 [[nodiscard]] std::string encode(const Request& request);
 [[nodiscard]] std::string encode(const Reply& reply);

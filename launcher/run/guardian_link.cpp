@@ -144,11 +144,13 @@ std::vector<std::string> GuardianProcess::begin(const guardian::Begin& request) 
 GuardianLink::GuardianLink(asio::io_context& io,
                            base::UniqueFd control,
                            base::UniqueFd process,
-                           std::function<void()> on_change)
+                           std::function<void()> on_change,
+                           std::function<void(const std::string& text)> on_wait)
     : control_(io, control.release()),
       process_(io),
       answered_(io),
-      on_change_(std::move(on_change)) {
+      on_change_(std::move(on_change)),
+      on_wait_(std::move(on_wait)) {
   // Detached: it ends with the connection, which `gone` tells.
   asio::co_spawn(io, read(), asio::detached);
   if (process) {
@@ -183,6 +185,11 @@ void GuardianLink::take(base::Packet packet) {
   if (const auto* exited = std::get_if<guardian::Exited>(&reply)) {
     qemu_exit_ = exited->status;
     on_change_();
+    return;
+  }
+  if (const auto* waiting = std::get_if<guardian::Waiting>(&reply)) {
+    heard_ = std::chrono::steady_clock::now();
+    on_wait_(waiting->text);
     return;
   }
   if (outstanding_.empty()) {
@@ -245,11 +252,11 @@ asio::awaitable<GuardianLink::Answer> GuardianLink::ask(guardian::Request reques
                                                         std::chrono::milliseconds deadline) {
   outstanding_.push_back(true);
   send(request, fds);
-  const auto until = std::chrono::steady_clock::now() + deadline;
+  heard_ = std::chrono::steady_clock::now();
   boost::system::error_code error;
   auto token = asio::redirect_error(asio::use_awaitable, error);
-  while (answers_.empty() && !gone_ && std::chrono::steady_clock::now() < until) {
-    answered_.expires_at(until);
+  while (answers_.empty() && !gone_ && std::chrono::steady_clock::now() < heard_ + deadline) {
+    answered_.expires_at(heard_ + deadline);
     co_await answered_.async_wait(token);
   }
   if (answers_.empty()) {

@@ -74,19 +74,20 @@ class GuardianProcess {
 class GuardianLink {
  public:
   /// `process` as of GuardianProcess. `on_change` is called when QEMU ended or the guardian is
-  /// gone.
+  /// gone, `on_wait` with what a step waits for.
   GuardianLink(boost::asio::io_context& io,
                base::UniqueFd control,
                base::UniqueFd process,
-               std::function<void()> on_change);
+               std::function<void()> on_change,
+               std::function<void(const std::string& text)> on_wait);
 
   struct Answer {
     guardian::Reply reply;
     std::vector<base::UniqueFd> fds;
   };
 
-  /// Throws Failure with the guardian's own code and words when it refuses, `stuck` when it does
-  /// not answer in time, `host_not_restored` when it is gone.
+  /// Throws Failure with the guardian's own code and words when it refuses, `stuck` when nothing
+  /// was heard of it for `deadline`, `host_not_restored` when it is gone.
   boost::asio::awaitable<Answer> ask(guardian::Request request,
                                      std::vector<int> fds,
                                      std::chrono::milliseconds deadline);
@@ -109,6 +110,8 @@ class GuardianLink {
   boost::asio::posix::stream_descriptor process_;
   boost::asio::steady_timer answered_;
   std::function<void()> on_change_;
+  std::function<void(const std::string& text)> on_wait_;
+  std::chrono::steady_clock::time_point heard_;  ///< when it was last asked, or said something
   std::deque<Answer> answers_;
   std::deque<bool> outstanding_;  ///< requests in order: whether somebody waits for the answer
   std::optional<base::ExitStatus> qemu_exit_;

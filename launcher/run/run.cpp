@@ -73,7 +73,11 @@ class Run {
         changed_(io_),
         next_rung_(io_),
         guardian_(
-            io_, input_.guardian.take_control(), input_.guardian.process(), [this] { wake(); }),
+            io_,
+            input_.guardian.take_control(),
+            input_.guardian.process(),
+            [this] { wake(); },
+            [this](const std::string& text) { console_.say(text); }),
         ladder_(plan().deadlines) {}
 
   ExitCode run() {
@@ -137,6 +141,7 @@ class Run {
 
   asio::awaitable<void> change_host() {
     const std::vector<int> none;
+    changing_ = true;
     for (std::size_t i = 0; i < plan().steps.size(); ++i) {
       if (ladder_.requested()) {
         throw Failure(ExitCode::ended, "stopped before QEMU was started");
@@ -146,6 +151,7 @@ class Run {
       static_cast<void>(expect<guardian::Applied>(answer));
       console_.say(plan().steps[i]->describe());
     }
+    changing_ = false;
   }
 
   asio::awaitable<void> spawn() {
@@ -200,6 +206,10 @@ class Run {
     if (ladder_.requested()) {
       co_return;  // asked to stop meanwhile: the guest need not begin
     }
+    const guardian::Request started = guardian::Started{};
+    const std::vector<int> none;
+    GuardianLink::Answer answer = co_await guardian_.ask(started, none, kStepDeadline);
+    static_cast<void>(expect<guardian::StatusReply>(answer));
     running_ = true;
     const qmp::Json nothing = qmp::Json::object();
     try {
@@ -312,6 +322,9 @@ class Run {
       if (!error) {
         console_.say(base::signal_name(signal) + ": stopping");
         asked_ = true;
+        if (changing_ && !ladder_.requested()) {
+          guardian_.tell(guardian::Stop{});
+        }
         ladder_.request(steady_clock::now(), running_ && answers_);
         next_rung_.cancel();
         watch_signals();
@@ -487,7 +500,8 @@ class Run {
   std::optional<QemuErrors> errors_;
   std::optional<SerialRelay> serial_;
   qmp::Ending ending_;
-  bool asked_ = false;  ///< somebody asked for the end
+  bool asked_ = false;     ///< somebody asked for the end
+  bool changing_ = false;  ///< the guardian is at the plan's steps
   bool answers_ = false;
   bool running_ = false;
   bool unheard_ = false;  ///< QEMU lived on after the connection was lost

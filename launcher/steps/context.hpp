@@ -20,6 +20,9 @@ struct Context {
   sandbox::Credentials qemu;  ///< who QEMU is to be
   /// Starts QEMU; calls what it is given with the child's number before that may go on.
   std::function<void(const std::function<void(pid_t)>& born)> start;
+  /// Tells what a step waits for, or how far it has come, each time that this changes. Throws
+  /// Failure when the run is to end: then the step gives up.
+  std::function<void(const std::string& text)> waiting;
 };
 
 /// Adds to the record of a step that is being applied what is known only now.

@@ -100,6 +100,13 @@ void apply(const Step& step, Host& host, const Context& context, Journal& journa
   step->apply(host, context, found, [&](const Json& more) { journal.note(entry, more); });
 }
 
+void after_start(Host& host, Journal& journal) {
+  for (std::size_t i = 0; i < journal.entries().size(); ++i) {
+    const Journal::Entry entry = journal.entries()[i];
+    entry.step->after_start(host, entry.found, [&](const Json& more) { journal.note(i, more); });
+  }
+}
+
 Undone undo_all(Host& host, Journal& journal, const std::set<std::string>& stuck) {
   return Undoing(host, journal, stuck).run();
 }

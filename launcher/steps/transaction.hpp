@@ -12,6 +12,9 @@ namespace vmlaunch::launcher::steps {
 /// its record then stands, and undo_all puts back what was done of it.
 void apply(const Step& step, Host& host, const Context& context, Journal& journal);
 
+/// For all steps of a run, in their order, once QEMU has started. Throws what they throw.
+void after_start(Host& host, Journal& journal);
+
 /// What became of an undo.
 struct Undone {
   ExitCode code = ExitCode::ended;     ///< host_not_restored or stuck if anything is left

@@ -122,6 +122,8 @@ TEST_CASE("protocol: every request is the same after a round trip", "[guardian]"
                                  Request(Spawn{}),
                                  Request(Signal{SIGTERM}),
                                  Request(Signal{SIGKILL}),
+                                 Request(Started{}),
+                                 Request(Stop{}),
                                  Request(Status{}),
                                  Request(Undo{true}),
                                  Request(Undo{false})}) {
@@ -162,6 +164,7 @@ TEST_CASE("protocol: every reply is the same after a round trip", "[guardian]") 
                              Reply(StatusReply{"running", 17}),
                              Reply(Refused{ExitCode::preflight, "Cannot: é\n"}),
                              Reply(Refused{ExitCode::stuck, ""}),
+                             Reply(Waiting{"two seconds more"}),
                              Reply(Exited{{0, 0}}),
                              Reply(Exited{{255, 0}}),
                              Reply(Exited{{0, SIGKILL}})}) {
