@@ -43,7 +43,8 @@ std::string what_to_do(int error, const std::string& path) {
     case EPERM:
       return "type: namei -l " + base::shell_quote(path);
     case EBUSY:
-      return "it is mounted, swap, part of a RAID or volume group, or another VM's; type: lsblk " +
+      return "it is mounted, swap, part of a RAID or volume group, another VM's, or named twice; "
+             "type: lsblk " +
              base::shell_quote(path);
     default:
       return "type: ls -ld " + base::shell_quote(path);
