@@ -28,6 +28,8 @@ survey::Survey host(bool has_kvm) {
   tests::add_laptop(tree);
   survey.pci = survey::look_at_pci(tree.tree());
   survey.uefi = {"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"};
+  survey.block_devices = {"/dev/disk/by-id/nvme-EXAMPLE_SSD_1TB_S000000"};
+  survey.sound_servers = {"/run/user/1000/pulse/native"};
   return survey;
 }
 
