@@ -27,8 +27,57 @@ const Names<DiskFormat>& format_names() {
   return names;
 }
 
+const Names<DiskBus>& bus_names() {
+  static const Names<DiskBus> names = {{"virtio-blk", DiskBus::virtio_blk},
+                                       {"virtio-scsi", DiskBus::virtio_scsi},
+                                       {"sata", DiskBus::sata}};
+  return names;
+}
+
+const Names<DiskType>& type_names() {
+  static const Names<DiskType> names = {{"disk", DiskType::disk}, {"cdrom", DiskType::cdrom}};
+  return names;
+}
+
+const Names<DiskCache>& cache_names() {
+  static const Names<DiskCache> names = {{"writeback", DiskCache::writeback},
+                                         {"none", DiskCache::none},
+                                         {"writethrough", DiskCache::writethrough},
+                                         {"unsafe", DiskCache::unsafe}};
+  return names;
+}
+
+const Names<DiskAio>& aio_names() {
+  static const Names<DiskAio> names = {{"threads", DiskAio::threads}, {"native", DiskAio::native}};
+  return names;
+}
+
 const Names<NicModel>& nic_names() {
   static const Names<NicModel> names = {{"virtio", NicModel::virtio}, {"e1000e", NicModel::e1000e}};
+  return names;
+}
+
+const Names<Video>& video_names() {
+  static const Names<Video> names = {
+      {"none", Video::none}, {"vga", Video::vga}, {"qxl", Video::qxl}, {"virtio", Video::virtio}};
+  return names;
+}
+
+const Names<AudioBackend>& audio_names() {
+  static const Names<AudioBackend> names = {{"none", AudioBackend::none},
+                                            {"pa", AudioBackend::pulse},
+                                            {"pipewire", AudioBackend::pipewire}};
+  return names;
+}
+
+const Names<AudioDevice>& audio_device_names() {
+  static const Names<AudioDevice> names = {{"hda", AudioDevice::hda},
+                                           {"hda-micro", AudioDevice::hda_micro}};
+  return names;
+}
+
+const Names<RtcBase>& rtc_names() {
+  static const Names<RtcBase> names = {{"utc", RtcBase::utc}, {"localtime", RtcBase::localtime}};
   return names;
 }
 
@@ -47,11 +96,41 @@ const char* name_of(const Names<Enum>& names, Enum value) {
   return "";
 }
 
+void require(ObjectReader& reader, const char* key, const std::string& what) {
+  if (reader.raw(key) == nullptr) {
+    reader.report(key, "missing: " + what);
+  }
+}
+
+/// true, false, or an object.
+std::optional<Hyperv> read_hyperv(ObjectReader& reader) {
+  const Json* value = reader.raw("hyperv");
+  if (value == nullptr || *value == false) {
+    return std::nullopt;
+  }
+  Hyperv hyperv;
+  if (*value == true) {
+    return hyperv;
+  }
+  if (!value->is_object()) {
+    reader.report("hyperv",
+                  "expected true, false or {\"vendor_id\": TEXT}, found " + type_of(*value));
+    return std::nullopt;
+  }
+  reader.object("hyperv", [&](ObjectReader& object) {
+    hyperv.vendor_id = object.value(
+        "vendor_id", parse_vendor_id, "1 to 12 printable ASCII characters, no comma or quote");
+  });
+  return hyperv;
+}
+
 void read_cpu(ObjectReader& reader, Config::Cpu& cpu) {
   cpu.model = reader.text("model");
   cpu.sockets = reader.number("sockets", 1, 255);
   cpu.cores = reader.number("cores", 1, 255);
   cpu.threads = reader.number("threads", 1, 255);
+  cpu.hide_hypervisor = reader.boolean("hide_hypervisor");
+  cpu.hyperv = read_hyperv(reader);
 }
 
 void read_firmware(ObjectReader& reader, Config::Firmware& firmware) {
@@ -66,6 +145,12 @@ Config::Disk read_disk(ObjectReader& reader) {
   disk.path = reader.text("path");
   disk.format = reader.choice("format", format_names());
   disk.readonly = reader.boolean("readonly");
+  disk.type = reader.choice("type", type_names());
+  disk.bus = reader.choice("bus", bus_names());
+  disk.cache = reader.choice("cache", cache_names());
+  disk.aio = reader.choice("aio", aio_names());
+  disk.iothread = reader.boolean("iothread");
+  disk.serial = reader.value("serial", parse_disk_serial, "1 to 20 printable ASCII characters");
   return disk;
 }
 
@@ -104,13 +189,19 @@ Config::Pci read_pci(ObjectReader& reader) {
   pci.functions = reader.choice("functions", scope_names());
   pci.group = reader.choice("group", scope_names());
   pci.expect = reader.value("expect", parse_pci_ids, "vendor and device such as \"10de:1b81\"");
+  pci.rom = reader.text("rom");
+  pci.rombar = reader.boolean("rombar");
+  pci.x_vga = reader.boolean("x_vga");
   return pci;
 }
 
-void require(ObjectReader& reader, const char* key, const std::string& what) {
-  if (reader.raw(key) == nullptr) {
-    reader.report(key, "missing: " + what);
-  }
+Config::Audio read_audio(ObjectReader& reader) {
+  Config::Audio audio;
+  audio.backend = reader.choice("backend", audio_names());
+  audio.device = reader.choice("device", audio_device_names());
+  audio.server = reader.text("server");
+  require(reader, "backend", "\"none\", \"pa\" or \"pipewire\"");
+  return audio;
 }
 
 /// "none", or an object.
@@ -196,8 +287,32 @@ const char* to_string(Accel accel) {
 const char* to_string(DiskFormat format) {
   return name_of(format_names(), format);
 }
+const char* to_string(DiskBus bus) {
+  return name_of(bus_names(), bus);
+}
+const char* to_string(DiskType type) {
+  return name_of(type_names(), type);
+}
+const char* to_string(DiskCache cache) {
+  return name_of(cache_names(), cache);
+}
+const char* to_string(DiskAio aio) {
+  return name_of(aio_names(), aio);
+}
 const char* to_string(NicModel model) {
   return name_of(nic_names(), model);
+}
+const char* to_string(Video video) {
+  return name_of(video_names(), video);
+}
+const char* to_string(AudioBackend backend) {
+  return name_of(audio_names(), backend);
+}
+const char* to_string(AudioDevice device) {
+  return name_of(audio_device_names(), device);
+}
+const char* to_string(RtcBase base) {
+  return name_of(rtc_names(), base);
 }
 const char* to_string(PciScope scope) {
   return name_of(scope_names(), scope);
@@ -224,7 +339,11 @@ Config parse(const Document& document, std::vector<Issue>& issues) {
   read_network(reader, config);
   reader.objects("pci", [&](ObjectReader& pci) { config.pci.push_back(read_pci(pci)); });
   config.display = read_display(reader);
+  config.video = reader.choice("video", video_names());
+  reader.object("audio", [&](ObjectReader& audio) { config.audio = read_audio(audio); });
   config.serial = read_serial(reader);
+  reader.object("rtc",
+                [&](ObjectReader& rtc) { config.rtc_base = rtc.choice("base", rtc_names()); });
   reader.object("qemu", [&](ObjectReader& qemu) {
     config.qemu.binary = qemu.text("binary");
     for (const auto& argument : qemu.texts("extra_args")) {

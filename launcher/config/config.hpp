@@ -15,10 +15,25 @@ namespace vmlaunch::launcher::config {
 enum class Machine { q35, pc };
 enum class Accel { automatic, kvm, tcg };
 enum class DiskFormat { raw, qcow2 };
+enum class DiskBus { virtio_blk, virtio_scsi, sata };
+enum class DiskType { disk, cdrom };
+enum class DiskCache { writeback, none, writethrough, unsafe };
+enum class DiskAio { threads, native };
 enum class NicModel { virtio, e1000e };
+enum class Video { none, vga, qxl, virtio };
+enum class AudioBackend { none, pulse, pipewire };
+enum class AudioDevice { hda, hda_micro };
+enum class RtcBase { utc, localtime };
 /// What else than the listed function is meant: the guest gets all functions of its slot; all of
 /// its IOMMU group is taken.
 enum class PciScope { listed, all };
+
+/// Hyper-V's interface, which Windows guests know better than KVM's.
+struct Hyperv {
+  std::optional<std::string> vendor_id;  ///< nothing: the one of Hyper-V itself
+
+  bool operator==(const Hyperv&) const = default;
+};
 
 /// Where the guest's first serial port goes.
 struct Serial {
@@ -45,6 +60,8 @@ struct Config {
     std::optional<unsigned> sockets;
     std::optional<unsigned> cores;
     std::optional<unsigned> threads;
+    std::optional<bool> hide_hypervisor;
+    std::optional<Hyperv> hyperv;
   };
   struct Firmware {
     std::optional<bool> uefi;
@@ -56,6 +73,12 @@ struct Config {
     std::optional<std::string> path;
     std::optional<DiskFormat> format;
     std::optional<bool> readonly;
+    std::optional<DiskType> type;
+    std::optional<DiskBus> bus;
+    std::optional<DiskCache> cache;
+    std::optional<DiskAio> aio;
+    std::optional<bool> iothread;
+    std::optional<std::string> serial;
   };
   struct Nic {
     bool user = false;
@@ -68,6 +91,14 @@ struct Config {
     std::optional<PciScope> functions;
     std::optional<PciScope> group;
     std::optional<PciIds> expect;
+    std::optional<std::string> rom;
+    std::optional<bool> rombar;
+    std::optional<bool> x_vga;
+  };
+  struct Audio {
+    std::optional<AudioBackend> backend;
+    std::optional<AudioDevice> device;
+    std::optional<std::string> server;
   };
   struct Qemu {
     std::optional<std::string> binary;
@@ -87,7 +118,10 @@ struct Config {
   std::vector<Nic> network;
   std::vector<Pci> pci;
   std::optional<Display> display;
+  std::optional<Video> video;
+  std::optional<Audio> audio;
   std::optional<Serial> serial;
+  std::optional<RtcBase> rtc_base;
   Qemu qemu;
   std::optional<std::string> run_as;
   std::optional<base::Milliseconds> stop_timeout;
@@ -97,7 +131,15 @@ struct Config {
 [[nodiscard]] const char* to_string(Machine machine);
 [[nodiscard]] const char* to_string(Accel accel);
 [[nodiscard]] const char* to_string(DiskFormat format);
+[[nodiscard]] const char* to_string(DiskBus bus);
+[[nodiscard]] const char* to_string(DiskType type);
+[[nodiscard]] const char* to_string(DiskCache cache);
+[[nodiscard]] const char* to_string(DiskAio aio);
 [[nodiscard]] const char* to_string(NicModel model);
+[[nodiscard]] const char* to_string(Video video);
+[[nodiscard]] const char* to_string(AudioBackend backend);
+[[nodiscard]] const char* to_string(AudioDevice device);
+[[nodiscard]] const char* to_string(RtcBase base);
 [[nodiscard]] const char* to_string(PciScope scope);
 
 /// Reads the types. What is wrong is added to `issues`, and that value left out.

@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <vector>
@@ -20,6 +21,11 @@ std::optional<std::uint16_t> parse_port(std::string_view text) {
 bool is_ipv4(const std::string& text) {
   in_addr address{};
   return ::inet_pton(AF_INET, text.c_str(), &address) == 1;
+}
+
+bool is_printable(std::string_view text, std::size_t longest) {
+  return !text.empty() && text.size() <= longest &&
+         std::all_of(text.begin(), text.end(), [](char c) { return c >= ' ' && c <= '~'; });
 }
 
 }  // namespace
@@ -106,6 +112,15 @@ std::string to_string(const PciIds& ids) {
   std::array<char, 10> text{};
   static_cast<void>(std::snprintf(text.data(), text.size(), "%04x:%04x", ids.vendor, ids.device));
   return text.data();
+}
+
+std::optional<std::string> parse_vendor_id(std::string_view text) {
+  const bool fits = is_printable(text, 12) && text.find_first_of(",\"'") == std::string_view::npos;
+  return fits ? std::optional(std::string(text)) : std::nullopt;
+}
+
+std::optional<std::string> parse_disk_serial(std::string_view text) {
+  return is_printable(text, 20) ? std::optional(std::string(text)) : std::nullopt;
 }
 
 }  // namespace vmlaunch::launcher::config

@@ -55,4 +55,12 @@ struct PciIds {
 [[nodiscard]] std::optional<PciIds> parse_pci_ids(std::string_view text);
 [[nodiscard]] std::string to_string(const PciIds& ids);
 
+/// What a hypervisor says that it is: 1 to 12 printable characters, none of which means anything in
+/// a CPU model of QEMU's.
+[[nodiscard]] std::optional<std::string> parse_vendor_id(std::string_view text);
+
+/// What a guest sees as a disk's serial number: 1 to 20 printable characters, the least that a bus
+/// has room for.
+[[nodiscard]] std::optional<std::string> parse_disk_serial(std::string_view text);
+
 }  // namespace vmlaunch::launcher::config

@@ -20,6 +20,9 @@ constexpr std::array<std::string_view, 27> kOwnOptions = {
     "mon",        "monitor",    "name",     "no-shutdown",    "pidfile", "preconfig", "qmp",
     "qmp-pretty", "readconfig", "run-with", "runas",          "S",       "sandbox"};
 
+/// What guests that refuse a virtual machine look for is Hyper-V's own name, and any other will do.
+constexpr const char* kHiddenVendorId = "whatever";
+
 bool is_own_option(std::string_view argument) {
   if (!argument.starts_with('-')) {
     return false;
@@ -61,8 +64,11 @@ class Validator {
     network(config, spec);
     pci(config, spec);
     console(config, spec);
+    video(config, spec);
+    audio(config, spec);
     qemu(config, spec);
     run_as(config, spec);
+    spec.rtc_base = config.rtc_base.value_or(spec.rtc_base);
     spec.stop_timeout = config.stop_timeout.value_or(spec.stop_timeout);
     return spec;
   }
@@ -82,7 +88,9 @@ class Validator {
   }
 
   /// For a key that has a meaning only with another one.
-  void report_without(const char* needed, const char* key, const std::string& message) {
+  void report_without(const std::string& needed,
+                      const std::string& key,
+                      const std::string& message) {
     if (!unread(needed)) {
       report(key, message);
     }
@@ -121,6 +129,11 @@ class Validator {
     }
     if (cpu.model && (cpu.model->empty() || cpu.model->starts_with('-'))) {
       report("/cpu/model", "expected a CPU model of QEMU, found \"" + *cpu.model + "\"");
+    }
+    spec.cpu.hide_hypervisor = cpu.hide_hypervisor.value_or(false);
+    spec.cpu.hyperv = cpu.hyperv;
+    if (spec.cpu.hide_hypervisor && cpu.hyperv && !cpu.hyperv->vendor_id) {
+      spec.cpu.hyperv->vendor_id = kHiddenVendorId;
     }
   }
 
@@ -194,17 +207,71 @@ class Validator {
       } else {
         report(pointer + "/path", "missing: the image or block device");
       }
-      if (given.format) {
-        disk.format = *given.format;
-      } else {
-        report(pointer + "/format",
-               "missing: \"raw\" or \"qcow2\" (it is never guessed: a guest could write a header)");
+      const bool is_cdrom = given.type == DiskType::cdrom;
+      if (!given.format && !is_cdrom) {
+        report_without(
+            pointer + "/type",
+            pointer + "/format",
+            "missing: \"raw\" or \"qcow2\" (it is never guessed: a guest could write a header)");
       }
-      disk.readonly = given.readonly.value_or(false);
+      disk.format = given.format.value_or(disk.format);
+      disk.type = given.type.value_or(disk.type);
+      disk.readonly = given.readonly.value_or(is_cdrom);
+      disk.bus = given.bus.value_or(is_cdrom ? DiskBus::sata : disk.bus);
+      disk.cache = given.cache.value_or(disk.cache);
+      disk.aio = given.aio.value_or(disk.aio);
+      disk.iothread = given.iothread.value_or(false);
+      disk.serial = given.serial;
+      if (is_cdrom) {
+        cdrom(given, pointer);
+      }
+      disk_options(disk, pointer);
       if (given.path && !given.path->empty() && !seen.insert(disk.path).second) {
         report(pointer + "/path", "this disk is listed twice");
       }
       spec.disks.push_back(disk);
+    }
+    sata(spec);
+  }
+
+  void cdrom(const Config::Disk& given, const std::string& pointer) {
+    if (given.format == DiskFormat::qcow2) {
+      report(pointer + "/format", "a CD-ROM is \"raw\"");
+    }
+    if (given.readonly == false) {
+      report(pointer + "/readonly", "a CD-ROM is read only");
+    }
+    if (given.bus == DiskBus::virtio_blk) {
+      report(pointer + "/bus", "a CD-ROM is on \"sata\" or \"virtio-scsi\"");
+    }
+  }
+
+  void disk_options(const VmSpec::Disk& disk, const std::string& pointer) {
+    if (disk.aio == DiskAio::native && disk.cache != DiskCache::none) {
+      report_without(
+          pointer + "/cache",
+          pointer + "/aio",
+          "\"native\" needs \"cache\": \"none\": it works only past the host's page cache");
+    }
+    if (disk.iothread && disk.bus == DiskBus::sata) {
+      report_without(
+          pointer + "/bus",
+          pointer + "/iothread",
+          "\"sata\" has no thread of its own: only \"virtio-blk\" and \"virtio-scsi\" do");
+    }
+  }
+
+  void sata(const VmSpec& spec) {
+    const auto count =
+        std::count_if(spec.disks.begin(), spec.disks.end(), [](const VmSpec::Disk& disk) {
+          return disk.bus == DiskBus::sata;
+        });
+    if (count > 0 && spec.machine != Machine::q35) {
+      report("/disks", "\"sata\", which is also a CD-ROM's default, needs \"machine\": \"q35\"");
+    }
+    if (count > static_cast<std::ptrdiff_t>(kMostSataDisks)) {
+      report("/disks",
+             "at most " + std::to_string(kMostSataDisks) + " disks are possible on \"sata\"");
     }
   }
 
@@ -253,6 +320,49 @@ class Validator {
     }
   }
 
+  /// Of all cards in a machine one answers at VGA's old addresses.
+  void video(const Config& config, VmSpec& spec) {
+    spec.video = config.video.value_or(spec.display.vnc ? Video::vga : Video::none);
+    bool taken = false;
+    for (std::size_t i = 0; i < spec.pci.size(); ++i) {
+      if (!spec.pci[i].view.x_vga) {
+        continue;
+      }
+      const std::string pointer = child("/pci", i) + "/x_vga";
+      if (spec.video != Video::none) {
+        report_without("/video",
+                       pointer,
+                       "VGA's addresses are the emulated card's; give the guest none: \"video\": "
+                       "\"none\"");
+      }
+      if (taken) {
+        report(pointer, "VGA's addresses are another device's already");
+      }
+      taken = true;
+    }
+  }
+
+  void audio(const Config& config, VmSpec& spec) {
+    if (!config.audio) {
+      return;
+    }
+    VmSpec::Audio audio;
+    audio.backend = config.audio->backend.value_or(audio.backend);
+    audio.device = config.audio->device.value_or(audio.device);
+    if (config.audio->server) {
+      audio.server = path("/audio/server", *config.audio->server);
+      if (config.audio->backend == AudioBackend::none) {
+        report("/audio/server", "given without a sound server as \"backend\"");
+      }
+      // libpulse takes a list.
+      if (audio.server->find_first_of(" \t\n\r\f\v") != std::string::npos) {
+        report("/audio/server",
+               "a path with a space, where PulseAudio begins another server's name");
+      }
+    }
+    spec.audio = audio;
+  }
+
   void pci(const Config& config, VmSpec& spec) {
     if (config.pci.size() > kMostPciDevices) {
       report("/pci", "at most " + std::to_string(kMostPciDevices) + " PCI devices are possible");
@@ -268,6 +378,7 @@ class Validator {
       device.all_functions = given.functions == PciScope::all;
       device.whole_group = given.group == PciScope::all;
       device.expect = given.expect;
+      device.view = pci_view(given, pointer);
       if (!given.device) {
         report(pointer + "/device", "missing: the address, as vmlaunch host shows it");
       } else if (!seen.insert(*given.device).second) {
@@ -276,6 +387,17 @@ class Validator {
       device.device = given.device.value_or(device.device);
       spec.pci.push_back(device);
     }
+  }
+
+  VmSpec::PciView pci_view(const Config::Pci& given, const std::string& pointer) {
+    VmSpec::PciView view{{}, given.rombar.value_or(true), given.x_vga.value_or(false)};
+    if (given.rom) {
+      view.rom = path(pointer + "/rom", *given.rom);
+      if (!view.rombar) {
+        report(pointer + "/rom", "the guest sees no ROM with \"rombar\": false");
+      }
+    }
+    return view;
   }
 
   void qemu(const Config& config, VmSpec& spec) {
@@ -303,11 +425,36 @@ class Validator {
   std::vector<Issue>& issues_;
 };
 
+Json effective_cpu(const VmSpec::Cpu& cpu) {
+  Json json = {{"sockets", cpu.sockets},
+               {"cores", cpu.cores},
+               {"threads", cpu.threads},
+               {"hide_hypervisor", cpu.hide_hypervisor},
+               {"hyperv", cpu.hyperv.has_value()}};
+  if (cpu.model) {
+    json["model"] = *cpu.model;
+  }
+  if (cpu.hyperv && cpu.hyperv->vendor_id) {
+    json["hyperv"] = {{"vendor_id", *cpu.hyperv->vendor_id}};
+  }
+  return json;
+}
+
 Json effective_disks(const VmSpec& spec) {
   Json disks = Json::array();
   for (const VmSpec::Disk& disk : spec.disks) {
-    disks.push_back(
-        {{"path", disk.path}, {"format", to_string(disk.format)}, {"readonly", disk.readonly}});
+    Json entry = {{"path", disk.path},
+                  {"format", to_string(disk.format)},
+                  {"readonly", disk.readonly},
+                  {"type", to_string(disk.type)},
+                  {"bus", to_string(disk.bus)},
+                  {"cache", to_string(disk.cache)},
+                  {"aio", to_string(disk.aio)},
+                  {"iothread", disk.iothread}};
+    if (disk.serial) {
+      entry["serial"] = *disk.serial;
+    }
+    disks.push_back(entry);
   }
   return disks;
 }
@@ -333,7 +480,12 @@ Json effective_pci(const VmSpec& spec) {
   for (const VmSpec::Pci& device : spec.pci) {
     Json entry = {{"device", base::to_string(device.device)},
                   {"functions", to_string(device.all_functions ? PciScope::all : PciScope::listed)},
-                  {"group", to_string(device.whole_group ? PciScope::all : PciScope::listed)}};
+                  {"group", to_string(device.whole_group ? PciScope::all : PciScope::listed)},
+                  {"rombar", device.view.rombar},
+                  {"x_vga", device.view.x_vga}};
+    if (device.view.rom) {
+      entry["rom"] = *device.view.rom;
+    }
     if (device.expect) {
       entry["expect"] = to_string(*device.expect);
     }
@@ -354,6 +506,14 @@ Json effective_firmware(const VmSpec& spec) {
     }
   }
   return firmware;
+}
+
+Json effective_audio(const VmSpec::Audio& audio) {
+  Json json = {{"backend", to_string(audio.backend)}, {"device", to_string(audio.device)}};
+  if (audio.server) {
+    json["server"] = *audio.server;
+  }
+  return json;
 }
 
 Json effective_serial(const Serial& serial) {
@@ -394,19 +554,20 @@ Json effective(const VmSpec& spec) {
       {"name", spec.name},
       {"machine", to_string(spec.machine)},
       {"accel", to_string(spec.accel)},
-      {"cpu",
-       {{"sockets", spec.cpu.sockets}, {"cores", spec.cpu.cores}, {"threads", spec.cpu.threads}}},
+      {"cpu", effective_cpu(spec.cpu)},
       {"memory", {{"size", base::to_string(spec.memory)}}},
       {"firmware", effective_firmware(spec)},
       {"disks", effective_disks(spec)},
       {"network", effective_network(spec)},
       {"pci", effective_pci(spec)},
+      {"video", to_string(spec.video)},
       {"serial", effective_serial(spec.serial)},
+      {"rtc", {{"base", to_string(spec.rtc_base)}}},
       {"qemu", {{"binary", spec.qemu_binary}, {"extra_args", spec.extra_args}}},
       {"stop", {{"timeout", base::to_string(spec.stop_timeout)}}},
   };
-  if (spec.cpu.model) {
-    config["cpu"]["model"] = *spec.cpu.model;
+  if (spec.audio) {
+    config["audio"] = effective_audio(*spec.audio);
   }
   if (spec.linux_boot) {
     config["kernel"] = spec.linux_boot->kernel;

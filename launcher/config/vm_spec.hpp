@@ -12,6 +12,7 @@ namespace vmlaunch::launcher::config {
 
 /// What the root bus has room for.
 constexpr std::size_t kMostDisks = 16;
+constexpr std::size_t kMostSataDisks = 6;  ///< ports of q35's own controller
 constexpr std::size_t kMostNics = 8;
 constexpr std::size_t kMostPciDevices = 16;
 
@@ -22,6 +23,8 @@ struct VmSpec {
     unsigned sockets = 1;
     unsigned cores = 1;
     unsigned threads = 1;
+    bool hide_hypervisor = false;  ///< that it is KVM
+    std::optional<Hyperv> hyperv;
 
     [[nodiscard]] unsigned count() const { return sockets * cores * threads; }
   };
@@ -39,6 +42,12 @@ struct VmSpec {
     std::string path;
     DiskFormat format = DiskFormat::raw;
     bool readonly = false;
+    DiskType type = DiskType::disk;
+    DiskBus bus = DiskBus::virtio_blk;
+    DiskCache cache = DiskCache::writeback;
+    DiskAio aio = DiskAio::threads;
+    bool iothread = false;
+    std::optional<std::string> serial;
   };
   struct Nic {
     std::vector<PortForward> forwards;
@@ -46,11 +55,26 @@ struct VmSpec {
     std::optional<MacAddress> mac;
   };
 
+  /// What the guest sees of a function of the host.
+  struct PciView {
+    std::optional<std::string> rom;  ///< nothing: the function's own
+    bool rombar = true;
+    bool x_vga = false;
+
+    bool operator==(const PciView&) const = default;
+  };
   struct Pci {
     base::PciAddress device;
     bool all_functions = false;  ///< the guest gets every function of the slot
     bool whole_group = false;    ///< the host gives up every device of the IOMMU group
     std::optional<PciIds> expect;
+    PciView view;  ///< of the listed function alone
+  };
+
+  struct Audio {
+    AudioBackend backend = AudioBackend::none;
+    AudioDevice device = AudioDevice::hda;
+    std::optional<std::string> server;  ///< nothing: that of QEMU's user
   };
 
   std::string name;
@@ -64,7 +88,10 @@ struct VmSpec {
   std::vector<Nic> network;
   std::vector<Pci> pci;
   Display display;
+  Video video = Video::none;
+  std::optional<Audio> audio;
   Serial serial;
+  RtcBase rtc_base = RtcBase::utc;
   std::string qemu_binary = "/usr/bin/qemu-system-x86_64";
   std::vector<std::string> extra_args;
   std::optional<std::string> run_as;

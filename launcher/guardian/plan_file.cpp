@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdlib>
@@ -29,6 +30,9 @@ using plan::FileUse;
 
 /// The largest template that is copied: UEFI variable stores are some 100 KiB.
 constexpr std::size_t kTemplateLimit = std::size_t{64} << 20U;
+
+/// A qcow2 image's header without its extensions.
+constexpr std::size_t kHeadSize = 104;
 
 std::string user_text() {
   return "uid " + std::to_string(::geteuid());
@@ -77,8 +81,17 @@ int open_flags(FileUse::Access access) {
 /// other cannot get it (open(2)). On a file it has no effect here.
 base::UniqueFd open_existing(const FileUse& file) {
   const int claim = file.access == FileUse::Access::read_write ? O_EXCL : 0;
-  base::UniqueFd fd(::open(file.path.c_str(),
-                           open_flags(file.access) | claim | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+  const int direct = file.direct ? O_DIRECT : 0;
+  base::UniqueFd fd(
+      ::open(file.path.c_str(),
+             open_flags(file.access) | claim | direct | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+  if (!fd && file.direct && errno == EINVAL) {
+    throw Failure(ExitCode::preflight,
+                  "Cannot open the " + file.purpose + " " + base::printable(file.path) +
+                      " past the page cache, which \"cache\": \"none\" needs: its file system has "
+                      "no O_DIRECT; take another cache, or another place: df -T " +
+                      base::shell_quote(file.path));
+  }
   if (!fd) {
     // A FIFO without a reader says ENXIO to who wants to write.
     fail(file.purpose, file.path, errno);
@@ -171,9 +184,10 @@ void check_plan_file(const FileUse& file) {
 }
 
 std::string head_of(int fd) {
-  std::array<char, 104> head{};
-  const ssize_t got = ::pread(fd, head.data(), head.size(), 0);
-  return {head.data(), got > 0 ? static_cast<std::size_t>(got) : 0};
+  // O_DIRECT reads whole sectors into memory that is aligned like them.
+  alignas(4096) std::array<char, 4096> sector{};
+  const ssize_t got = ::pread(fd, sector.data(), sector.size(), 0);
+  return {sector.data(), got > 0 ? std::min(static_cast<std::size_t>(got), kHeadSize) : 0};
 }
 
 void require_distinct_files(const plan::Plan& plan, const std::vector<OpenFile>& files) {

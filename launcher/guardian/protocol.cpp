@@ -32,7 +32,8 @@ Json encode_file(const FileUse& file) {
           {"create", static_cast<int>(file.create)},
           {"template", wire_text(file.template_path)},
           {"fd", file.fd},
-          {"reopened", file.reopened}};
+          {"reopened", file.reopened},
+          {"direct", file.direct}};
 }
 
 FileUse decode_file(const Json& json) {
@@ -45,6 +46,7 @@ FileUse decode_file(const Json& json) {
   file.template_path = fields.text("template");
   file.fd = static_cast<int>(fields.number("fd", plan::kFirstFileFd, kHighestFd));
   file.reopened = fields.boolean("reopened");
+  file.direct = fields.boolean("direct");
   fields.finish();
   return file;
 }

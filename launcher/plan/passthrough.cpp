@@ -63,6 +63,7 @@ class Chooser {
       }
       chosen.slots.back().push_back(address);
     }
+    chosen.views = std::move(views_);
     chosen.groups = judge_groups();
     problems_.throw_if_any();
     return chosen;
@@ -111,7 +112,19 @@ class Chooser {
           "Cannot give " + shown + " to the guest: no IOMMU serves it; type: vmlaunch host");
     } else {
       take(entry, *function);
+      view(entry.view, *function);
     }
+  }
+
+  /// vfio has VGA's addresses only for what is a VGA card (drivers/vfio/pci/vfio_pci_core.c).
+  void view(const VmSpec::PciView& view, const PciFunction& listed) {
+    constexpr std::uint32_t kVga = 0x0300;
+    if (view.x_vga && listed.class_code >> 8U != kVga) {
+      problems_.add(ExitCode::preflight,
+                    "Cannot give " + base::to_string(listed.address) +
+                        " to the guest with x_vga: it is no VGA card; type: vmlaunch host");
+    }
+    views_.emplace(listed.address, view);
   }
 
   void take(const VmSpec::Pci& entry, const PciFunction& listed) {
@@ -195,6 +208,7 @@ class Chooser {
   const survey::Pci& pci_;
   std::set<PciAddress> given_;
   std::set<PciAddress> taken_;
+  std::map<PciAddress, VmSpec::PciView> views_;
   Problems problems_;
 };
 

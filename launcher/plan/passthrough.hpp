@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -40,6 +41,7 @@ struct Group {
 /// The devices that a VM gets, and what that means for the host.
 struct Passthrough {
   std::vector<std::vector<base::PciAddress>> slots;  ///< given functions, those of a slot together
+  std::map<base::PciAddress, config::VmSpec::PciView> views;  ///< of listed functions
   std::vector<Group> groups;
 
   bool operator==(const Passthrough&) const = default;

@@ -28,6 +28,7 @@ struct FileUse {
   int fd = -1;                     ///< the number in QEMU
   bool reopened = false;  ///< QEMU opens it again through /proc/self/fd: its uid needs the right
   bool is_qcow2 = false;
+  bool direct = false;  ///< opened past the host's page cache (O_DIRECT)
 
   bool operator==(const FileUse&) const = default;
 };

@@ -12,7 +12,8 @@ using config::Json;
 
 std::string describe(const FileUse& file) {
   std::string text = file.purpose + ": " + base::printable(file.path) + " (" +
-                     to_string(file.access) + ", descriptor " + std::to_string(file.fd) + ")";
+                     to_string(file.access) + (file.direct ? ", past the page cache" : "") +
+                     ", descriptor " + std::to_string(file.fd) + ")";
   switch (file.create) {
     case FileUse::Create::never:
       break;
@@ -132,6 +133,7 @@ Json to_json(const Plan& plan) {
                      {"access", to_string(file.access)},
                      {"create", to_string(file.create)},
                      {"template", file.template_path},
+                     {"direct", file.direct},
                      {"descriptor", file.fd}});
   }
   Json groups = Json::array();

@@ -1,9 +1,12 @@
 #include "launcher/plan/qemu_args.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
+#include <string_view>
 #include <utility>
 
+#include "base/text.hpp"
 #include "launcher/exit_code.hpp"
 
 namespace vmlaunch::launcher::plan {
@@ -20,7 +23,14 @@ constexpr std::size_t kFirstDiskSlot = 4;
 constexpr std::size_t kFirstNicSlot = kFirstDiskSlot + config::kMostDisks;
 constexpr std::size_t kFirstPortSlot = kFirstNicSlot + config::kMostNics;
 constexpr std::size_t kPortsPerSlot = 8;  // a port is a function
-static_assert(kFirstPortSlot + (config::kMostPciDevices - 1) / kPortsPerSlot < 0x1f);
+constexpr std::size_t kSoundSlot = 0x1e;
+static_assert(kFirstPortSlot + (config::kMostPciDevices - 1) / kPortsPerSlot < kSoundSlot);
+
+/// What current Windows guests ask for; an enlightenment may need one before it (QEMU's
+/// docs/system/i386/hyperv.rst). The lock is retried as often as that document advises.
+constexpr std::string_view kEnlightenments =
+    ",hv-relaxed,hv-vapic,hv-spinlocks=0x1fff,hv-vpindex,hv-runtime,hv-synic,hv-time,hv-stimer,"
+    "hv-frequencies,hv-tlbflush,hv-ipi";
 
 class Builder {
  public:
@@ -43,7 +53,10 @@ class Builder {
     network();
     pci_devices();
     serial();
+    video();
     display();
+    audio();
+    clock();
     for (const std::string& argument : spec_.extra_args) {
       add(argument);
     }
@@ -73,7 +86,7 @@ class Builder {
   }
 
   /// For options that open a path on their own.
-  std::string reopened(const char* purpose, const std::string& path) {
+  std::string reopened(const std::string& purpose, const std::string& path) {
     FileUse file{purpose, path};
     file.reopened = true;
     return "/proc/self/fd/" + std::to_string(use(std::move(file)));
@@ -99,11 +112,26 @@ class Builder {
       plan_.warnings.push_back("CPU model \"host\" needs KVM: \"max\" is used instead");
       model.replace(0, std::string("host").size(), "max");
     }
-    add("-cpu", model);
+    add("-cpu", model + hypervisor());
     add("-smp",
         "cpus=" + std::to_string(spec_.cpu.count()) + ",sockets=" +
             std::to_string(spec_.cpu.sockets) + ",cores=" + std::to_string(spec_.cpu.cores) +
             ",threads=" + std::to_string(spec_.cpu.threads));
+  }
+
+  /// How KVM shows itself; in software there is none to show.
+  std::string hypervisor() {
+    const VmSpec::Cpu& cpu = spec_.cpu;
+    if (!kvm_ && (cpu.hide_hypervisor || cpu.hyperv)) {
+      plan_.warnings.emplace_back(
+          "cpu.hide_hypervisor and cpu.hyperv need KVM: the guest is started without them");
+    }
+    std::string options = kvm_ && cpu.hide_hypervisor ? ",kvm=off" : "";
+    if (kvm_ && cpu.hyperv) {
+      options += kEnlightenments;
+      options += cpu.hyperv->vendor_id ? ",hv-vendor-id=" + *cpu.hyperv->vendor_id : "";
+    }
+    return options;
   }
 
   void memory() {
@@ -173,23 +201,68 @@ class Builder {
   }
 
   void disks() {
+    scsi_controller();
     for (std::size_t i = 0; i < spec_.disks.size(); ++i) {
       disk(spec_.disks[i], "disk" + std::to_string(i), i);
     }
   }
 
+  /// One for all, in the slot of its first disk, which needs none itself. QEMU runs a controller
+  /// and all its disks in one thread.
+  void scsi_controller() {
+    const auto first = std::find_if(spec_.disks.begin(), spec_.disks.end(), is_scsi);
+    if (first == spec_.disks.end()) {
+      return;
+    }
+    const auto index = static_cast<std::size_t>(first - spec_.disks.begin());
+    const bool wants_thread = std::any_of(first, spec_.disks.end(), [](const VmSpec::Disk& disk) {
+      return is_scsi(disk) && disk.iothread;
+    });
+    Json controller = device("virtio-scsi-pci", "scsi", kFirstDiskSlot + index);
+    if (wants_thread) {
+      controller["iothread"] = iothread("scsi");
+    }
+    add_json("-device", controller);
+  }
+
+  static bool is_scsi(const VmSpec::Disk& disk) { return disk.bus == config::DiskBus::virtio_scsi; }
+
+  std::string iothread(const std::string& owner) {
+    const std::string id = "iothread-" + owner;
+    add_json("-object", Json{{"qom-type", "iothread"}, {"id", id}});
+    return id;
+  }
+
   void disk(const VmSpec::Disk& disk, const std::string& id, std::size_t index) {
+    image(disk, id, index);
+    Json front = drive(disk, id, index);
+    front["drive"] = id;
+    front["bootindex"] = index + 1;  // 0 is the loader's that -kernel brings along
+    if (disk.cache == config::DiskCache::writethrough) {
+      front["write-cache"] = "off";
+    }
+    if (disk.serial) {
+      front["serial"] = *disk.serial;
+    }
+    add_json("-device", front);
+  }
+
+  /// The host's side of a disk.
+  void image(const VmSpec::Disk& disk, const std::string& id, std::size_t index) {
     FileUse file{"disk " + std::to_string(index),
                  disk.path,
                  disk.readonly ? FileUse::Access::read : FileUse::Access::read_write};
     file.is_qcow2 = disk.format == config::DiskFormat::qcow2;
+    file.direct = disk.cache == config::DiskCache::none;
     const bool is_block = survey_.block_devices.contains(disk.path);
-    add_json("-blockdev",
-             Json{{"driver", is_block ? "host_device" : "file"},
-                  {"filename", fdset(file)},
-                  {"node-name", id + "-file"},
-                  {"read-only", disk.readonly},
-                  {"discard", "unmap"}});
+    Json protocol = {{"driver", is_block ? "host_device" : "file"},
+                     {"filename", fdset(file)},
+                     {"node-name", id + "-file"},
+                     {"read-only", disk.readonly},
+                     {"discard", "unmap"}};
+    if (disk.aio == config::DiskAio::native) {
+      protocol["aio"] = "native";
+    }
     Json format = {{"driver", to_string(disk.format)},
                    {"file", id + "-file"},
                    {"node-name", id},
@@ -198,11 +271,38 @@ class Builder {
     if (file.is_qcow2) {
       format["backing"] = nullptr;  // a guest's own header must not name further files
     }
-    add_json("-blockdev", format);
-    Json front = device("virtio-blk-pci", id + "-device", kFirstDiskSlot + index);
-    front["drive"] = id;
-    front["bootindex"] = index + 1;  // 0 is the loader's that -kernel brings along
-    add_json("-device", front);
+    for (Json* node : {&protocol, &format}) {  // none takes it from another
+      if (file.direct) {
+        (*node)["cache"] = {{"direct", true}};
+      } else if (disk.cache == config::DiskCache::unsafe) {
+        (*node)["cache"] = {{"no-flush", true}};
+      }
+      add_json("-blockdev", *node);
+    }
+  }
+
+  /// The guest's side of it.
+  Json drive(const VmSpec::Disk& disk, const std::string& id, std::size_t index) {
+    const bool is_cdrom = disk.type == config::DiskType::cdrom;
+    const std::string name = id + "-device";
+    switch (disk.bus) {
+      case config::DiskBus::virtio_blk:
+        break;
+      case config::DiskBus::virtio_scsi:
+        return {{"driver", is_cdrom ? "scsi-cd" : "scsi-hd"},
+                {"id", name},
+                {"bus", "scsi.0"},
+                {"scsi-id", index}};
+      case config::DiskBus::sata:
+        return {{"driver", is_cdrom ? "ide-cd" : "ide-hd"},
+                {"id", name},
+                {"bus", "ide." + std::to_string(sata_port_++)}};
+    }
+    Json front = device("virtio-blk-pci", name, kFirstDiskSlot + index);
+    if (disk.iothread) {
+      front["iothread"] = iothread(id);
+    }
+    return front;
   }
 
   void network() {
@@ -258,8 +358,26 @@ class Builder {
         if (slots[i].size() > 1) {
           card["multifunction"] = true;
         }
+        view(slots[i][k], card);
         add_json("-device", card);
       }
+    }
+  }
+
+  void view(const base::PciAddress& address, Json& card) {
+    const auto found = plan_.passthrough.views.find(address);
+    if (found == plan_.passthrough.views.end()) {
+      return;
+    }
+    const VmSpec::PciView& view = found->second;
+    if (view.rom) {
+      card["romfile"] = reopened("ROM of " + base::to_string(address), *view.rom);
+    }
+    if (!view.rombar) {
+      card["rombar"] = 0;
+    }
+    if (view.x_vga) {
+      card["x-vga"] = true;
     }
   }
 
@@ -285,15 +403,81 @@ class Builder {
       return;
     }
     add("-vnc", spec_.display.vnc->address + ":" + std::to_string(spec_.display.vnc->port - 5900));
-    add_json("-device", device("VGA", "screen", kScreenSlot));
     add_json("-device", device("qemu-xhci", "usb", kUsbSlot));
     add_json("-device", Json{{"driver", "usb-tablet"}, {"id", "tablet"}, {"bus", "usb.0"}});
+  }
+
+  void video() {
+    switch (spec_.video) {
+      case config::Video::none:
+        return;
+      case config::Video::vga:
+        return add_json("-device", device("VGA", "screen", kScreenSlot));
+      case config::Video::qxl:
+        return add_json("-device", device("qxl-vga", "screen", kScreenSlot));
+      case config::Video::virtio:
+        return add_json("-device", device("virtio-vga", "screen", kScreenSlot));
+    }
+  }
+
+  void audio() {
+    if (!spec_.audio) {
+      return;
+    }
+    Json backend = {{"id", "audio"}, {"driver", "none"}};
+    if (const auto server = sound_server(*spec_.audio)) {
+      backend["driver"] = "pa";
+      backend["server"] = *server;
+    }
+    add_json("-audiodev", backend);
+    add_json("-device", device("ich9-intel-hda", "sound", kSoundSlot));
+    const bool is_micro = spec_.audio->device == config::AudioDevice::hda_micro;
+    add_json("-device",
+             Json{{"driver", is_micro ? "hda-micro" : "hda-duplex"},
+                  {"id", "codec"},
+                  {"bus", "sound.0"},
+                  {"audiodev", "audio"}});
+  }
+
+  /// QEMU does not start without the server that it is told of. PipeWire listens like PulseAudio,
+  /// for which QEMU has a driver in all versions.
+  std::optional<std::string> sound_server(const VmSpec::Audio& audio) {
+    if (audio.backend == config::AudioBackend::none) {
+      return std::nullopt;
+    }
+    const auto& credentials = plan_.qemu.user.credentials;
+    if (!audio.server && !credentials) {
+      plan_.warnings.emplace_back(
+          "QEMU's user has no sound server: the guest is not heard; name one in audio.server, or a "
+          "user in run_as");
+      return std::nullopt;
+    }
+    const std::string path =
+        audio.server ? *audio.server : survey::sound_socket_of(std::to_string(credentials->uid));
+    if (!survey_.sound_servers.contains(path)) {
+      plan_.warnings.push_back("there is no sound server at " + base::printable(path) +
+                               ": the guest is not heard; type: ls -l " + base::shell_quote(path));
+      return std::nullopt;
+    }
+    if (audio.backend == config::AudioBackend::pipewire) {
+      plan_.warnings.push_back("QEMU speaks to PipeWire as to PulseAudio, at " +
+                               base::printable(path));
+    }
+    return path;
+  }
+
+  /// Windows keeps local time in the clock, and counts its ticks: what it missed is sent later.
+  void clock() {
+    if (spec_.rtc_base == config::RtcBase::localtime) {
+      add("-rtc", "base=localtime,driftfix=slew");
+    }
   }
 
   const VmSpec& spec_;
   const survey::Survey& survey_;
   bool kvm_;
   Plan& plan_;
+  std::size_t sata_port_ = 0;
 };
 
 }  // namespace

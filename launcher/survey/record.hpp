@@ -30,8 +30,8 @@ struct Record {
 /// What look_at_pci and look_at_host read, so that they find the same in the record; whether KVM,
 /// vfio-pci and UEFI builds are there; and what helps to understand a report about devices, though
 /// no plan depends on it: NUMA nodes, driver overrides, power settings. Not the rest of a survey:
-/// cgroups, nodes in /dev/vfio, users, limits. No serial numbers, no MAC addresses. Throws Failure
-/// for a tree that cannot be a kernel's.
+/// cgroups, nodes in /dev/vfio, sound servers, users, limits. No serial numbers, no MAC addresses.
+/// Throws Failure for a tree that cannot be a kernel's.
 [[nodiscard]] Record record(const base::Tree& tree);
 
 /// Writes a record as a tree with relative links, as sysfs has them. The folder is made, or is

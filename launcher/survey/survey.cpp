@@ -48,7 +48,28 @@ void look_at_devices(const base::Tree& tree, Survey& survey) {
   }
 }
 
+/// Where a user's PulseAudio listens, or PipeWire in its place, and where the config says.
+void look_for_sound(const base::Tree& tree, const config::VmSpec::Audio& audio, Survey& survey) {
+  std::vector<std::string> candidates;
+  for (const std::string& uid : tree.list("/run/user")) {
+    candidates.push_back(sound_socket_of(uid));
+  }
+  if (audio.server) {
+    candidates.push_back(*audio.server);
+  }
+  for (const std::string& path : candidates) {
+    const auto node = tree.status(path);
+    if (node ? S_ISSOCK(node->st_mode) : tree.is_hidden(path)) {
+      survey.sound_servers.insert(path);
+    }
+  }
+}
+
 }  // namespace
+
+std::string sound_socket_of(const std::string& uid) {
+  return "/run/user/" + uid + "/pulse/native";
+}
 
 Survey look(const std::string& root, const config::VmSpec& spec, bool privileged) {
   Survey survey;
@@ -56,6 +77,9 @@ Survey look(const std::string& root, const config::VmSpec& spec, bool privileged
   survey.cgroup = find_cgroup_parent(tree, privileged).has_value();
   if (!spec.pci.empty()) {
     look_at_devices(tree, survey);
+  }
+  if (spec.audio) {
+    look_for_sound(tree, *spec.audio, survey);
   }
   survey.kvm = look_at_kvm(tree);
   survey.uefi = find_uefi(tree);

@@ -50,11 +50,15 @@ struct Survey {
   std::optional<Uefi> uefi;
   std::optional<User> run_as;           ///< whom the config's run_as names
   std::set<std::string> block_devices;  ///< those of the config's disks that are block devices
+  std::set<std::string> sound_servers;  ///< sockets that are there, or that the caller may not see
   bool cgroup = false;                  ///< a cgroup for the VM can be made
   Pci pci;                              ///< looked at only for a VM that gets PCI devices
   std::set<unsigned> open_groups;       ///< IOMMU groups whose node the caller may open
   std::uint64_t memlock_limit = 0;      ///< what the caller may let QEMU lock in memory, in bytes
 };
+
+/// Where a user's sound server listens.
+[[nodiscard]] std::string sound_socket_of(const std::string& uid);
 
 /// Throws Failure when run_as names nobody. `privileged`: the run changes the host as root,
 /// whoever looks. Looks below `root`, so that a test can give a tree of

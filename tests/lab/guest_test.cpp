@@ -22,3 +22,19 @@ TEST_CASE("guest: plan prints what a run would do", "[intel][none]") {
   CHECK(program.output().find("accelerator kvm") != std::string::npos);
   CHECK(program.output().find("-accel kvm") != std::string::npos);
 }
+
+TEST_CASE("guest: a hidden KVM is Hyper-V to its guest, if it is called so", "[intel]") {
+  const Folder folder;
+  Json config = guest_config("loglevel=7");
+  config["accel"] = "kvm";
+  config["cpu"]["hide_hypervisor"] = true;
+  config["cpu"]["hyperv"] = {{"vendor_id", "Microsoft Hv"}};
+  Program program(run_of(folder, config));
+  const int code = program.exit_code(Seconds(200));
+  const std::string& said = program.output();
+  INFO(said);
+  CHECK(code == 0);
+  CHECK(said.find("vmlaunch demo guest: goodbye") != std::string::npos);
+  CHECK(said.find("Hypervisor detected: Microsoft Hyper-V") != std::string::npos);
+  CHECK(said.find("Hypervisor detected: KVM") == std::string::npos);
+}

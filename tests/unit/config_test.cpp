@@ -31,20 +31,26 @@ const char* const kEverything = R"({
   "name": "full",
   "machine": "q35",
   "accel": "tcg",
-  "cpu": { "model": "max,-vmx", "sockets": 2, "cores": 3, "threads": 4 },
+  "cpu": { "model": "max,-vmx", "sockets": 2, "cores": 3, "threads": 4,
+           "hide_hypervisor": true, "hyperv": true },
   "memory": { "size": "3072M" },
   "kernel": "boot/vmlinuz",
   "initrd": "boot/../initrd",
   "append": "console=ttyS0 \"a, b\" é",
   "firmware": { "uefi": true, "vars": "vars.fd", "code": "/usr/code.fd", "template": "tpl.fd" },
   "disks": [ { "path": "a, b.qcow2", "format": "qcow2" },
-             { "path": "/dev/sdz", "format": "raw", "readonly": true } ],
+             { "path": "/dev/sdz", "format": "raw", "readonly": true, "bus": "virtio-scsi",
+               "cache": "none", "aio": "native", "iothread": true, "serial": "S 1" },
+             { "path": "install.iso", "type": "cdrom" } ],
   "network": [ { "user": { "forwards": ["2222:22", "udp:0.0.0.0:53:53"] }, "model": "e1000e",
                  "mac": "52:54:00:AB:00:01" },
                { "user": {} } ],
   "pci": [ { "device": "04:00.0", "functions": "all", "expect": "10DE:1b81" },
-           { "device": "10000:e1:00.7", "group": "all" } ],
+           { "device": "10000:e1:00.7", "group": "all", "rom": "../gpu.rom", "x_vga": true } ],
   "display": { "vnc": "127.0.0.1:5901" },
+  "video": "none",
+  "audio": { "backend": "pipewire", "device": "hda-micro", "server": "pulse" },
+  "rtc": { "base": "localtime" },
   "serial": { "file": "serial.log" },
   "qemu": { "binary": "qemu", "extra_args": ["-device", "{\"driver\": \"edu\"}"] },
   "run_as": "qemu_vga",
@@ -57,14 +63,16 @@ TEST_CASE("config: an empty one is a whole VM by defaults", "[config]") {
     "name": "win10",
     "machine": "q35",
     "accel": "auto",
-    "cpu": { "sockets": 1, "cores": 1, "threads": 1 },
+    "cpu": { "sockets": 1, "cores": 1, "threads": 1, "hide_hypervisor": false, "hyperv": false },
     "memory": { "size": "1G" },
     "firmware": { "uefi": false },
     "disks": [],
     "network": [],
     "pci": [],
     "display": "none",
+    "video": "none",
     "serial": "none",
+    "rtc": { "base": "utc" },
     "qemu": { "binary": "/usr/bin/qemu-system-x86_64", "extra_args": [] },
     "stop": { "timeout": "1m" }
   })"));
@@ -75,27 +83,59 @@ TEST_CASE("config: every key arrives, with paths from the config's folder", "[co
     "name": "full",
     "machine": "q35",
     "accel": "tcg",
-    "cpu": { "model": "max,-vmx", "sockets": 2, "cores": 3, "threads": 4 },
+    "cpu": { "model": "max,-vmx", "sockets": 2, "cores": 3, "threads": 4,
+             "hide_hypervisor": true, "hyperv": { "vendor_id": "whatever" } },
     "memory": { "size": "3G" },
     "kernel": "/home/u/vms/boot/vmlinuz",
     "initrd": "/home/u/vms/initrd",
     "append": "console=ttyS0 \"a, b\" é",
     "firmware": { "uefi": true, "vars": "/home/u/vms/vars.fd", "code": "/usr/code.fd",
                   "template": "/home/u/vms/tpl.fd" },
-    "disks": [ { "path": "/home/u/vms/a, b.qcow2", "format": "qcow2", "readonly": false },
-               { "path": "/dev/sdz", "format": "raw", "readonly": true } ],
+    "disks": [ { "path": "/home/u/vms/a, b.qcow2", "format": "qcow2", "readonly": false,
+                 "type": "disk", "bus": "virtio-blk", "cache": "writeback", "aio": "threads",
+                 "iothread": false },
+               { "path": "/dev/sdz", "format": "raw", "readonly": true,
+                 "type": "disk", "bus": "virtio-scsi", "cache": "none", "aio": "native",
+                 "iothread": true, "serial": "S 1" },
+               { "path": "/home/u/vms/install.iso", "format": "raw", "readonly": true,
+                 "type": "cdrom", "bus": "sata", "cache": "writeback", "aio": "threads",
+                 "iothread": false } ],
     "network": [ { "user": { "forwards": ["tcp:127.0.0.1:2222:22", "udp:0.0.0.0:53:53"] },
                    "model": "e1000e", "mac": "52:54:00:ab:00:01" },
                  { "user": { "forwards": [] }, "model": "virtio" } ],
     "pci": [ { "device": "0000:04:00.0", "functions": "all", "group": "listed",
-               "expect": "10de:1b81" },
-             { "device": "10000:e1:00.7", "functions": "listed", "group": "all" } ],
+               "expect": "10de:1b81", "rombar": true, "x_vga": false },
+             { "device": "10000:e1:00.7", "functions": "listed", "group": "all",
+               "rom": "/home/u/gpu.rom", "rombar": true, "x_vga": true } ],
     "display": { "vnc": "127.0.0.1:5901" },
+    "video": "none",
+    "audio": { "backend": "pipewire", "device": "hda-micro", "server": "/home/u/vms/pulse" },
+    "rtc": { "base": "localtime" },
     "serial": { "file": "/home/u/vms/serial.log" },
     "qemu": { "binary": "/home/u/vms/qemu", "extra_args": ["-device", "{\"driver\": \"edu\"}"] },
     "run_as": "qemu_vga",
     "stop": { "timeout": "90s" }
   })"));
+}
+
+TEST_CASE("config: only a hidden hypervisor gets another name by itself", "[config]") {
+  const auto hyperv = [](const std::string& cpu) {
+    return effective(load_text(R"({"cpu": )" + cpu + "}")).at("cpu").at("hyperv");
+  };
+  CHECK(hyperv(R"({"hyperv": true})") == Json(true));
+  CHECK(hyperv(R"({"hyperv": {}})") == Json(true));
+  CHECK(hyperv(R"({"hyperv": {}, "hide_hypervisor": true})") == Json{{"vendor_id", "whatever"}});
+  CHECK(hyperv(R"({"hyperv": {"vendor_id": "mine"}, "hide_hypervisor": true})") ==
+        Json{{"vendor_id", "mine"}});
+  CHECK(hyperv(R"({"hide_hypervisor": true})") == Json(false));
+}
+
+TEST_CASE("config: the screen is VGA's with VNC and none without", "[config]") {
+  CHECK(load_text("{}").video == Video::none);
+  CHECK(load_text(R"({"display": {"vnc": "127.0.0.1:5900"}})").video == Video::vga);
+  CHECK(load_text(R"({"display": {"vnc": "127.0.0.1:5900"}, "video": "none"})").video ==
+        Video::none);
+  CHECK(load_text(R"({"video": "virtio"})").video == Video::virtio);
 }
 
 TEST_CASE("config: the effective config is a config that means the same anywhere", "[config]") {

@@ -28,6 +28,8 @@ survey::Survey host(bool has_kvm) {
   tests::add_laptop(tree);
   survey.pci = survey::look_at_pci(tree.tree());
   survey.uefi = {"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"};
+  survey.block_devices = {"/dev/disk/by-id/nvme-EXAMPLE_SSD_1TB_S000000"};
+  survey.sound_servers = {"/run/user/1000/pulse/native"};
   return survey;
 }
 
@@ -96,7 +98,7 @@ TEST_CASE("config: a config with every key is accepted", "[config]") {
   CHECK(spec.cpu.count() == 8);
   CHECK(spec.linux_boot->initrd == "/vm/initrd.gz");
   CHECK(spec.uefi->vars == "/vm/full_VARS.fd");
-  CHECK(spec.disks.size() == 2);
+  CHECK(spec.disks.size() == 3);
   CHECK(spec.network.size() == 2);
   CHECK(spec.run_as == "alice");
 }
@@ -130,6 +132,22 @@ TEST_CASE("config: every form that a key may have is accepted", "[config]") {
        {R"({ "cores": 255 })", R"({ "sockets": 5, "cores": 17, "threads": 3 })"}) {
     accepts(std::string(R"({ "cpu": )") + value + "}");
   }
+  for (const char* value : {"true", "false", "{}", R"({ "vendor_id": "a b=c{}[]:;~" })"}) {
+    accepts(std::string(R"({ "cpu": { "hyperv": )") + value + "} }");
+  }
+  for (const char* value : {R"("type": "cdrom")",
+                            R"("type": "cdrom", "format": "raw", "readonly": true, "bus": "sata")",
+                            R"("type": "cdrom", "bus": "virtio-scsi", "iothread": true)",
+                            R"("type": "cdrom", "cache": "none", "aio": "native")",
+                            R"("format": "qcow2", "bus": "sata", "iothread": false)"}) {
+    accepts(std::string(R"({ "disks": [{ "path": "a", )") + value + "}] }");
+  }
+  for (const char* value : {"none", "vga", "qxl", "virtio"}) {
+    accepts(std::string(R"({ "video": ")") + value +
+            R"(", "display": { "vnc": "127.0.0.1:5900" } })");
+  }
+  accepts(R"({ "pci": [{ "device": "04:00.0", "x_vga": true, "rombar": false }] })");
+  accepts(R"({ "audio": { "backend": "none" }, "rtc": {} })");
   accepts(R"({ "name": "_aB3.-", "firmware": { "uefi": false } })");
   accepts(R"({ "name": ")" + std::string(64, 'a') + R"(" })");
 }

@@ -170,6 +170,27 @@ TEST_CASE("plan file: a file that QEMU opens again is never a device", "[guardia
         "10: Cannot use the kernel /dev/null: it is not a regular file; type: ls -ld /dev/null");
 }
 
+TEST_CASE("plan file: a disk past the page cache is opened so, and its header still read",
+          "[guardian]") {
+  const tests::Folder folder;
+  FileUse file = disk(folder.write("disk", "header" + std::string(1000, 'x')));
+  file.direct = true;
+  const OpenFile open = open_plan_file(file);
+  CHECK((::fcntl(open.fd.get(), F_GETFL) & O_DIRECT) != 0);
+  CHECK(head_of(open.fd.get()) == "header" + std::string(98, 'x'));
+}
+
+TEST_CASE("plan file: a file system without O_DIRECT is told as the reason", "[guardian]") {
+  FileUse file = disk("/proc/version", Access::read);
+  file.direct = true;
+  const std::string reason =
+      "10: Cannot open the disk 0 /proc/version past the page cache, which \"cache\": \"none\" "
+      "needs: its file system has no O_DIRECT; take another cache, or another place: df -T "
+      "/proc/version";
+  CHECK(open_refusal(file) == reason);
+  CHECK(check_refusal(file) == reason);
+}
+
 TEST_CASE("plan file: want of rights is told apart, with the look that explains it", "[guardian]") {
   if (tests::skipped_without_root()) {
     return;

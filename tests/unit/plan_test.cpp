@@ -12,6 +12,7 @@
 
 #include "base/text.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/pci_tree.hpp"
 #include "tests/unit/child.hpp"
 
 namespace vmlaunch::launcher::plan {
@@ -417,7 +418,8 @@ std::string line(const FileUse& file) {
   return std::to_string(file.fd) + " " + file.purpose + " " + file.path + " (" +
          to_string(file.access) + ", made: " + to_string(file.create) +
          (file.template_path.empty() ? "" : " " + file.template_path) + ")" +
-         (file.reopened ? " reopened" : "") + (file.is_qcow2 ? " qcow2" : "");
+         (file.reopened ? " reopened" : "") + (file.is_qcow2 ? " qcow2" : "") +
+         (file.direct ? " direct" : "");
 }
 
 const char* const kAll = R"({
@@ -491,8 +493,8 @@ TEST_CASE("plan: the whole command of a VM that has everything", "[plan]") {
 -add-fd fd=16,set=16
 -chardev file,id=serial0,append=on,path=/dev/fdset/16
 -serial chardev:serial0
--vnc 127.0.0.1:7
 -device {"addr":"0x2","bus":"pcie.0","driver":"VGA","id":"screen"}
+-vnc 127.0.0.1:7
 -device {"addr":"0x3","bus":"pcie.0","driver":"qemu-xhci","id":"usb"}
 -device {"bus":"usb.0","driver":"usb-tablet","id":"tablet"}
 -rtc base=localtime)";
@@ -502,6 +504,216 @@ TEST_CASE("plan: the whole command of a VM that has everything", "[plan]") {
     command += argument;
   }
   CHECK(command == expected);
+}
+
+TEST_CASE("plan: a hypervisor is hidden and spoken to like Hyper-V only under KVM", "[plan]") {
+  const std::string enlightened =
+      ",hv-relaxed,hv-vapic,hv-spinlocks=0x1fff,hv-vpindex,hv-runtime,hv-synic,hv-time,hv-stimer,"
+      "hv-frequencies,hv-tlbflush,hv-ipi";
+  struct Row {
+    const char* cpu;
+    std::string model;
+  };
+  for (const Row& row : {
+           Row{R"({"hide_hypervisor": true})", "host,kvm=off"},
+           Row{R"({"hyperv": true})", "host" + enlightened},
+           Row{R"({"hyperv": {"vendor_id": "a b"}})", "host" + enlightened + ",hv-vendor-id=a b"},
+           Row{R"({"hyperv": true, "hide_hypervisor": true, "model": "max"})",
+               "max,kvm=off" + enlightened + ",hv-vendor-id=whatever"},
+       }) {
+    INFO(row.cpu);
+    const std::string cpu = std::string(R"("cpu": )") + row.cpu;
+    const Plan kvm = plan_of("{" + cpu + R"(, "accel": "kvm"})");
+    CHECK(value_of(kvm, "-cpu") == row.model);
+    CHECK(kvm.warnings.empty());
+    const Plan tcg = plan_of("{" + cpu + R"(, "accel": "tcg"})");
+    CHECK(value_of(tcg, "-cpu") == "max");
+    CHECK(tcg.warnings ==
+          std::vector<std::string>{
+              "cpu.hide_hypervisor and cpu.hyperv need KVM: the guest is started without them"});
+  }
+}
+
+/// The arguments from the first thread, disk or controller on, a line each.
+std::string disk_arguments(const Plan& plan) {
+  std::string text;
+  const std::vector<std::string>& all = plan.qemu.arguments;
+  const auto from = std::find(all.begin(), all.end(), "-m") + 4;  // -m SIZE -object MEMORY
+  for (auto argument = from; argument != all.end() && *argument != "-display"; argument += 2) {
+    text += *argument + " " + *(argument + 1) + "\n";
+  }
+  return text;
+}
+
+TEST_CASE("plan: each bus of a disk has its device, and virtio-scsi one controller", "[plan]") {
+  const Plan plan = plan_of(R"({"disks": [
+      {"path": "a", "format": "raw", "bus": "sata", "cache": "unsafe"},
+      {"path": "b", "format": "raw", "bus": "virtio-scsi", "serial": "x, \"y\""},
+      {"path": "c", "type": "cdrom"},
+      {"path": "d", "format": "raw", "iothread": true, "cache": "none"},
+      {"path": "e", "type": "cdrom", "bus": "virtio-scsi", "iothread": true},
+      {"path": "f", "format": "raw", "cache": "writethrough"}]})");
+  CHECK(disk_arguments(plan) ==
+        R"(-object {"id":"iothread-scsi","qom-type":"iothread"}
+-device {"addr":"0x5","bus":"pcie.0","driver":"virtio-scsi-pci","id":"scsi","iothread":"iothread-scsi"}
+-add-fd fd=10,set=10
+-blockdev {"cache":{"no-flush":true},"discard":"unmap","driver":"file","filename":"/dev/fdset/10","node-name":"disk0-file","read-only":false}
+-blockdev {"cache":{"no-flush":true},"discard":"unmap","driver":"raw","file":"disk0-file","node-name":"disk0","read-only":false}
+-device {"bootindex":1,"bus":"ide.0","drive":"disk0","driver":"ide-hd","id":"disk0-device"}
+-add-fd fd=11,set=11
+-blockdev {"discard":"unmap","driver":"file","filename":"/dev/fdset/11","node-name":"disk1-file","read-only":false}
+-blockdev {"discard":"unmap","driver":"raw","file":"disk1-file","node-name":"disk1","read-only":false}
+-device {"bootindex":2,"bus":"scsi.0","drive":"disk1","driver":"scsi-hd","id":"disk1-device","scsi-id":1,"serial":"x, \"y\""}
+-add-fd fd=12,set=12
+-blockdev {"discard":"unmap","driver":"file","filename":"/dev/fdset/12","node-name":"disk2-file","read-only":true}
+-blockdev {"discard":"unmap","driver":"raw","file":"disk2-file","node-name":"disk2","read-only":true}
+-device {"bootindex":3,"bus":"ide.1","drive":"disk2","driver":"ide-cd","id":"disk2-device"}
+-add-fd fd=13,set=13
+-blockdev {"cache":{"direct":true},"discard":"unmap","driver":"file","filename":"/dev/fdset/13","node-name":"disk3-file","read-only":false}
+-blockdev {"cache":{"direct":true},"discard":"unmap","driver":"raw","file":"disk3-file","node-name":"disk3","read-only":false}
+-object {"id":"iothread-disk3","qom-type":"iothread"}
+-device {"addr":"0x7","bootindex":4,"bus":"pcie.0","drive":"disk3","driver":"virtio-blk-pci","id":"disk3-device","iothread":"iothread-disk3"}
+-add-fd fd=14,set=14
+-blockdev {"discard":"unmap","driver":"file","filename":"/dev/fdset/14","node-name":"disk4-file","read-only":true}
+-blockdev {"discard":"unmap","driver":"raw","file":"disk4-file","node-name":"disk4","read-only":true}
+-device {"bootindex":5,"bus":"scsi.0","drive":"disk4","driver":"scsi-cd","id":"disk4-device","scsi-id":4}
+-add-fd fd=15,set=15
+-blockdev {"discard":"unmap","driver":"file","filename":"/dev/fdset/15","node-name":"disk5-file","read-only":false}
+-blockdev {"discard":"unmap","driver":"raw","file":"disk5-file","node-name":"disk5","read-only":false}
+-device {"addr":"0x9","bootindex":6,"bus":"pcie.0","drive":"disk5","driver":"virtio-blk-pci","id":"disk5-device","write-cache":"off"}
+)");
+  std::vector<bool> direct;
+  for (const FileUse& file : plan.files) {
+    direct.push_back(file.direct);
+  }
+  CHECK(direct == std::vector<bool>{false, false, false, true, false, false});
+}
+
+TEST_CASE("plan: native AIO stands at the node that opens the file", "[plan]") {
+  const Plan plan =
+      plan_of(R"({"disks": [{"path": "a", "format": "qcow2", "cache": "none", "aio": "native"}]})");
+  CHECK(values_of(plan, "-blockdev") ==
+        std::vector<std::string>{
+            R"({"aio":"native","cache":{"direct":true},"discard":"unmap","driver":"file",)"
+            R"("filename":"/dev/fdset/10","node-name":"disk0-file","read-only":false})",
+            R"({"backing":null,"cache":{"direct":true},"discard":"unmap","driver":"qcow2",)"
+            R"("file":"disk0-file","node-name":"disk0","read-only":false})"});
+}
+
+TEST_CASE("plan: the guest's graphics card is the config's, with VNC or without", "[plan]") {
+  struct Row {
+    const char* config;
+    const char* driver;
+  };
+  for (const Row& row : {Row{R"({"video": "vga"})", "VGA"},
+                         Row{R"({"video": "qxl"})", "qxl-vga"},
+                         Row{R"({"video": "virtio"})", "virtio-vga"},
+                         Row{R"({"video": "none"})", ""}}) {
+    INFO(row.config);
+    for (const bool vnc : {false, true}) {
+      Json config = Json::parse(row.config);
+      if (vnc) {
+        config["display"] = {{"vnc", "127.0.0.1:5900"}};
+      }
+      std::string driver;
+      for (const std::string& value : values_of(plan_of(config.dump()), "-device")) {
+        const Json device = Json::parse(value);
+        driver += device.at("id") == "screen" ? device.at("driver").get<std::string>() : "";
+      }
+      CHECK(driver == row.driver);
+    }
+  }
+}
+
+TEST_CASE("plan: the guest is heard where a sound server is, and told where not", "[plan]") {
+  const std::string annas = "/run/user/1000/pulse/native";
+  const std::string none = R"({"driver":"none","id":"audio"})";
+  const auto pa = [](const std::string& path) {
+    return R"({"driver":"pa","id":"audio","server":")" + path + "\"}";
+  };
+  const auto no_server = [](const std::string& path) {
+    return "there is no sound server at " + path + ": the guest is not heard; type: ls -l " + path;
+  };
+  survey::Survey survey = host();
+  survey.sound_servers = {annas, "/vms/socket"};
+  struct Row {
+    const char* audio;
+    const Identity& identity;
+    std::string backend;
+    std::string warning;
+  };
+  for (const Row& row : {
+           Row{R"({"backend": "none"})", kPlain, none, ""},
+           Row{R"({"backend": "pa"})", kPlain, pa(annas), ""},
+           Row{R"({"backend": "pa"})", kSudo, pa(annas), ""},
+           Row{R"({"backend": "pa", "server": "socket"})", kPureRoot, pa("/vms/socket"), ""},
+           Row{R"({"backend": "pa", "server": "other"})", kPlain, none, no_server("/vms/other")},
+           Row{R"({"backend": "pa"})",
+               kPureRoot,
+               none,
+               "QEMU's user has no sound server: the guest is not heard; name one in audio.server, "
+               "or a user in run_as"},
+           Row{R"({"backend": "pipewire"})",
+               kPlain,
+               pa(annas),
+               "QEMU speaks to PipeWire as to PulseAudio, at " + annas},
+       }) {
+    INFO(row.audio);
+    const Plan plan = plan_of(std::string(R"({"audio": )") + row.audio + "}", survey, row.identity);
+    CHECK(value_of(plan, "-audiodev") == row.backend);
+    CHECK(base::join(plan.warnings, "\n") == row.warning);
+  }
+  const Plan plan = plan_of(R"({"audio": {"backend": "none", "device": "hda-micro"}})");
+  CHECK(values_of(plan, "-device") ==
+        std::vector<std::string>{
+            R"({"addr":"0x1e","bus":"pcie.0","driver":"ich9-intel-hda","id":"sound"})",
+            R"({"audiodev":"audio","bus":"sound.0","driver":"hda-micro","id":"codec"})"});
+}
+
+TEST_CASE("plan: a clock with local time catches up with what the guest missed", "[plan]") {
+  CHECK(value_of(plan_of(R"({"rtc": {"base": "localtime"}})"), "-rtc") ==
+        "base=localtime,driftfix=slew");
+  CHECK(values_of(plan_of(R"({"rtc": {"base": "utc"}})"), "-rtc").empty());
+}
+
+TEST_CASE("plan: ROM and VGA's addresses are the listed function's alone", "[plan]") {
+  survey::Survey survey = host();
+  tests::PciTree tree;
+  tests::add_laptop(tree);
+  survey.pci = survey::look_at_pci(tree.tree());
+  const Plan plan = plan_of(
+      R"({"pci": [{"device": "01:00.0", "functions": "all", "rom": "a, b.rom", "x_vga": true}]})",
+      survey,
+      kSudo);
+  const std::vector<std::string> devices = values_of(plan, "-device");
+  REQUIRE(devices.size() == 3);
+  const Json card = Json::parse(devices[1]);
+  CHECK(card.at("host") == "0000:01:00.0");
+  CHECK(card.at("romfile") == "/proc/self/fd/10");
+  CHECK(card.at("x-vga") == true);
+  CHECK_FALSE(card.contains("rombar"));
+  const Json sound = Json::parse(devices[2]);
+  CHECK(sound.at("host") == "0000:01:00.1");
+  CHECK_FALSE(sound.contains("romfile"));
+  CHECK_FALSE(sound.contains("x-vga"));
+  CHECK(line(plan.files.at(0)) ==
+        "10 ROM of 0000:01:00.0 /vms/a, b.rom (read only, made: never) reopened");
+  const Plan barred =
+      plan_of(R"({"pci": [{"device": "01:00.0", "rombar": false}]})", survey, kSudo);
+  CHECK(Json::parse(values_of(barred, "-device").at(1)).at("rombar") == 0);
+}
+
+TEST_CASE("plan: VGA's addresses are for a VGA card only", "[plan]") {
+  survey::Survey survey = host();
+  tests::PciTree tree;
+  tests::add_laptop(tree);
+  survey.pci = survey::look_at_pci(tree.tree());
+  CHECK(tests::refusal([&] {
+          static_cast<void>(
+              plan_of(R"({"pci": [{"device": "01:00.1", "x_vga": true}]})", survey, kSudo));
+        }) ==
+        "10: Cannot give 0000:01:00.1 to the guest with x_vga: it is no VGA card; type: vmlaunch "
+        "host");
 }
 
 TEST_CASE("plan: a serial port on the terminal gets a socket, never the terminal", "[plan]") {

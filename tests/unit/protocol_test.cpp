@@ -30,7 +30,9 @@ Seal rich_seal() {
        FileUse::Create::from_template,
        "/t é",
        11,
-       false},
+       false,
+       false,
+       true},
       {"serial log", "/s", FileUse::Access::append, FileUse::Create::empty, "", 255, false}};
   const base::PciAddress device{0, 4, 0, 1};
   seal.plan.steps = {steps::make_cgroup("win10"),
@@ -285,7 +287,7 @@ TEST_CASE("protocol: a plan that lacks any field is refused", "[guardian]") {
     CHECK(complaint(json) == "\"" + key + "\" is missing");
     ++fields;
   });
-  CHECK(fields == 9 + (2 + 1 + 2 + 3 + 3 + 2) + 3 * 7 + 7 + 5);
+  CHECK(fields == 9 + (2 + 1 + 2 + 3 + 3 + 2) + 3 * 8 + 7 + 5);
 }
 
 TEST_CASE("protocol: a plan with a field too many anywhere is refused", "[guardian]") {
