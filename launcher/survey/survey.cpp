@@ -11,20 +11,6 @@ namespace vmlaunch::launcher::survey {
 
 namespace {
 
-Kvm look_at_kvm(const base::Tree& tree) {
-  Kvm kvm;
-  if (const auto node = tree.status("/dev/kvm")) {
-    kvm.node = true;
-    kvm.uid = node->st_uid;
-    kvm.gid = node->st_gid;
-    kvm.mode = node->st_mode & 0777U;
-    kvm.usable_by_caller = ::access(tree.path_of("/dev/kvm").c_str(), R_OK | W_OK) == 0;
-  }
-  kvm.vendor_module = tree.exists("/sys/module/kvm_intel") || tree.exists("/sys/module/kvm_amd");
-  kvm.pvm_module = tree.exists("/sys/module/kvm_pvm");
-  return kvm;
-}
-
 std::optional<Uefi> find_uefi(const base::Tree& tree) {
   for (const auto& [code, vars] : kUefiBuilds) {
     if (tree.exists(code) && tree.exists(vars)) {
@@ -49,6 +35,20 @@ void look_at_devices(const base::Tree& tree, Survey& survey) {
 }
 
 }  // namespace
+
+Kvm look_at_kvm(const base::Tree& tree) {
+  Kvm kvm;
+  if (const auto node = tree.status("/dev/kvm")) {
+    kvm.node = true;
+    kvm.uid = node->st_uid;
+    kvm.gid = node->st_gid;
+    kvm.mode = node->st_mode & 0777U;
+    kvm.usable_by_caller = ::access(tree.path_of("/dev/kvm").c_str(), R_OK | W_OK) == 0;
+  }
+  kvm.vendor_module = tree.exists("/sys/module/kvm_intel") || tree.exists("/sys/module/kvm_amd");
+  kvm.pvm_module = tree.exists("/sys/module/kvm_pvm");
+  return kvm;
+}
 
 Survey look(const std::string& root, const config::VmSpec& spec, bool privileged) {
   Survey survey;
