@@ -280,7 +280,7 @@ std::string describe(const std::map<std::string, std::string>& parameters) {
 
 std::string describe(const Cgroup& cgroup) {
   if (!cgroup.usable) {
-    return base::join(cgroup.controllers, " ") + "; none can be made by the caller";
+    return base::join(cgroup.controllers, " ") + "; the caller can make no cgroup";
   }
   return cgroup.usable == cgroup.controllers
              ? base::join(cgroup.controllers, " ")
