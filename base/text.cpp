@@ -51,6 +51,15 @@ std::size_t shown_length(std::string_view text) {
 
 }  // namespace
 
+std::string hex(std::uint64_t value, std::size_t digits) {
+  static constexpr std::string_view kDigits = "0123456789abcdef";
+  std::string text(digits, '0');
+  for (auto digit = text.rbegin(); digit != text.rend(); ++digit, value >>= 4U) {
+    *digit = kDigits[value & 0xfU];
+  }
+  return text;
+}
+
 std::string printable(std::string_view text) {
   static constexpr std::string_view kHex = "0123456789abcdef";
   std::string shown;

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <charconv>
+#include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -24,6 +26,9 @@ std::optional<Unsigned> parse_number(std::string_view text, int radix = 10) {
 [[nodiscard]] std::vector<std::string> split(std::string_view text, char separator);
 
 [[nodiscard]] std::string join(const std::vector<std::string>& pieces, std::string_view separator);
+
+/// The lowest `digits` hexadecimal digits, without "0x".
+[[nodiscard]] std::string hex(std::uint64_t value, std::size_t digits);
 
 /// A copy in which control characters are shown as \xHH, so that no input can write to a terminal.
 [[nodiscard]] std::string printable(std::string_view text);

@@ -61,7 +61,8 @@ ExitCode print_host(const HostOptions& options, const std::optional<std::string>
     const bool is_sudo = !as && identity.privileged && identity.invoker;
     return record_host(tree, options.record, is_sudo ? std::optional(identity.user) : std::nullopt);
   }
-  const survey::Pci host = survey::look_at_pci(tree);
+  survey::Reader reader(tree);
+  const survey::Host host = survey::look_at_host(reader);
   const survey::PciNames names;
   if (options.json) {
     std::cout
@@ -80,7 +81,7 @@ ExitCode print_host(const HostOptions& options, const std::optional<std::string>
 
 void add_host(CLI::App& app, Choice& choice) {
   CLI::App* verb = app.add_subcommand(
-      "host", "Tell which PCI devices there are, in which IOMMU groups; change nothing");
+      "host", "Tell what the host has for guests: devices, CPUs, memory, kernel; change nothing");
   auto options = std::make_shared<HostOptions>();
   CLI::Option* json = verb->add_flag("--json", options->json, "For programs");
   verb->add_option("--record", options->record, "Store what was seen as a tree of files")

@@ -9,10 +9,13 @@ namespace vmlaunch::launcher::survey {
 
 namespace {
 
+constexpr const char* kMounts = "/proc/self/mountinfo";
+constexpr const char* kOwn = "/proc/self/cgroup";
+
 /// Where cgroup2 is mounted for writing (proc(5), /proc/[pid]/mountinfo: the fields before " - "
 /// are six and more, the fifth the mount point, the sixth its options).
 std::optional<std::string> find_mount(const base::Tree& tree) {
-  const std::string mounts = tree.read("/proc/self/mountinfo").value_or("");
+  const std::string mounts = tree.read(kMounts).value_or("");
   for (const std::string& line : base::split(mounts, '\n')) {
     const std::vector<std::string> fields = base::split(line, ' ');
     if (line.find(" - cgroup2 ") != std::string::npos && fields.size() > 6 &&
@@ -25,7 +28,7 @@ std::optional<std::string> find_mount(const base::Tree& tree) {
 
 /// The caller's cgroup: the line "0::/path" of /proc/self/cgroup.
 std::string own_path(const base::Tree& tree) {
-  const std::string groups = tree.read("/proc/self/cgroup").value_or("");
+  const std::string groups = tree.read(kOwn).value_or("");
   for (const std::string& line : base::split(groups, '\n')) {
     if (line.starts_with("0::/")) {
       return line.size() == 4 ? "" : line.substr(3);
@@ -52,6 +55,25 @@ std::optional<std::string> find_cgroup_parent(const base::Tree& tree, bool privi
     }
   }
   return parent;
+}
+
+std::optional<Cgroup> look_at_cgroup(Reader& reader, bool privileged) {
+  const auto mount = find_mount(reader.tree());
+  if (!mount) {
+    return std::nullopt;
+  }
+  reader.keep(kMounts, "0 0 0:0 / " + *mount + " rw - cgroup2 cgroup2 rw");
+  const std::string name = "/cgroup.controllers";
+  Cgroup cgroup{reader.words(*mount + name), std::nullopt};
+  if (const auto parent = find_cgroup_parent(reader.tree(), privileged)) {
+    const std::string shown = *parent == *mount ? "" : "/caller";
+    const std::string usable = reader.tree().read(*parent + name).value_or("");
+    cgroup.usable = words_of(usable);
+    reader.keep(kOwn, "0::/" + (shown.empty() ? shown : shown.substr(1)));
+    reader.keep(*mount + shown + name, usable);
+    reader.keep(*mount + shown + "/cgroup.procs", "");
+  }
+  return cgroup;
 }
 
 }  // namespace vmlaunch::launcher::survey

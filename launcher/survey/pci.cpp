@@ -33,11 +33,6 @@ constexpr std::array kBridgesWithBuses = {0x0604U, 0x0607U, 0x0609U};
                     "; type: ls -ld " + base::shell_quote(tree.path_of(path)));
 }
 
-std::string quoted(std::string_view found) {
-  constexpr std::size_t kShown = 80;
-  return "\"" + printable(found.substr(0, kShown)) + (found.size() > kShown ? "…\"" : "\"");
-}
-
 std::optional<unsigned> parse_group(const std::string& name) {
   const auto number = base::parse_number<unsigned>(name);
   return number && std::to_string(*number) == name ? number : std::nullopt;
@@ -78,6 +73,11 @@ class Look {
     function.reset_methods = reset_methods();
     function.boot_vga = boot_vga();
     function.is_virtual = tree_.link_name(folder_ + "/physfn").has_value();
+    function.physical = physical();
+    function.virtual_total = count("sriov_totalvfs");
+    function.virtual_count = count("sriov_numvfs");
+    function.numa_node = numa_node();
+    function.bars = bars();
     hidden.insert(hidden.end(), hidden_.begin(), hidden_.end());
     return complete ? std::optional(function) : std::nullopt;
   }
@@ -208,6 +208,49 @@ class Look {
     return text == "1";
   }
 
+  std::optional<PciAddress> physical() {
+    const std::optional<std::string> real = target("physfn");
+    return real ? parse_kernel_address(real->substr(real->rfind('/') + 1)) : std::nullopt;
+  }
+
+  unsigned count(const std::string& name) {
+    const std::string text = attribute(name).value_or("0");
+    const auto number = base::parse_number<unsigned>(text);
+    if (!number) {
+      refuse(tree_, link_ + "/" + name, "expected a number, found " + quoted(text));
+    }
+    return *number;
+  }
+
+  std::optional<unsigned> numa_node() {
+    const std::string text = attribute("numa_node").value_or("-1");
+    const auto number = base::parse_number<unsigned>(text);
+    if (!number && text != "-1") {
+      refuse(tree_, link_ + "/numa_node", "expected a node's number or -1, found " + quoted(text));
+    }
+    return number;
+  }
+
+  std::vector<Bar> bars() {
+    const std::string text = attribute("resource").value_or("");
+    std::optional<std::vector<Bar>> bars = parse_bars(text);
+    if (!bars) {
+      refuse(tree_,
+             link_ + "/resource",
+             "expected lines of start, end and flags, found " + quoted(text));
+    }
+    for (Bar& bar : *bars) {
+      const std::string name = "resource" + std::to_string(bar.number) + "_resize";
+      const std::string sizes = attribute(name).value_or("0");
+      const auto mask = base::parse_number<std::uint64_t>(sizes, 16);
+      if (!mask) {
+        refuse(tree_, link_ + "/" + name, "expected a hexadecimal mask, found " + quoted(sizes));
+      }
+      bar.sizes = sizes_of(*mask);
+    }
+    return *bars;
+  }
+
   const Tree& tree_;
   std::string link_;    ///< in the list of devices
   std::string folder_;  ///< where it leads
@@ -247,16 +290,6 @@ bool has_iommu(const Tree& tree) {
     found = found || tree.read(path + "/name") != "vfio-noiommu";
   }
   return found;
-}
-
-std::string find_cpu_vendor(const Tree& tree) {
-  for (const std::string& line : base::split(tree.read("/proc/cpuinfo").value_or(""), '\n')) {
-    const std::size_t colon = line.find(": ");
-    if (line.starts_with("vendor_id") && colon != std::string::npos) {
-      return line.substr(colon + 2);
-    }
-  }
-  return "";
 }
 
 }  // namespace
@@ -308,25 +341,18 @@ std::vector<std::string> Pci::iommu_advice() const {
   if (has_iommu() != false) {
     return {};
   }
-  std::vector<std::string> lines;
-  const bool is_intel = cpu_vendor == "GenuineIntel";
-  const bool is_amd = cpu_vendor == "AuthenticAMD" || cpu_vendor == "HygonGenuine";
-  if (!is_amd) {
-    lines.emplace_back(
-        "Intel: turn on VT-d in the firmware's setup, and add intel_iommu=on iommu=pt to the "
-        "kernel's command line");
-  }
-  if (!is_intel) {
-    lines.emplace_back(
-        "AMD: turn on AMD-Vi (also called IOMMU) in the firmware's setup, and add iommu=pt to the "
-        "kernel's command line; amd_iommu=off must not be there");
-  }
-  return lines;
+  return iommu_setup.advice();
 }
 
 Pci look_at_pci(const Tree& tree) {
+  Reader reader(tree);
+  return look_at_pci(reader);
+}
+
+Pci look_at_pci(Reader& reader) {
+  const Tree& tree = reader.tree();
   Pci pci;
-  pci.cpu_vendor = find_cpu_vendor(tree);
+  pci.iommu_setup = look_at_iommu_setup(reader);
   for (const char* folder : {kDevices, kGroups}) {
     if (tree.is_hidden(folder)) {
       pci.unseen.push_back(std::string(folder) + ": Permission denied");

@@ -8,6 +8,8 @@
 
 #include "base/pci_address.hpp"
 #include "base/tree.hpp"
+#include "launcher/survey/bar.hpp"
+#include "launcher/survey/iommu.hpp"
 
 namespace vmlaunch::launcher::survey {
 
@@ -26,6 +28,11 @@ struct PciFunction {
   bool boot_vga = false;                   ///< the firmware's screen
   bool is_virtual = false;  ///< an SR-IOV function: a device of its own, whatever its
                             ///< address says
+  std::optional<base::PciAddress> physical;  ///< of a virtual one: whose it is, if that is seen
+  unsigned virtual_total = 0;                ///< virtual functions that it can have
+  unsigned virtual_count = 0;                ///< those that it has
+  std::optional<unsigned> numa_node;         ///< nothing: near all, or the firmware does not say
+  std::vector<Bar> bars;
 
   bool operator==(const PciFunction&) const = default;
 
@@ -40,7 +47,7 @@ struct PciFunction {
 struct Pci {
   std::vector<PciFunction> functions;  ///< by address; without those of which too much is unseen
   bool iommu = false;                  ///< there are IOMMU groups, other than vfio's "noiommu" ones
-  std::string cpu_vendor;              ///< "GenuineIntel", "AuthenticAMD"; "" if it is not said
+  IommuSetup iommu_setup;
   /// What could not be seen, and why; empty for who may see all. Linux hides nothing of this from
   /// users, but some distributions close /sys to them.
   std::vector<std::string> unseen;
@@ -52,7 +59,7 @@ struct Pci {
 
   /// Nothing: it cannot be told from what was seen.
   [[nodiscard]] std::optional<bool> has_iommu() const;
-  /// What to do where the IOMMU is off, a line for each maker of CPUs that it could be.
+  /// What to do if the IOMMU is off; nothing where it is not.
   [[nodiscard]] std::vector<std::string> iommu_advice() const;
 };
 
@@ -63,5 +70,6 @@ struct Pci {
 /// kernel's: names that are no addresses, links that lead elsewhere. A function that vanishes
 /// meanwhile is left out.
 [[nodiscard]] Pci look_at_pci(const base::Tree& tree);
+[[nodiscard]] Pci look_at_pci(Reader& reader);
 
 }  // namespace vmlaunch::launcher::survey

@@ -4,14 +4,17 @@
 
 #include <nlohmann/json.hpp>
 
-#include "launcher/survey/pci.hpp"
+#include "launcher/survey/host.hpp"
 #include "launcher/survey/pci_names.hpp"
 
 namespace vmlaunch::launcher::survey {
 
-/// What `vmlaunch host` tells of a host, to choose devices by. The text ends with a newline, and
-/// can be written to a terminal whatever the host calls itself.
-[[nodiscard]] std::string to_text(const Pci& host, const PciNames& names);
-[[nodiscard]] nlohmann::json to_json(const Pci& host, const PciNames& names);
+/// What `vmlaunch host` tells of a host, to choose devices, CPUs and memory by. The text ends with
+/// a newline, and can be written to a terminal whatever the host calls itself.
+[[nodiscard]] std::string to_text(const Host& host, const PciNames& names);
+[[nodiscard]] nlohmann::json to_json(const Host& host, const PciNames& names);
+
+/// How people give amounts of memory: "31.2G", "512M"; rounded.
+[[nodiscard]] std::string about(base::ByteSize size);
 
 }  // namespace vmlaunch::launcher::survey

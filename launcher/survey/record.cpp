@@ -13,8 +13,7 @@
 #include "base/file.hpp"
 #include "base/text.hpp"
 #include "launcher/exit_code.hpp"
-#include "launcher/survey/pci.hpp"
-#include "launcher/survey/survey.hpp"
+#include "launcher/survey/host.hpp"
 
 namespace vmlaunch::launcher::survey {
 
@@ -27,25 +26,18 @@ constexpr const char* kGroups = "/sys/kernel/iommu_groups";
 
 /// Only whether they are there counts.
 constexpr std::array kFolders = {
-    "/sys/module/kvm_intel",
-    "/sys/module/kvm_amd",
-    "/sys/module/kvm_pvm",
-    "/sys/module/vfio_pci",
     "/sys/bus/pci/drivers/vfio-pci",
     kDevices,
     kGroups,
 };
 
 constexpr std::array kAttributes = {
-    "vendor",
-    "device",
-    "class",
-    "revision",
-    "reset_method",
-    "boot_vga",
-    "numa_node",
-    "d3cold_allowed",
-    "driver_override",
+    "vendor",           "device",           "class",
+    "revision",         "reset_method",     "boot_vga",
+    "numa_node",        "resource",         "resource0_resize",
+    "resource1_resize", "resource2_resize", "resource3_resize",
+    "resource4_resize", "resource5_resize", "sriov_totalvfs",
+    "sriov_numvfs",     "d3cold_allowed",   "driver_override",
     "power/control",
 };
 
@@ -56,7 +48,8 @@ class Recorder {
   explicit Recorder(const Tree& tree) : tree_(tree) {}
 
   Record take() {
-    Pci pci = look_at_pci(tree_);
+    Reader reader(tree_);
+    Host host = look_at_host(reader);
     for (const char* folder : kFolders) {
       if (tree_.exists(folder)) {
         entries_.push_back({Entry::Kind::folder, folder, "", 0755});
@@ -67,14 +60,16 @@ class Recorder {
       add_presence(code);
       add_presence(vars);
     }
-    add_cpu();
+    for (const auto& [path, content] : reader.kept()) {
+      add_kept(path, content);
+    }
     for (const std::string& group : tree_.list(kGroups)) {
       add_group(std::string(kGroups) + "/" + group);
     }
-    for (const PciFunction& function : pci.functions) {
+    for (const PciFunction& function : host.pci.functions) {
       add_function(function);
     }
-    return {std::move(entries_), functions_, std::move(pci.unseen)};
+    return {std::move(entries_), functions_, std::move(host.unseen)};
   }
 
  private:
@@ -86,7 +81,7 @@ class Recorder {
 
   void add_attribute(const std::string& path) {
     if (const auto text = tree_.read(path)) {
-      entries_.push_back({Entry::Kind::file, path, text->empty() ? "" : *text + "\n"});
+      add_kept(path, text);
     }
   }
 
@@ -96,12 +91,11 @@ class Recorder {
         {Entry::Kind::link, path, std::filesystem::path(target).lexically_relative(folder)});
   }
 
-  void add_cpu() {
-    for (const std::string& line : base::split(tree_.read("/proc/cpuinfo").value_or(""), '\n')) {
-      if (line.starts_with("vendor_id")) {
-        entries_.push_back({Entry::Kind::file, "/proc/cpuinfo", line + "\n"});
-        return;
-      }
+  void add_kept(const std::string& path, const std::optional<std::string>& content) {
+    if (content) {
+      entries_.push_back({Entry::Kind::file, path, content->empty() ? "" : *content + "\n"});
+    } else {
+      entries_.push_back({Entry::Kind::folder, path, "", 0755});
     }
   }
 

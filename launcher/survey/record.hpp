@@ -24,13 +24,13 @@ struct Entry {
 struct Record {
   std::vector<Entry> entries;
   std::size_t functions = 0;        ///< PCI functions in it
-  std::vector<std::string> unseen;  ///< what is not in it, and why, as in Pci
+  std::vector<std::string> unseen;  ///< what is not in it, and why, as in Host
 };
 
-/// What look_at_pci and look_at_host read, so that they find the same in the record; whether KVM,
-/// vfio-pci and UEFI builds are there; and what helps to understand a report about devices, though
-/// no plan depends on it: NUMA nodes, driver overrides, power settings. Not the rest of a survey:
-/// cgroups, nodes in /dev/vfio, sound servers, users, limits. No serial numbers, no MAC addresses.
+/// What look_at_host reads, so that it finds the same in the record; whether vfio-pci and UEFI
+/// builds are there; and what helps to understand a report about devices, though no plan depends on
+/// it: driver overrides, power settings. Not the rest of a survey: nodes in /dev/vfio, sound
+/// servers, users, limits. No serial numbers, no MAC addresses, no name of a disk or a person.
 /// Throws Failure for a tree that cannot be a kernel's.
 [[nodiscard]] Record record(const base::Tree& tree);
 

@@ -11,20 +11,6 @@ namespace vmlaunch::launcher::survey {
 
 namespace {
 
-Kvm look_at_kvm(const base::Tree& tree) {
-  Kvm kvm;
-  if (const auto node = tree.status("/dev/kvm")) {
-    kvm.node = true;
-    kvm.uid = node->st_uid;
-    kvm.gid = node->st_gid;
-    kvm.mode = node->st_mode & 0777U;
-    kvm.usable_by_caller = ::access(tree.path_of("/dev/kvm").c_str(), R_OK | W_OK) == 0;
-  }
-  kvm.vendor_module = tree.exists("/sys/module/kvm_intel") || tree.exists("/sys/module/kvm_amd");
-  kvm.pvm_module = tree.exists("/sys/module/kvm_pvm");
-  return kvm;
-}
-
 std::optional<Uefi> find_uefi(const base::Tree& tree) {
   for (const auto& [code, vars] : kUefiBuilds) {
     if (tree.exists(code) && tree.exists(vars)) {
@@ -69,6 +55,20 @@ void look_for_sound(const base::Tree& tree, const config::VmSpec::Audio& audio, 
 
 std::string sound_socket_of(const std::string& uid) {
   return "/run/user/" + uid + "/pulse/native";
+}
+
+Kvm look_at_kvm(const base::Tree& tree) {
+  Kvm kvm;
+  if (const auto node = tree.status("/dev/kvm")) {
+    kvm.node = true;
+    kvm.uid = node->st_uid;
+    kvm.gid = node->st_gid;
+    kvm.mode = node->st_mode & 0777U;
+    kvm.usable_by_caller = ::access(tree.path_of("/dev/kvm").c_str(), R_OK | W_OK) == 0;
+  }
+  kvm.vendor_module = tree.exists("/sys/module/kvm_intel") || tree.exists("/sys/module/kvm_amd");
+  kvm.pvm_module = tree.exists("/sys/module/kvm_pvm");
+  return kvm;
 }
 
 Survey look(const std::string& root, const config::VmSpec& spec, bool privileged) {

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/tree.hpp"
 #include "launcher/config/vm_spec.hpp"
 #include "launcher/identity.hpp"
 #include "launcher/survey/pci.hpp"
@@ -27,6 +28,8 @@ struct Kvm {
 
   bool operator==(const Kvm&) const = default;
 };
+
+[[nodiscard]] Kvm look_at_kvm(const base::Tree& tree);
 
 /// A UEFI build: the code, and the template that a VM's variables start from.
 struct Uefi {

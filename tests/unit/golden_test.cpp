@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "launcher/plan/plan.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/hosts.hpp"
 #include "tests/support/pci_tree.hpp"
 
 namespace vmlaunch::launcher {
@@ -16,7 +18,11 @@ constexpr gid_t kKvmGroup = 104;
 /// Where the examples stand here, so that no text depends on where they really are.
 constexpr const char* kExamples = "/@ROOT@/configs/";
 
-survey::Survey host(bool has_kvm) {
+void add_a_laptop(tests::PciTree& tree) {
+  tests::add_laptop(tree);
+}
+
+survey::Survey host(bool has_kvm, void (*add_devices)(tests::PciTree&) = add_a_laptop) {
   survey::Survey survey;
   survey.cgroup = true;
   survey.kvm.node = has_kvm;
@@ -25,7 +31,7 @@ survey::Survey host(bool has_kvm) {
   survey.kvm.usable_by_caller = has_kvm;
   survey.kvm.vendor_module = has_kvm;
   tests::PciTree tree;
-  tests::add_laptop(tree);
+  add_devices(tree);
   survey.pci = survey::look_at_pci(tree.tree());
   survey.uefi = {"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"};
   survey.block_devices = {"/dev/disk/by-id/nvme-EXAMPLE_SSD_1TB_S000000"};
@@ -82,6 +88,38 @@ TEST_CASE("plan: every example has the plan that is on record", "[plan]") {
 TEST_CASE("plan: as root without KVM, QEMU has a uid of its own and runs in software", "[plan]") {
   const config::VmSpec spec = read("configs/demo.json", std::string(kExamples) + "demo.json");
   check_plan("demo.root-tcg", plan::make_plan(spec, host(false), root(), Authority::root));
+}
+
+/// The example for a GPU, with another card's address and ids.
+config::VmSpec gpu_example(const std::string& address, const std::string& ids) {
+  std::string text = tests::read_source("configs/gpu.json");
+  for (const auto& [old, now] : {std::pair("01:00.0", address), std::pair("10de:1ba1", ids)}) {
+    const std::size_t place = text.find(old);
+    REQUIRE(place != std::string::npos);
+    text.replace(place, std::string(old).size(), now);
+  }
+  const std::string place = std::string(kExamples) + "gpu.json";
+  return config::load(config::Document(place, text), place);
+}
+
+TEST_CASE("plan: a GPU of each host that was published is given as on record", "[plan]") {
+  struct Row {
+    const char* name;
+    void (*add)(tests::PciTree&);
+    const char* address;
+    const char* ids;
+  };
+  for (const Row& row :
+       {Row{"gpu.hybrid-desktop", tests::add_hybrid_desktop, "01:00.0", "10de:2482"},
+        Row{"gpu.two-die-desktop", tests::add_two_die_desktop, "01:00.0", "1002:744c"},
+        Row{"gpu.two-socket-server", tests::add_two_socket_server, "82:00.0", "10de:2184"},
+        Row{"gpu.four-core-desktop", tests::add_four_core_desktop, "01:00.0", "10de:2184"},
+        // Its functions share their reset, so all that the laptop has on that card goes with it.
+        Row{"gpu.one-gpu-laptop", tests::add_one_gpu_laptop, "04:00.0", "1002:1638"}}) {
+    INFO(row.name);
+    const config::VmSpec spec = gpu_example(row.address, row.ids);
+    check_plan(row.name, plan::make_plan(spec, host(true, row.add), sudo_alice(), Authority::user));
+  }
 }
 
 TEST_CASE("plan: every plan on record belongs to an example", "[plan]") {

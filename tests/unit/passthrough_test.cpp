@@ -247,7 +247,7 @@ TEST_CASE("pci: what cannot be given is refused, all of it at once", "[pci]") {
   CHECK(refusal(R"([{"device": "01:00.0"}])", laptop(false)) ==
         "10: Cannot give PCI devices to the guest: the host's IOMMU is off\n"
         "Intel: turn on VT-d in the firmware's setup, and add intel_iommu=on iommu=pt to the "
-        "kernel's command line\n"
+        "kernel's command line, and see that intel_iommu=off is not on the kernel's command line\n"
         "then reboot, and type: vmlaunch host");
   CHECK(refusal(R"([{"device": "01:00.0"}])", laptop(), kPlain) ==
         "10: Cannot bind 0000:01:00.0 to vfio-pci without root; type: sudo vmlaunch …\n"

@@ -60,7 +60,10 @@ TEST_CASE("pci: a function is what its folder says", "[pci]") {
                                 .iommu_group = 1,
                                 .bridge = at("0000:00:01.0"),
                                 .reset_methods = {"flr", "bus"},
-                                .boot_vga = true};
+                                .boot_vga = true,
+                                .physical = {},
+                                .numa_node = {},
+                                .bars = {}};
   CHECK(pci.functions[1] == expected);
   CHECK(pci.functions[0].is_bridge());
   CHECK_FALSE(pci.functions[1].is_bridge());
@@ -155,6 +158,49 @@ TEST_CASE("pci: a group that vfio made up protects nothing and is none", "[pci]"
   const Pci pci = look_at_pci(built.tree());
   CHECK_FALSE(pci.iommu);
   CHECK(pci.functions.at(0).iommu_group == std::nullopt);
+}
+
+TEST_CASE("pci: a function's node, windows and virtual functions are what its folder says",
+          "[pci]") {
+  PciTree built;
+  built.add("0000:01:00.0", {});
+  const std::string folder = built.device("0000:01:00.0");
+  built.write(folder + "/numa_node", "1\n");
+  built.write(folder + "/sriov_totalvfs", "63\n");
+  built.write(folder + "/sriov_numvfs", "2\n");
+  built.write(folder + "/resource",
+              "0x00000000f6000000 0x00000000f6ffffff 0x0000000000040200\n"
+              "0x0000004000000000 0x000000400fffffff 0x000000000014220c\n"
+              "0x0000000000000000 0x0000000000000000 0x0000000000000000\n"
+              "0x0000000000000000 0xffffffffffffffff 0x0000000000040200\n"
+              "0x0000000000000000 0xffffffffffffffff 0x0000000000040200\n"
+              "0x000000000000e000 0x000000000000e07f 0x0000000000040101\n"
+              "0x00000000f7000000 0x00000000f707ffff 0x0000000000046200\n");
+  built.write(folder + "/resource1_resize", "0000000000000340\n");
+  built.add("0000:01:10.0", {});
+  built.link(built.device("0000:01:10.0") + "/physfn", "../0000:01:00.0");
+  const Pci pci = look_at_pci(built.tree());
+  REQUIRE(pci.functions.size() == 2);
+  const PciFunction& card = pci.functions[0];
+  CHECK(card.numa_node == 1U);
+  CHECK(card.virtual_total == 63);
+  CHECK(card.virtual_count == 2);
+  CHECK_FALSE(card.is_virtual);
+  using base::ByteSize;
+  const std::vector<Bar> expected = {
+      {0, 0xf6000000, ByteSize{16 * base::kMiB}, true, false, false, {}},
+      {1,
+       0x4000000000,
+       ByteSize{256 * base::kMiB},
+       true,
+       true,
+       true,
+       {ByteSize{64 * base::kMiB}, ByteSize{256 * base::kMiB}, ByteSize{512 * base::kMiB}}},
+      {5, 0xe000, ByteSize{128}, false, false, false, {}}};
+  CHECK(card.bars == expected);
+  CHECK(pci.functions[1].is_virtual);
+  CHECK(pci.functions[1].physical == at("0000:01:00.0"));
+  CHECK(pci.functions[1].numa_node == std::nullopt);
 }
 
 TEST_CASE("pci: a driver's name may hold a space, as a few do", "[pci]") {
@@ -327,6 +373,32 @@ TEST_CASE("hostile pci tree: other words than the kernel's are refused", "[pci]"
             "\"flr \\x1b]0;x\"");
   CHECK(refusal_of("boot_vga", "2\n") ==
         std::string(kDevice) + "/boot_vga for the kernel's: expected 0 or 1, found \"2\"");
+  for (const std::string node : {"-2", "x", ""}) {
+    CHECK(refusal_of("numa_node", node + "\n") ==
+          std::string(kDevice) +
+              "/numa_node for the kernel's: expected a node's number or -1, found \"" + node +
+              "\"");
+  }
+  for (const std::string name : {"sriov_totalvfs", "sriov_numvfs"}) {
+    CHECK(refusal_of(name, "many\n") ==
+          kDevice + ("/" + name) + " for the kernel's: expected a number, found \"many\"");
+  }
+}
+
+TEST_CASE("hostile pci tree: windows that no kernel prints are refused", "[pci]") {
+  for (const std::string line :
+       {"0x0 0x1", "0 1 2", "0x0 0x1 0x2 0x3", "0x0 0x1 0xg", "0x10000000000000000 0x0 0x0", " "}) {
+    INFO(line);
+    CHECK(refusal_of("resource", line + "\n") ==
+          std::string(kDevice) +
+              "/resource for the kernel's: expected lines of start, end and flags, found \"" +
+              line + "\"");
+  }
+  CHECK(refusal_after([](PciTree& built, const std::string& device) {
+          built.write(device + "/resource", "0x0 0xfff 0x200\n");
+          built.write(device + "/resource0_resize", "all\n");
+        }) == std::string(kDevice) +
+                  "/resource0_resize for the kernel's: expected a hexadecimal mask, found \"all\"");
 }
 
 TEST_CASE("hostile pci tree: a device's link must lead to its own folder", "[pci]") {

@@ -16,6 +16,7 @@
 #include "launcher/survey/print.hpp"
 #include "launcher/survey/survey.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/hosts.hpp"
 #include "tests/support/pci_tree.hpp"
 #include "tests/support/skip.hpp"
 #include "tests/unit/child.hpp"
@@ -78,13 +79,74 @@ TEST_CASE("record: a look at it finds what a look at the host found", "[record]"
   const base::Tree again(folder.file("tree"));
   CHECK(look_at_pci(again) == look_at_pci(built.tree()));
   CHECK(look_at_pci(again).functions.size() == 13);
-  CHECK(look_at_pci(again).cpu_vendor == "GenuineIntel");
+  CHECK(look_at_pci(again).iommu_setup.cpu_vendor == "GenuineIntel");
   const Survey before = look(built.root(), {}, true);
   const Survey after = look(folder.file("tree"), {}, true);
   CHECK(after.kvm == before.kvm);
   CHECK(after.kvm.mode == 0660);
   CHECK(after.uefi == before.uefi);
   CHECK(after.uefi.has_value());
+}
+
+TEST_CASE("record: every host that was published is told the same from its record", "[record]") {
+  for (const auto add : {tests::add_hybrid_desktop,
+                         tests::add_two_die_desktop,
+                         tests::add_two_socket_server,
+                         tests::add_one_gpu_laptop,
+                         tests::add_two_gpu_laptop}) {
+    PciTree built;
+    add(built);
+    const Folder folder;
+    write_record(record(built.tree()), folder.file("tree"));
+    const base::Tree tree = built.tree();
+    const base::Tree again(folder.file("tree"));
+    Reader before(tree);
+    Reader after(again);
+    const Host host = look_at_host(before);
+    CHECK(look_at_host(after) == host);
+    CHECK(host.unseen.empty());
+    CHECK(host.cgroup.has_value());
+    CHECK_FALSE(host.cpus.list.empty());
+    CHECK(contents(folder.file("tree")) == [&] {
+      write_record(record(again), folder.file("two"));
+      return contents(folder.file("two"));
+    }());
+  }
+}
+
+TEST_CASE("record: it holds of the kernel's command line and of cgroups nothing about a person",
+          "[record]") {
+  PciTree built;
+  tests::add_four_core_desktop(built);
+  built.write("/proc/cmdline", "root=UUID=5d9b ip=10.1.1.1:::::eth0 intel_iommu=on kvm.nx=1 x=y\n");
+  const std::string own = "/user.slice/user-1000.slice/anna";
+  built.write("/proc/self/cgroup", "0::" + own + "\n");
+  built.write("/sys/fs/cgroup" + own + "/cgroup.procs", "1234\n");
+  built.write("/sys/fs/cgroup" + own + "/cgroup.controllers", "memory pids\n");
+  const Folder folder;
+  const auto take = [&] {
+    write_record(record(built.tree()), folder.file("tree"));
+    return std::string("done");
+  };
+  REQUIRE(::chmod(folder.path().c_str(), 0777) == 0);
+  if (::geteuid() == 0) {
+    fs::permissions(built.path_of("/sys/fs/cgroup" + own), fs::perms::all);
+    fs::permissions(built.path_of("/sys/fs/cgroup" + own + "/cgroup.procs"), fs::perms::all);
+    REQUIRE(tests::as_user(tests::kUser, take) == "done");
+  } else {
+    take();
+  }
+  const std::vector<std::string> found = contents(folder.file("tree"));
+  CHECK(holds(found, "/proc/cmdline: intel_iommu=on kvm.nx=1\n"));
+  CHECK(holds(found, "/proc/self/cgroup: 0::/caller\n"));
+  CHECK(holds(found, "/sys/fs/cgroup/caller/cgroup.controllers: memory pids\n"));
+  CHECK(holds(found, "/sys/fs/cgroup/caller/cgroup.procs: "));
+  for (const std::string& line : found) {
+    INFO(line);
+    CHECK(line.find("anna") == std::string::npos);
+    CHECK(line.find("5d9b") == std::string::npos);
+    CHECK(line.find("10.1.1.1") == std::string::npos);
+  }
 }
 
 TEST_CASE("record: a record of a record is the same", "[record]") {
