@@ -64,10 +64,11 @@ struct Config {
     std::optional<MacAddress> mac;
   };
   struct Pci {
-    std::optional<base::PciAddress> device;
+    std::vector<PciSelector> device;  ///< any of them; none for what could not be read
     std::optional<PciScope> functions;
     std::optional<PciScope> group;
     std::optional<PciIds> expect;
+    std::optional<base::Milliseconds> release_timeout;
   };
   struct Qemu {
     std::optional<std::string> binary;
@@ -86,6 +87,7 @@ struct Config {
   std::vector<Disk> disks;
   std::vector<Nic> network;
   std::vector<Pci> pci;
+  std::optional<bool> single_gpu;
   std::optional<Display> display;
   std::optional<Serial> serial;
   Qemu qemu;

@@ -60,6 +60,7 @@ class Validator {
     disks(config, spec);
     network(config, spec);
     pci(config, spec);
+    spec.single_gpu = config.single_gpu.value_or(false);
     console(config, spec);
     qemu(config, spec);
     run_as(config, spec);
@@ -260,7 +261,7 @@ class Validator {
     if (!config.pci.empty() && spec.machine != Machine::q35) {
       report("/pci", "PCI devices need \"machine\": \"q35\", which has PCI Express");
     }
-    std::set<base::PciAddress> seen;
+    std::set<std::vector<PciSelector>> seen;
     for (std::size_t i = 0; i < config.pci.size(); ++i) {
       const Config::Pci& given = config.pci[i];
       const std::string pointer = child("/pci", i);
@@ -268,12 +269,13 @@ class Validator {
       device.all_functions = given.functions == PciScope::all;
       device.whole_group = given.group == PciScope::all;
       device.expect = given.expect;
-      if (!given.device) {
+      device.device = given.device;
+      device.release_timeout = given.release_timeout.value_or(device.release_timeout);
+      if (given.device.empty()) {
         report(pointer + "/device", "missing: the address, as vmlaunch host shows it");
-      } else if (!seen.insert(*given.device).second) {
+      } else if (!seen.insert(given.device).second) {
         report(pointer + "/device", "this device is listed twice");
       }
-      device.device = given.device.value_or(device.device);
       spec.pci.push_back(device);
     }
   }
@@ -328,12 +330,21 @@ Json effective_network(const VmSpec& spec) {
   return network;
 }
 
+Json effective_selectors(const std::vector<PciSelector>& selectors) {
+  Json texts = Json::array();
+  for (const PciSelector& selector : selectors) {
+    texts.push_back(to_string(selector));
+  }
+  return texts.size() == 1 ? texts.front() : texts;
+}
+
 Json effective_pci(const VmSpec& spec) {
   Json pci = Json::array();
   for (const VmSpec::Pci& device : spec.pci) {
-    Json entry = {{"device", base::to_string(device.device)},
+    Json entry = {{"device", effective_selectors(device.device)},
                   {"functions", to_string(device.all_functions ? PciScope::all : PciScope::listed)},
-                  {"group", to_string(device.whole_group ? PciScope::all : PciScope::listed)}};
+                  {"group", to_string(device.whole_group ? PciScope::all : PciScope::listed)},
+                  {"release_timeout", base::to_string(device.release_timeout)}};
     if (device.expect) {
       entry["expect"] = to_string(*device.expect);
     }
@@ -401,6 +412,7 @@ Json effective(const VmSpec& spec) {
       {"disks", effective_disks(spec)},
       {"network", effective_network(spec)},
       {"pci", effective_pci(spec)},
+      {"single_gpu", spec.single_gpu},
       {"serial", effective_serial(spec.serial)},
       {"qemu", {{"binary", spec.qemu_binary}, {"extra_args", spec.extra_args}}},
       {"stop", {{"timeout", base::to_string(spec.stop_timeout)}}},

@@ -47,10 +47,11 @@ struct VmSpec {
   };
 
   struct Pci {
-    base::PciAddress device;
-    bool all_functions = false;  ///< the guest gets every function of the slot
-    bool whole_group = false;    ///< the host gives up every device of the IOMMU group
+    std::vector<PciSelector> device;  ///< the first of them that is there and free
+    bool all_functions = false;       ///< the guest gets every function of the slot
+    bool whole_group = false;         ///< the host gives up every device of the IOMMU group
     std::optional<PciIds> expect;
+    base::Milliseconds release_timeout{15000};  ///< for those who have the device open to close it
   };
 
   std::string name;
@@ -63,6 +64,7 @@ struct VmSpec {
   std::vector<Disk> disks;
   std::vector<Nic> network;
   std::vector<Pci> pci;
+  bool single_gpu = false;  ///< the host may lose its last GPU
   Display display;
   Serial serial;
   std::string qemu_binary = "/usr/bin/qemu-system-x86_64";
