@@ -1,5 +1,6 @@
 #include "launcher/cli/verbs.hpp"
 #include "launcher/steps/recovery.hpp"
+#include "launcher/steps/reservations.hpp"
 #include "sandbox/privileges.hpp"
 
 namespace vmlaunch::launcher::cli {
@@ -26,13 +27,15 @@ Trusted open_and_become(const std::string& file, const Identity& identity) {
 
 run::Prepared look_at(const std::string& file, const std::optional<std::string>& as) {
   const Identity identity = find_identity(as);
-  const std::vector<std::string> leftovers = steps::leftovers(steps::find_state_folders(), "");
+  const steps::StateFolders folders = steps::find_state_folders();
+  const std::vector<std::string> leftovers = steps::leftovers(folders, "");
+  auto had = steps::reserved_devices(folders.locks);
   if (identity.privileged && identity.invoker) {
     sandbox::become(identity.user.credentials);
   }
   const Trusted trusted = open_trusted(file, identity);
   run::Prepared prepared =
-      run::prepare(run::load_config(trusted.config), identity, trusted.authority);
+      run::prepare(run::load_config(trusted.config), identity, trusted.authority, std::move(had));
   std::vector<std::string>& warnings = prepared.plan.warnings;
   warnings.insert(warnings.begin(), leftovers.begin(), leftovers.end());
   return prepared;

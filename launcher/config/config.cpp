@@ -182,16 +182,49 @@ Config::Nic read_nic(ObjectReader& reader) {
   return nic;
 }
 
+/// One text, or an array of texts.
+std::vector<PciSelector> read_selectors(ObjectReader& reader) {
+  static constexpr const char* kExpected =
+      "a PCI address such as \"0000:04:00.0\", a slot (\"04:00\"), ids (\"10de:1b81\") or a class "
+      "(\"class:0300\")";
+  std::vector<PciSelector> selectors;
+  const Json* value = reader.raw("device");
+  if (value == nullptr || !value->is_array()) {
+    if (const auto one = reader.value("device", parse_pci_selector, kExpected)) {
+      selectors.push_back(*one);
+    }
+    return selectors;
+  }
+  if (value->empty()) {
+    reader.report("device", "an empty array names no device");
+  }
+  const std::vector<std::optional<std::string>> texts = reader.texts("device");
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    if (!texts[i]) {
+      continue;
+    }
+    if (const auto one = parse_pci_selector(*texts[i])) {
+      selectors.push_back(*one);
+    } else {
+      reader.issues().push_back(
+          {child(child(reader.pointer(), "device"), i),
+           std::string("expected ") + kExpected + ", found \"" + *texts[i] + "\""});
+    }
+  }
+  return selectors;
+}
+
 Config::Pci read_pci(ObjectReader& reader) {
   Config::Pci pci;
-  pci.device =
-      reader.value("device", base::parse_pci_address, "a PCI address such as \"0000:04:00.0\"");
+  pci.device = read_selectors(reader);
   pci.functions = reader.choice("functions", scope_names());
   pci.group = reader.choice("group", scope_names());
   pci.expect = reader.value("expect", parse_pci_ids, "vendor and device such as \"10de:1b81\"");
   pci.rom = reader.text("rom");
   pci.rombar = reader.boolean("rombar");
   pci.x_vga = reader.boolean("x_vga");
+  pci.release_timeout =
+      reader.value("release_timeout", base::parse_duration, "a time such as \"15s\" or \"2m\"");
   return pci;
 }
 
@@ -338,6 +371,7 @@ Config parse(const Document& document, std::vector<Issue>& issues) {
   reader.objects("disks", [&](ObjectReader& disk) { config.disks.push_back(read_disk(disk)); });
   read_network(reader, config);
   reader.objects("pci", [&](ObjectReader& pci) { config.pci.push_back(read_pci(pci)); });
+  config.single_gpu = reader.boolean("single_gpu");
   config.display = read_display(reader);
   config.video = reader.choice("video", video_names());
   reader.object("audio", [&](ObjectReader& audio) { config.audio = read_audio(audio); });

@@ -87,7 +87,7 @@ struct Config {
     std::optional<MacAddress> mac;
   };
   struct Pci {
-    std::optional<base::PciAddress> device;
+    std::vector<PciSelector> device;  ///< any of them; none for what could not be read
     std::optional<PciScope> functions;
     std::optional<PciScope> group;
     std::optional<PciIds> expect;
@@ -99,6 +99,7 @@ struct Config {
     std::optional<AudioBackend> backend;
     std::optional<AudioDevice> device;
     std::optional<std::string> server;
+    std::optional<base::Milliseconds> release_timeout;
   };
   struct Qemu {
     std::optional<std::string> binary;
@@ -117,6 +118,7 @@ struct Config {
   std::vector<Disk> disks;
   std::vector<Nic> network;
   std::vector<Pci> pci;
+  std::optional<bool> single_gpu;
   std::optional<Display> display;
   std::optional<Video> video;
   std::optional<Audio> audio;

@@ -13,6 +13,8 @@ namespace vmlaunch::launcher::config {
 
 namespace {
 
+constexpr std::string_view kClass = "class:";
+
 std::optional<std::uint16_t> parse_port(std::string_view text) {
   const auto port = base::parse_number<std::uint16_t>(text);
   return port == std::uint16_t{0} ? std::nullopt : port;
@@ -121,6 +123,35 @@ std::optional<std::string> parse_vendor_id(std::string_view text) {
 
 std::optional<std::string> parse_disk_serial(std::string_view text) {
   return is_printable(text, 20) ? std::optional(std::string(text)) : std::nullopt;
+std::optional<PciSelector> parse_pci_selector(std::string_view text) {
+  if (text.starts_with(kClass)) {
+    text.remove_prefix(kClass.size());
+    const auto number = base::parse_number<std::uint16_t>(text, 16);
+    return number && text.size() == 4 ? std::optional(PciSelector(PciClass{*number}))
+                                      : std::nullopt;
+  }
+  if (const auto address = base::parse_pci_address(text)) {
+    return *address;
+  }
+  if (const auto ids = parse_pci_ids(text)) {
+    return *ids;
+  }
+  const auto first = base::parse_pci_address(std::string(text) + ".0");
+  return first ? std::optional(PciSelector(PciSlot{*first})) : std::nullopt;
+}
+
+std::string to_string(const PciSelector& selector) {
+  if (const auto* slot = std::get_if<PciSlot>(&selector)) {
+    const std::string first = base::to_string(slot->first);
+    return first.substr(0, first.rfind('.'));
+  }
+  if (const auto* one = std::get_if<PciClass>(&selector)) {
+    std::array<char, 8> digits{};
+    static_cast<void>(std::snprintf(digits.data(), digits.size(), "%04x", one->number));
+    return std::string(kClass) + digits.data();
+  }
+  const auto* ids = std::get_if<PciIds>(&selector);
+  return ids != nullptr ? to_string(*ids) : base::to_string(std::get<base::PciAddress>(selector));
 }
 
 }  // namespace vmlaunch::launcher::config

@@ -5,6 +5,9 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <variant>
+
+#include "base/pci_address.hpp"
 
 namespace vmlaunch::launcher::config {
 
@@ -62,5 +65,24 @@ struct PciIds {
 /// What a guest sees as a disk's serial number: 1 to 20 printable characters, the least that a bus
 /// has room for.
 [[nodiscard]] std::optional<std::string> parse_disk_serial(std::string_view text);
+/// All functions of a PCI slot: "04:00".
+struct PciSlot {
+  base::PciAddress first;  ///< its function 0
+
+  auto operator<=>(const PciSlot&) const = default;
+};
+
+/// Class and subclass of a PCI function: "class:0300".
+struct PciClass {
+  std::uint16_t number = 0;
+
+  auto operator<=>(const PciClass&) const = default;
+};
+
+/// What a config says to choose a PCI device.
+using PciSelector = std::variant<base::PciAddress, PciSlot, PciIds, PciClass>;
+
+[[nodiscard]] std::optional<PciSelector> parse_pci_selector(std::string_view text);
+[[nodiscard]] std::string to_string(const PciSelector& selector);
 
 }  // namespace vmlaunch::launcher::config

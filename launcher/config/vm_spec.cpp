@@ -63,6 +63,7 @@ class Validator {
     disks(config, spec);
     network(config, spec);
     pci(config, spec);
+    spec.single_gpu = config.single_gpu.value_or(false);
     console(config, spec);
     video(config, spec);
     audio(config, spec);
@@ -370,7 +371,7 @@ class Validator {
     if (!config.pci.empty() && spec.machine != Machine::q35) {
       report("/pci", "PCI devices need \"machine\": \"q35\", which has PCI Express");
     }
-    std::set<base::PciAddress> seen;
+    std::set<std::vector<PciSelector>> seen;
     for (std::size_t i = 0; i < config.pci.size(); ++i) {
       const Config::Pci& given = config.pci[i];
       const std::string pointer = child("/pci", i);
@@ -378,13 +379,14 @@ class Validator {
       device.all_functions = given.functions == PciScope::all;
       device.whole_group = given.group == PciScope::all;
       device.expect = given.expect;
+      device.device = given.device;
       device.view = pci_view(given, pointer);
-      if (!given.device) {
+      device.release_timeout = given.release_timeout.value_or(device.release_timeout);
+      if (given.device.empty()) {
         report(pointer + "/device", "missing: the address, as vmlaunch host shows it");
-      } else if (!seen.insert(*given.device).second) {
+      } else if (!seen.insert(given.device).second) {
         report(pointer + "/device", "this device is listed twice");
       }
-      device.device = given.device.value_or(device.device);
       spec.pci.push_back(device);
     }
   }
@@ -475,14 +477,23 @@ Json effective_network(const VmSpec& spec) {
   return network;
 }
 
+Json effective_selectors(const std::vector<PciSelector>& selectors) {
+  Json texts = Json::array();
+  for (const PciSelector& selector : selectors) {
+    texts.push_back(to_string(selector));
+  }
+  return texts.size() == 1 ? texts.front() : texts;
+}
+
 Json effective_pci(const VmSpec& spec) {
   Json pci = Json::array();
   for (const VmSpec::Pci& device : spec.pci) {
-    Json entry = {{"device", base::to_string(device.device)},
+    Json entry = {{"device", effective_selectors(device.device)},
                   {"functions", to_string(device.all_functions ? PciScope::all : PciScope::listed)},
                   {"group", to_string(device.whole_group ? PciScope::all : PciScope::listed)},
                   {"rombar", device.view.rombar},
-                  {"x_vga", device.view.x_vga}};
+                  {"x_vga", device.view.x_vga},
+                  {"release_timeout", base::to_string(device.release_timeout)}};
     if (device.view.rom) {
       entry["rom"] = *device.view.rom;
     }
@@ -561,6 +572,7 @@ Json effective(const VmSpec& spec) {
       {"network", effective_network(spec)},
       {"pci", effective_pci(spec)},
       {"video", to_string(spec.video)},
+      {"single_gpu", spec.single_gpu},
       {"serial", effective_serial(spec.serial)},
       {"rtc", {{"base", to_string(spec.rtc_base)}}},
       {"qemu", {{"binary", spec.qemu_binary}, {"extra_args", spec.extra_args}}},

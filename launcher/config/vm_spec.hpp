@@ -64,9 +64,9 @@ struct VmSpec {
     bool operator==(const PciView&) const = default;
   };
   struct Pci {
-    base::PciAddress device;
-    bool all_functions = false;  ///< the guest gets every function of the slot
-    bool whole_group = false;    ///< the host gives up every device of the IOMMU group
+    std::vector<PciSelector> device;  ///< the first of them that is there and free
+    bool all_functions = false;       ///< the guest gets every function of the slot
+    bool whole_group = false;         ///< the host gives up every device of the IOMMU group
     std::optional<PciIds> expect;
     PciView view;  ///< of the listed function alone
   };
@@ -75,6 +75,7 @@ struct VmSpec {
     AudioBackend backend = AudioBackend::none;
     AudioDevice device = AudioDevice::hda;
     std::optional<std::string> server;  ///< nothing: that of QEMU's user
+    base::Milliseconds release_timeout{15000};  ///< for those who have the device open to close it
   };
 
   std::string name;
@@ -87,6 +88,7 @@ struct VmSpec {
   std::vector<Disk> disks;
   std::vector<Nic> network;
   std::vector<Pci> pci;
+  bool single_gpu = false;  ///< the host may lose its last GPU
   Display display;
   Video video = Video::none;
   std::optional<Audio> audio;

@@ -222,7 +222,10 @@ class Guardian {
     if (base::wait_readable(control_.get(), std::chrono::steady_clock::now())) {
       throw Failure(ExitCode::ended, "stopped before QEMU was started");
     }
-    reply(Waiting{text});
+    if (text != told_) {
+      told_ = text;
+      reply(Waiting{text});
+    }
   }
 
   void apply(const Apply& request) {
@@ -489,6 +492,7 @@ class Guardian {
   std::size_t applied_ = 0;  ///< steps of the plan, from the first
   bool begun_ = false;       ///< a VM was named, whether its name could be had or not
   bool dry_ = false;
+  std::string told_;      ///< what a step waits for, as the supervisor knows it
   bool sealing_ = false;  ///< a plan was given, whether it could be sealed or not
   bool sealed_ = false;
   bool spawned_ = false;

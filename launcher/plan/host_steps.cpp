@@ -35,23 +35,44 @@ void for_each_given_group(const Passthrough& passthrough, Visit visit) {
 /// Cheapest to fail first; what takes a device from the host last.
 void add_device_steps(Plan& plan) {
   std::vector<steps::Step> reserve;
+  std::vector<steps::Step> await;
   std::vector<steps::Step> bind;
   std::vector<steps::Step> awake;
   for_each_endpoint(plan.passthrough, [&](const GroupMember& member) {
     awake.push_back(steps::keep_awake(member.address));
     if (member.verdict == Verdict::must_bind) {
       reserve.push_back(steps::override_driver(member.address, member.driver));
+      if (!member.driver.empty()) {
+        await.push_back(steps::await_release(member.address, member.release_timeout));
+      }
       bind.push_back(steps::bind_driver(member.address, member.driver));
     }
   });
   if (!bind.empty()) {
     plan.steps.push_back(steps::load_vfio());
   }
-  for (const auto* list : {&awake, &reserve, &bind}) {
+  for (const auto* list : {&awake, &reserve, &await, &bind}) {
     plan.steps.insert(plan.steps.end(), list->begin(), list->end());
   }
   for_each_given_group(plan.passthrough,
                        [&](unsigned group) { plan.steps.push_back(steps::own_node(group)); });
+}
+
+/// What the kernel was told makes its IOMMU groups less than they say.
+void warn_of_weak_walls(const survey::Uses& uses, Plan& plan) {
+  std::vector<std::string> numbers;
+  for_each_given_group(plan.passthrough,
+                       [&](unsigned group) { numbers.push_back(std::to_string(group)); });
+  const std::string groups = "IOMMU groups (" + base::join(numbers, ", ") + ")";
+  if (uses.acs_override) {
+    plan.warnings.push_back("pcie_acs_override is on the kernel's command line: that the guest's " +
+                            groups + " are apart from the host's other devices is a claim only");
+  }
+  if (uses.unsafe_interrupts) {
+    plan.warnings.push_back(
+        "vfio_iommu_type1's allow_unsafe_interrupts is on: a guest with devices of " + groups +
+        " can send the host any interrupt");
+  }
 }
 
 std::string lacks_node(const std::string& node) {
@@ -96,10 +117,11 @@ void add_host_steps(const config::VmSpec& spec,
     plan.warnings.emplace_back(
         "no cgroup2 folder may be written here: QEMU is held by its process number alone");
   }
-  plan.passthrough = choose_devices(spec.pci, survey.pci);
+  plan.passthrough = choose_devices(spec, survey);
   if (plan.passthrough.slots.empty()) {
     return;
   }
+  warn_of_weak_walls(survey.uses, plan);
   plan.qemu.memlock = base::ByteSize{spec.memory.bytes + kMemlockMargin};
   if (identity.privileged) {
     add_device_steps(plan);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <variant>
 
 #include "base/text.hpp"
 #include "launcher/exit_code.hpp"
@@ -42,18 +43,48 @@ std::string ids_of(const PciFunction& function) {
   return to_string(config::PciIds{function.vendor, function.device});
 }
 
+bool is_on_vfio(const PciFunction& function) {
+  return function.driver && function.driver->find("vfio") != std::string::npos;
+}
+
+/// Whether the host shows something on it, or could. The firmware's screen works without a driver.
+bool is_gpu_of_host(const PciFunction& function) {
+  return function.class_code >> 16U == 0x03 && !is_on_vfio(function) &&
+         (function.boot_vga || (function.driver && function.driver != "pci-stub"));
+}
+
+bool matches(const config::PciSelector& selector, const PciFunction& function) {
+  if (const auto* slot = std::get_if<config::PciSlot>(&selector)) {
+    return !function.is_virtual && slot_of(function.address) == slot->first;
+  }
+  if (const auto* ids = std::get_if<config::PciIds>(&selector)) {
+    return *ids == config::PciIds{function.vendor, function.device};
+  }
+  if (const auto* one = std::get_if<config::PciClass>(&selector)) {
+    return function.class_code >> 8U == one->number;
+  }
+  return function.address == std::get<PciAddress>(selector);
+}
+
+/// A candidate, for whoever has to choose.
+std::string describe_candidate(const PciFunction& function) {
+  return "\n  " + base::to_string(function.address) + " " + ids_of(function) +
+         (function.driver ? ", driver " + *function.driver : ", no driver") +
+         (function.boot_vga ? ", the firmware's screen" : "");
+}
+
 class Chooser {
  public:
-  Chooser(const std::vector<VmSpec::Pci>& wanted, const survey::Pci& pci)
-      : wanted_(wanted), pci_(pci) {}
+  Chooser(const VmSpec& spec, const survey::Survey& survey)
+      : spec_(spec), pci_(survey.pci), uses_(survey.uses), had_(survey.had) {}
 
   Passthrough choose() {
-    if (!wanted_.empty()) {
+    if (!spec_.pci.empty()) {
       require_sight();
       require_iommu();
     }
-    for (const VmSpec::Pci& entry : wanted_) {
-      take(entry);
+    for (const VmSpec::Pci& entry : spec_.pci) {
+      choose(entry);
     }
     problems_.throw_if_any();
     Passthrough chosen;
@@ -65,6 +96,8 @@ class Chooser {
     }
     chosen.views = std::move(views_);
     chosen.groups = judge_groups();
+    refuse_had();
+    refuse_losses();
     problems_.throw_if_any();
     return chosen;
   }
@@ -83,36 +116,100 @@ class Chooser {
   void require_iommu() const {
     if (!pci_.iommu) {
       throw Failure(ExitCode::preflight,
-                    "Cannot give PCI devices to the guest: the host's IOMMU is off\n" +
-                        base::join(pci_.iommu_advice(), "\n") +
+                    "Cannot give PCI devices to the guest: the host's IOMMU is off" +
+                        no_iommu_mode() + "\n" + base::join(pci_.iommu_advice(), "\n") +
                         "\nthen reboot, and type: vmlaunch host");
     }
   }
 
-  void take(const VmSpec::Pci& entry) {
-    const PciFunction* function = pci_.find(entry.device);
-    const std::string shown = base::to_string(entry.device);
-    if (function == nullptr) {
-      problems_.add(ExitCode::preflight,
-                    "Cannot find the PCI device " + shown + "; type: vmlaunch host");
-    } else if (function->is_fabric()) {
+  [[nodiscard]] std::string no_iommu_mode() const {
+    return uses_.no_iommu_mode
+               ? "; vfio's no-IOMMU mode is not used, since a guest could then write to all of the "
+                 "host's memory"
+               : "";
+  }
+
+  void choose(const VmSpec::Pci& entry) {
+    std::string why;
+    ExitCode code = ExitCode::preflight;
+    for (const config::PciSelector& selector : entry.device) {
+      const std::vector<const PciFunction*> found = find(selector);
+      if (found.size() > 1) {
+        refuse_ambiguous(selector, found);
+        return;
+      }
+      why.append("\n  ").append(to_string(selector)).append(": ");
+      if (found.empty()) {
+        why.append("it is not there");
+        continue;
+      }
+      const std::string taken = who_has(found.front()->address);
+      if (taken.empty() || entry.device.size() == 1) {
+        take(entry, *found.front(), std::holds_alternative<config::PciSlot>(selector));
+        return;
+      }
+      why.append(taken);
+      code = ExitCode::held;
+    }
+    problems_.add(code,
+                  entry.device.size() == 1
+                      ? "Cannot find the PCI device " + to_string(entry.device.front()) +
+                            "; type: vmlaunch host"
+                      : "Cannot find a free one of the PCI devices that the config names:" + why +
+                            "\n  type: vmlaunch host");
+  }
+
+  /// Of a slot its first function stands for all.
+  [[nodiscard]] std::vector<const PciFunction*> find(const config::PciSelector& selector) const {
+    std::vector<const PciFunction*> found;
+    for (const PciFunction& function : pci_.functions) {
+      if (matches(selector, function)) {
+        found.push_back(&function);
+      }
+    }
+    if (std::holds_alternative<config::PciSlot>(selector) && found.size() > 1) {
+      found.resize(1);
+    }
+    return found;
+  }
+
+  void refuse_ambiguous(const config::PciSelector& selector,
+                        const std::vector<const PciFunction*>& found) {
+    std::string text = "Cannot tell which device \"" + to_string(selector) +
+                       "\" means: there are " + std::to_string(found.size());
+    for (const PciFunction* function : found) {
+      text += describe_candidate(*function);
+    }
+    problems_.add(ExitCode::preflight, text + "\n  name one of them by its address");
+  }
+
+  /// "" for nobody.
+  [[nodiscard]] std::string who_has(const PciAddress& address) const {
+    if (const auto had = had_.find(address); had != had_.end()) {
+      return "a VM that runs has " + base::to_string(address) + had->second;
+    }
+    return taken_.contains(address) ? "this VM has " + base::to_string(address) + " already" : "";
+  }
+
+  void take(const VmSpec::Pci& entry, const PciFunction& function, bool all_functions) {
+    const std::string shown = base::to_string(function.address);
+    if (function.is_fabric()) {
       problems_.add(ExitCode::preflight,
                     "Cannot give " + shown +
                         " to the guest: it is a bridge, part of the host's own fabric; type: "
                         "vmlaunch host");
-    } else if (entry.expect &&
-               *entry.expect != config::PciIds{function->vendor, function->device}) {
+    } else if (entry.expect && *entry.expect != config::PciIds{function.vendor, function.device}) {
       problems_.add(ExitCode::preflight,
-                    "Cannot give " + shown + " to the guest: it is " + ids_of(*function) +
+                    "Cannot give " + shown + " to the guest: it is " + ids_of(function) +
                         ", and the config expects " + to_string(*entry.expect) +
                         ": the hardware or its order changed; type: vmlaunch host");
-    } else if (!function->iommu_group) {
-      problems_.add(
-          ExitCode::preflight,
-          "Cannot give " + shown + " to the guest: no IOMMU serves it; type: vmlaunch host");
+    } else if (!function.iommu_group) {
+      problems_.add(ExitCode::preflight,
+                    "Cannot give " + shown + " to the guest: no IOMMU serves it" + no_iommu_mode() +
+                        "; type: vmlaunch host");
     } else {
-      take(entry, *function);
-      view(entry.view, *function);
+      take_with_card(entry, function, all_functions || entry.all_functions);
+      view(entry.view, function);
     }
   }
 
@@ -127,7 +224,7 @@ class Chooser {
     views_.emplace(listed.address, view);
   }
 
-  void take(const VmSpec::Pci& entry, const PciFunction& listed) {
+  void take_with_card(const VmSpec::Pci& entry, const PciFunction& listed, bool all_functions) {
     for (const PciFunction& function : pci_.functions) {
       const bool same = function.address == listed.address;
       const bool of_slot = !function.is_virtual && !listed.is_virtual &&
@@ -136,21 +233,21 @@ class Chooser {
       if (function.is_bridge() || (function.is_fabric() && !function.driver)) {
         continue;
       }
-      if (same || (of_slot && entry.all_functions)) {
+      const bool given = same || (of_slot && all_functions);
+      if (given) {
         given_.insert(function.address);
-        taken_.insert(function.address);
       }
       // Functions of one card share their reset, so vfio must have them all. On a root bus a slot's
       // functions are devices of their own.
-      if ((of_slot && listed.bridge) || of_group) {
-        taken_.insert(function.address);
+      if (given || (of_slot && listed.bridge) || of_group) {
+        taken_.emplace(function.address, entry.release_timeout);
       }
     }
   }
 
   std::vector<Group> judge_groups() {
     std::set<unsigned> numbers;
-    for (const PciAddress& address : taken_) {
+    for (const auto& [address, timeout] : taken_) {
       if (const auto group = pci_.find(address)->iommu_group) {
         numbers.insert(*group);
       }
@@ -162,7 +259,8 @@ class Chooser {
         group.members.push_back({member->address,
                                  judge(*member),
                                  member->driver.value_or(""),
-                                 given_.contains(member->address)});
+                                 given_.contains(member->address),
+                                 release_timeout(member->address)});
       }
       refuse_if_in_use(group);
       groups.push_back(std::move(group));
@@ -170,11 +268,16 @@ class Chooser {
     return groups;
   }
 
+  [[nodiscard]] base::Milliseconds release_timeout(const PciAddress& address) const {
+    const auto taken = taken_.find(address);
+    return taken == taken_.end() ? base::Milliseconds() : taken->second;
+  }
+
   [[nodiscard]] Verdict judge(const PciFunction& member) const {
     if (member.is_bridge()) {
       return Verdict::bridge;
     }
-    if (member.driver && member.driver->find("vfio") != std::string::npos) {
+    if (is_on_vfio(member)) {
       return Verdict::vfio;
     }
     if (taken_.contains(member.address)) {
@@ -204,11 +307,66 @@ class Chooser {
                       "\"all\" there; else put the card into another slot; type: vmlaunch host");
   }
 
-  const std::vector<VmSpec::Pci>& wanted_;
+  void refuse_had() {
+    for (const auto& [address, by] : had_) {
+      if (taken_.contains(address)) {
+        problems_.add(ExitCode::held,
+                      "Cannot take " + base::to_string(address) + ": a VM that runs has it" + by +
+                          "; stop that first");
+      }
+    }
+  }
+
+  void refuse_loss(const PciAddress& address, const std::string& what, const std::string& advice) {
+    problems_.add(
+        ExitCode::preflight,
+        "Cannot take " + base::to_string(address) + " from the host: " + what + "; " + advice);
+  }
+
+  /// What the host must keep, or what must be ended first.
+  void refuse_losses() {
+    for (const survey::Use& use : uses_.uses) {
+      if (taken_.contains(use.device)) {
+        refuse_loss(use.device, use.what, use.advice);
+      }
+    }
+    const auto is_taken = [&](const PciAddress& address) { return taken_.contains(address); };
+    if (!uses_.other_keyboard &&
+        std::all_of(uses_.keyboards.begin(), uses_.keyboards.end(), is_taken)) {
+      for (const PciAddress& address : uses_.keyboards) {
+        refuse_loss(address,
+                    "the host's only keyboard is there",
+                    "plug one into another controller, to stop the guest with");
+      }
+    }
+    refuse_last_gpu();
+  }
+
+  void refuse_last_gpu() {
+    std::vector<PciAddress> lost;
+    for (const PciFunction& function : pci_.functions) {
+      if (!is_gpu_of_host(function)) {
+        continue;
+      }
+      if (spec_.single_gpu || !taken_.contains(function.address)) {
+        return;
+      }
+      lost.push_back(function.address);
+    }
+    for (const PciAddress& address : lost) {
+      refuse_loss(address,
+                  "the host would have no GPU left for its own screen",
+                  "if that is meant, set \"single_gpu\": true in the config");
+    }
+  }
+
+  const VmSpec& spec_;
   const survey::Pci& pci_;
+  const survey::Uses& uses_;
+  const std::map<PciAddress, std::string>& had_;
   std::set<PciAddress> given_;
-  std::set<PciAddress> taken_;
   std::map<PciAddress, VmSpec::PciView> views_;
+  std::map<PciAddress, base::Milliseconds> taken_;  ///< with their release_timeout
   Problems problems_;
 };
 
@@ -245,8 +403,8 @@ std::string describe(const GroupMember& member) {
   return text + (member.given ? ", the guest gets it" : "");
 }
 
-Passthrough choose_devices(const std::vector<VmSpec::Pci>& wanted, const survey::Pci& pci) {
-  return Chooser(wanted, pci).choose();
+Passthrough choose_devices(const VmSpec& spec, const survey::Survey& survey) {
+  return Chooser(spec, survey).choose();
 }
 
 }  // namespace vmlaunch::launcher::plan

@@ -4,8 +4,9 @@
 #include <string>
 #include <vector>
 
+#include "base/duration.hpp"
 #include "launcher/config/vm_spec.hpp"
-#include "launcher/survey/pci.hpp"
+#include "launcher/survey/survey.hpp"
 
 namespace vmlaunch::launcher::plan {
 
@@ -22,8 +23,9 @@ enum class Verdict {
 struct GroupMember {
   base::PciAddress address;
   Verdict verdict = Verdict::no_driver;
-  std::string driver;  ///< "" for none
-  bool given = false;  ///< the guest gets it
+  std::string driver;                    ///< "" for none
+  bool given = false;                    ///< the guest gets it
+  base::Milliseconds release_timeout{};  ///< for those who have it open to close it
 
   bool operator==(const GroupMember&) const = default;
 };
@@ -52,9 +54,9 @@ struct Passthrough {
 /// "0000:01:00.1 must bind, has snd_hda_intel"
 [[nodiscard]] std::string describe(const GroupMember& member);
 
-/// Throws Failure with every problem: preflight for a device that is not there, is another one or
-/// cannot be given, group_not_viable when somebody else uses a member of its group.
-[[nodiscard]] Passthrough choose_devices(const std::vector<config::VmSpec::Pci>& wanted,
-                                         const survey::Pci& pci);
+/// Throws Failure with every problem: preflight for a device that is not there, is one of several,
+/// is another one, cannot be given or must not be lost to the host; group_not_viable when somebody
+/// else uses a member of its group; held when a running VM has it.
+[[nodiscard]] Passthrough choose_devices(const config::VmSpec& spec, const survey::Survey& survey);
 
 }  // namespace vmlaunch::launcher::plan

@@ -121,9 +121,13 @@ config::VmSpec load_config(const OpenConfig& config) {
   return config::load(document, config.path);
 }
 
-Prepared prepare(config::VmSpec spec, const Identity& identity, Authority authority) {
+Prepared prepare(config::VmSpec spec,
+                 const Identity& identity,
+                 Authority authority,
+                 std::map<base::PciAddress, std::string> had) {
   Prepared prepared{std::move(spec), {}};
-  const survey::Survey survey = survey::look("", prepared.spec, identity.privileged);
+  survey::Survey survey = survey::look("", prepared.spec, identity.privileged);
+  survey.had = std::move(had);
   prepared.plan = plan::make_plan(prepared.spec, survey, identity, authority);
   return prepared;
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -33,7 +34,11 @@ struct Prepared {
   plan::Plan plan;
 };
 
-[[nodiscard]] Prepared prepare(config::VmSpec spec, const Identity& identity, Authority authority);
+/// `had`: the devices that running VMs have, from locks that this process may not read any more.
+[[nodiscard]] Prepared prepare(config::VmSpec spec,
+                               const Identity& identity,
+                               Authority authority,
+                               std::map<base::PciAddress, std::string> had);
 
 /// The plan's files and program as far as this process may open them.
 struct OpenFiles {

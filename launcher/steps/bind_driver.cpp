@@ -3,6 +3,7 @@
 #include <memory>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "base/text.hpp"
 #include "launcher/steps/device_change.hpp"
@@ -95,6 +96,10 @@ class BindDriver final : public DeviceChange {
              const Json& /*found*/,
              const Note& /*note*/) const override {
     if (!from_.empty()) {
+      // An unbind under an open node sleeps in the kernel, or takes the driver with it.
+      if (const std::vector<Holder> holders = host.holders(device()); !holders.empty()) {
+        refuse_held(device(), holders);
+      }
       unbind(host, device());
     }
     probe(host, device(), kVfioDriver);

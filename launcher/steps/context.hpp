@@ -20,8 +20,8 @@ struct Context {
   sandbox::Credentials qemu;  ///< who QEMU is to be
   /// Starts QEMU; calls what it is given with the child's number before that may go on.
   std::function<void(const std::function<void(pid_t)>& born)> start;
-  /// Tells what a step waits for, or how far it has come, each time that this changes. Throws
-  /// Failure when the run is to end: then the step gives up.
+  /// Tells what a step waits for, or how far it has come; only what is new is passed on, so a step
+  /// may call it at every look. Throws Failure when the run is to end: then the step gives up.
   std::function<void(const std::string& text)> waiting;
 };
 

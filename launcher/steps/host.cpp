@@ -66,21 +66,28 @@ int with_attribute(const base::Tree& tree, const std::string& path, int flags, U
   return use(fd.get()) < 0 ? errno : 0;
 }
 
+/// What a child finds out: `look` writes it to a pipe, which takes kAttributeLimit bytes before
+/// anybody reads.
+template <typename Look>
+std::string told_by_child(const std::string& action, base::Milliseconds limit, Look look) {
+  base::Pipe answer = base::make_pipe();
+  call_in_child(action, limit, [&] { return look(answer.write_end.get()); });
+  answer.write_end.reset();
+  return base::read_all(answer.read_end.get(), kAttributeLimit, action);
+}
+
 }  // namespace
 
 std::string Host::read_locked(const std::string& path) const {
-  base::Pipe answer = base::make_pipe();
-  call_in_child("read " + tree_.path_of(path), deadlines_.attribute, [&] {
+  const auto look = [&](int answer) {
     return with_attribute(tree_, path, O_RDONLY, [&](int fd) {
-      base::close_all_but({fd, answer.write_end.get()});
-      std::array<char, 4096> buffer{};  // a page is all that an attribute shows; a pipe takes it
+      base::close_all_but({fd, answer});
+      std::array<char, 4096> buffer{};  // a page is all that an attribute shows
       const ssize_t got = ::read(fd, buffer.data(), buffer.size());
-      return got <= 0 ? got
-                      : ::write(answer.write_end.get(), buffer.data(), static_cast<size_t>(got));
+      return got <= 0 ? got : ::write(answer, buffer.data(), static_cast<size_t>(got));
     });
-  });
-  answer.write_end.reset();
-  std::string text = base::read_all(answer.read_end.get(), kAttributeLimit, path);
+  };
+  std::string text = told_by_child("read " + tree_.path_of(path), deadlines_.attribute, look);
   if (text.ends_with('\n')) {
     text.pop_back();
   }
@@ -164,6 +171,20 @@ void Host::load_module(const std::string& name) {
         ExitCode::failed,
         "Cannot load the kernel module " + name + "; type: modprobe -v " + base::shell_quote(name));
   }
+}
+
+std::vector<Holder> Host::holders(const base::PciAddress& device) const {
+  constexpr std::size_t kMost = 128;  // what fits into the pipe
+  const auto look = [&](int answer) {
+    base::close_all_but({answer});
+    const base::Tree tree(tree_.path_of(""));
+    std::vector<Holder> found = find_holders(nodes_of(tree, device));
+    found.resize(std::min(found.size(), kMost));
+    base::write_all(answer, to_json(found).dump(), "the answer");
+    return 0;
+  };
+  return read_holders(Json::parse(told_by_child(
+      "see who has " + base::to_string(device) + " open", deadlines_.attribute, look)));
 }
 
 void Host::settle_udev() const {

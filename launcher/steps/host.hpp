@@ -12,6 +12,7 @@
 #include "base/tree.hpp"
 #include "base/unique_fd.hpp"
 #include "launcher/exit_code.hpp"
+#include "launcher/steps/holders.hpp"
 
 namespace vmlaunch::launcher::steps {
 
@@ -71,6 +72,9 @@ class Host {
 
   /// Nothing: it is not there.
   [[nodiscard]] virtual std::optional<Owner> owner(const std::string& path) const;
+
+  /// Processes other than ours that have nodes of the device open or mapped.
+  [[nodiscard]] virtual std::vector<Holder> holders(const base::PciAddress& device) const;
 
   /// Waits until udev has done what it does with new nodes (owner, mode), a few seconds at most.
   void settle_udev() const;

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 #include "base/errors.hpp"
 #include "base/file.hpp"
@@ -26,6 +27,17 @@ constexpr std::chrono::minutes kRecoveryDeadline{1};
 
 std::string path_in(const std::string& folder, const std::string& name) {
   return folder + "/" + name + kEnding;
+}
+
+/// Of all locks that are there, had or left over.
+std::vector<std::string> names_in(const std::string& folder) {
+  std::vector<std::string> names;
+  for (const std::string& file : base::Tree("").list(folder)) {
+    if (file.ends_with(kEnding)) {
+      names.push_back(file.substr(0, file.size() - std::string_view(kEnding).size()));
+    }
+  }
+  return names;
 }
 
 /// What whoever has it wrote there.
@@ -106,13 +118,9 @@ std::optional<Lock> Lock::take(const std::string& folder,
 }
 
 void Lock::clear(const std::string& folder) {
-  for (const std::string& name : base::Tree("").list(folder)) {
+  for (const std::string& name : names_in(folder)) {
     try {
-      if (name.ends_with(kEnding)) {
-        std::string file = folder;
-        file.append("/").append(name);
-        static_cast<void>(try_to_take(file, Purpose::recovery));
-      }
+      static_cast<void>(try_to_take(path_in(folder, name), Purpose::recovery));
     } catch (const std::system_error&) {
       // Whoever needs this one hears what is the matter with it.
     }
@@ -137,6 +145,17 @@ std::string Lock::describe_holder(const std::string& folder, const std::string& 
   return is_recovery(path_in(folder, name))
              ? " (pid " + std::to_string(*pid) + " recovers it)"
              : " (its guardian is pid " + std::to_string(*pid) + way_to_stop(*pid) + ")";
+}
+
+std::map<std::string, std::string> Lock::had_by_runs(const std::string& folder) {
+  std::map<std::string, std::string> had;
+  for (const std::string& name : names_in(folder)) {
+    const std::string by = describe_holder(folder, name);
+    if (!by.empty() && !is_recovery(path_in(folder, name))) {
+      had.emplace(name, by);
+    }
+  }
+  return had;
 }
 
 Lock::~Lock() {

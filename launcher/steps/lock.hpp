@@ -2,6 +2,7 @@
 
 #include <sys/types.h>
 
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -28,6 +29,9 @@ class Lock {
   /// Takes away what dead processes have left in the folder. This process must have no lock there:
   /// to look at its own would give it up.
   static void clear(const std::string& folder);
+
+  /// What running VMs have, each with who has it; not what is being recovered just now.
+  [[nodiscard]] static std::map<std::string, std::string> had_by_runs(const std::string& folder);
 
   /// Who has it; nothing when nobody does.
   [[nodiscard]] static std::optional<pid_t> holder(const std::string& folder,

@@ -15,6 +15,16 @@ namespace {
 
 }  // namespace
 
+std::map<base::PciAddress, std::string> reserved_devices(const std::string& folder) {
+  std::map<base::PciAddress, std::string> all;
+  for (const auto& [name, by] : Lock::had_by_runs(folder)) {
+    if (const auto device = base::parse_pci_address(name)) {
+      all.emplace(*device, by);
+    }
+  }
+  return all;
+}
+
 void Reservations::take(const std::string& folder, const Step& step) {
   const std::string name = step->reserves();
   if (name.empty() || locks_.contains(name)) {

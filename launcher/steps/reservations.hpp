@@ -3,10 +3,14 @@
 #include <map>
 #include <string>
 
+#include "base/pci_address.hpp"
 #include "launcher/steps/lock.hpp"
 #include "launcher/steps/step.hpp"
 
 namespace vmlaunch::launcher::steps {
+
+/// The PCI devices that running VMs have, each with who has it: " (its guardian is pid 17)".
+[[nodiscard]] std::map<base::PciAddress, std::string> reserved_devices(const std::string& folder);
 
 /// What one run keeps from others for as long as this lives: a lock for each name that its steps
 /// reserve.

@@ -15,6 +15,7 @@ std::vector<Step> all_kinds() {
       load_vfio(),
       keep_awake({}),
       override_driver({}, ""),
+      await_release({}, {}),
       bind_driver({}, ""),
       own_node(0),
       start_qemu(false),

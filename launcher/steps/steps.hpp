@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "base/duration.hpp"
 #include "base/pci_address.hpp"
 #include "launcher/steps/step.hpp"
 
@@ -13,6 +14,7 @@ namespace vmlaunch::launcher::steps {
 [[nodiscard]] Step load_vfio();
 [[nodiscard]] Step keep_awake(const base::PciAddress& device);
 [[nodiscard]] Step override_driver(const base::PciAddress& device, std::string from);
+[[nodiscard]] Step await_release(const base::PciAddress& device, base::Milliseconds limit);
 [[nodiscard]] Step bind_driver(const base::PciAddress& device, std::string from);
 [[nodiscard]] Step own_node(unsigned group);
 [[nodiscard]] Step start_qemu(bool in_cgroup);

@@ -22,6 +22,7 @@ std::optional<Uefi> find_uefi(const base::Tree& tree) {
 
 void look_at_devices(const base::Tree& tree, Survey& survey) {
   survey.pci = look_at_pci(tree);
+  survey.uses = look_at_uses(tree);
   for (const std::string& name : tree.list("/dev/vfio")) {
     const auto group = base::parse_number<unsigned>(name);
     if (group && ::access(tree.path_of("/dev/vfio/" + name).c_str(), R_OK | W_OK) == 0) {

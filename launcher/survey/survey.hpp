@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -13,6 +14,7 @@
 #include "launcher/config/vm_spec.hpp"
 #include "launcher/identity.hpp"
 #include "launcher/survey/pci.hpp"
+#include "launcher/survey/uses.hpp"
 
 namespace vmlaunch::launcher::survey {
 
@@ -56,8 +58,11 @@ struct Survey {
   std::set<std::string> sound_servers;  ///< sockets that are there, or that the caller may not see
   bool cgroup = false;                  ///< a cgroup for the VM can be made
   Pci pci;                              ///< looked at only for a VM that gets PCI devices
-  std::set<unsigned> open_groups;       ///< IOMMU groups whose node the caller may open
-  std::uint64_t memlock_limit = 0;      ///< what the caller may let QEMU lock in memory, in bytes
+  Uses uses;                            ///< what the host uses its devices for
+  std::map<base::PciAddress, std::string> had;  ///< by running VMs, with who has each; from the
+                                                ///< locks, which only their owner can read
+  std::set<unsigned> open_groups;               ///< IOMMU groups whose node the caller may open
+  std::uint64_t memlock_limit = 0;  ///< what the caller may let QEMU lock in memory, in bytes
 };
 
 /// Where a user's sound server listens.

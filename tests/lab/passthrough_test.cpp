@@ -152,7 +152,7 @@ TEST_CASE("passthrough: a device that a running VM has is refused to another one
                             std::to_string(first.pid()) + "); stop that first";
   const std::string other =
       folder.write("other.json", probe_with({{{"device", device::nic}}}).dump());
-  for (const char* verb : {"run", "check"}) {
+  for (const char* verb : {"run", "check", "plan"}) {
     INFO(verb);
     Program second(command_of({verb, other}));
     CHECK(second.exit_code() == 21);

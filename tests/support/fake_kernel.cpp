@@ -116,6 +116,12 @@ std::optional<Owner> FakeKernel::owner(const std::string& path) const {
   return found == owners_.end() ? std::nullopt : std::optional(found->second);
 }
 
+std::vector<launcher::steps::Holder> FakeKernel::holders(const base::PciAddress& /*device*/) const {
+  const auto next = holders_.upper_bound(++looks_);
+  return next == holders_.begin() ? std::vector<launcher::steps::Holder>()
+                                  : std::prev(next)->second;
+}
+
 void FakeKernel::load_module(const std::string& name) {
   meet([&] {
     tree_.folder("/sys/bus/pci/drivers/" + name);

@@ -3,6 +3,8 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "launcher/steps/host.hpp"
 #include "tests/support/pci_tree.hpp"
@@ -32,6 +34,11 @@ class FakeKernel : public launcher::steps::Host {
   /// How many changes were asked for.
   [[nodiscard]] int count() const { return count_; }
 
+  /// Who has devices open from the `look`th time on that somebody looks.
+  void hold(int look, std::vector<launcher::steps::Holder> holders) {
+    holders_[look] = std::move(holders);
+  }
+
   void write(const std::string& path, const std::string& value) override;
   void write_to_driver(const std::string& path, const std::string& value) override;
   void make_folder(const std::string& path) override;
@@ -39,6 +46,8 @@ class FakeKernel : public launcher::steps::Host {
   void set_owner(const std::string& path, const launcher::steps::Owner& owner) override;
   void load_module(const std::string& name) override;
   [[nodiscard]] std::optional<launcher::steps::Owner> owner(const std::string& path) const override;
+  [[nodiscard]] std::vector<launcher::steps::Holder> holders(
+      const base::PciAddress& device) const override;
 
  private:
   template <typename Change>
@@ -48,6 +57,8 @@ class FakeKernel : public launcher::steps::Host {
 
   PciTree& tree_;
   std::map<std::string, launcher::steps::Owner> owners_;
+  std::map<int, std::vector<launcher::steps::Holder>> holders_;
+  mutable int looks_ = 0;
   int count_ = 0;
   int fail_at_ = 0;
   Fault fault_ = Fault::fails;

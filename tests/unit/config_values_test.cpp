@@ -167,5 +167,36 @@ TEST_CASE("MAC address: zeros alone, for which QEMU would take another, are none
   CHECK_FALSE(parse_mac_address("00:00:00:00:00:00"));
 }
 
+TEST_CASE("PCI selector: each form is read, and written in full", "[config]") {
+  for (const auto& [text, full] : {std::pair("04:00.1", "0000:04:00.1"),
+                                   std::pair("10000:e1:00.7", "10000:e1:00.7"),
+                                   std::pair("04:1f", "0000:04:1f"),
+                                   std::pair("0001:04:00", "0001:04:00"),
+                                   std::pair("10DE:1b81", "10de:1b81"),
+                                   std::pair("class:0C03", "class:0c03")}) {
+    INFO(text);
+    const auto selector = parse_pci_selector(text);
+    REQUIRE(selector);
+    CHECK(to_string(*selector) == full);
+    CHECK(parse_pci_selector(full) == selector);
+  }
+  for (const char* text : {"",
+                           "04",
+                           "4:00",
+                           "04:20",
+                           "04:00.8",
+                           "04:00.0.0",
+                           "10de:1b8",
+                           "class:",
+                           "class:300",
+                           "class:03000",
+                           "class:03g0",
+                           "10de:*",
+                           " 04:00"}) {
+    INFO(text);
+    CHECK_FALSE(parse_pci_selector(text));
+  }
+}
+
 }  // namespace
 }  // namespace vmlaunch::launcher::config

@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "launcher/steps/reservations.hpp"
 #include "tests/unit/laptop.hpp"
 
 namespace vmlaunch::launcher::steps {
@@ -83,6 +84,21 @@ TEST_CASE("lock: what the dead have left is cleared away, and what the living ha
   Lock::clear(folder.path());
   CHECK(folder.names() == std::vector<std::string>{"broken.lock", "other", "runs.lock"});
   CHECK(Lock::holder(folder.path(), "runs") == run.pid());
+}
+
+TEST_CASE("lock: the devices that running VMs have are told, not those of the dead", "[steps]") {
+  const Folder folder;
+  const auto take = [&](const char* name, Lock::Purpose purpose) {
+    return [&folder, name, purpose] { return Lock::take(folder.path(), name, purpose); };
+  };
+  folder.write("0000:00:1f.3.lock", "", 0600);
+  const AnotherProcess vm(take("vm", kRun));
+  const AnotherProcess gpu(take("0000:01:00.0", kRun));
+  const AnotherProcess recovered(take("0000:02:00.0", Lock::Purpose::recovery));
+  CHECK(reserved_devices(folder.path()) ==
+        std::map<base::PciAddress, std::string>{
+            {kGpu, " (its guardian is pid " + std::to_string(gpu.pid()) + ")"}});
+  CHECK(reserved_devices(folder.file("none")).empty());
 }
 
 TEST_CASE("lock: a VM has one run, and a dead one's lock is free", "[steps]") {

@@ -79,6 +79,8 @@ TEST_CASE("pci: all functions of a card are bound, and the listed one is given",
         "keep 0000:01:00.1 awake: power/control on, d3cold_allowed 0\n"
         "reserve 0000:01:00.0 for vfio-pci (driver_override)\n"
         "reserve 0000:01:00.1 for vfio-pci (driver_override)\n"
+        "wait until nobody has 0000:01:00.0 open, at most 15s\n"
+        "wait until nobody has 0000:01:00.1 open, at most 15s\n"
         "bind 0000:01:00.0 to vfio-pci; it has nouveau\n"
         "bind 0000:01:00.1 to vfio-pci; it has snd_hda_intel\n"
         "let QEMU's user alone open /dev/vfio/2");
@@ -140,6 +142,8 @@ TEST_CASE("pci: the whole group is taken where that is asked or all are listed",
       "keep 0000:00:1f.4 awake: power/control on, d3cold_allowed 0\n"
       "reserve 0000:00:1f.3 for vfio-pci (driver_override)\n"
       "reserve 0000:00:1f.4 for vfio-pci (driver_override)\n"
+      "wait until nobody has 0000:00:1f.3 open, at most 15s\n"
+      "wait until nobody has 0000:00:1f.4 open, at most 15s\n"
       "bind 0000:00:1f.3 to vfio-pci; it has snd_hda_intel\n"
       "bind 0000:00:1f.4 to vfio-pci; it has i801_smbus\n"
       "let QEMU's user alone open /dev/vfio/11";
@@ -252,6 +256,136 @@ TEST_CASE("pci: what cannot be given is refused, all of it at once", "[pci]") {
   CHECK(refusal(R"([{"device": "01:00.0"}])", laptop(), kPlain) ==
         "10: Cannot bind 0000:01:00.0 to vfio-pci without root; type: sudo vmlaunch …\n"
         "Cannot bind 0000:01:00.1 to vfio-pci without root; type: sudo vmlaunch …");
+}
+
+TEST_CASE("pci: ids, a class and a slot choose the device that they match", "[pci]") {
+  const std::string one = "vfio-pci 0000:02:00.0 port0 0x0.0x0\n";
+  for (const char* selector : {"8086:1533", "class:0200", "02:00.0"}) {
+    INFO(selector);
+    CHECK(
+        devices_of(plan_of(R"([{"device": ")" + std::string(selector) + R"("}])")).ends_with(one));
+  }
+  CHECK(devices_of(plan_of(R"([{"device": "01:00"}])")) ==
+        devices_of(plan_of(R"([{"device": "01:00.0", "functions": "all"}])")));
+  CHECK(devices_of(plan_of(R"([{"device": "10de:1ba1", "functions": "all"}])")) ==
+        devices_of(plan_of(R"([{"device": "01:00.0", "functions": "all"}])")));
+  CHECK(refusal(R"([{"device": "8086:1533", "expect": "10de:1b81"}])")
+            .starts_with("10: Cannot give 0000:02:00.0 to the guest: it is 8086:1533, and "));
+  CHECK(refusal(R"([{"device": "8086:9999"}, {"device": "class:0108"}])") ==
+        "10: Cannot find the PCI device 8086:9999; type: vmlaunch host\n"
+        "Cannot find the PCI device class:0108; type: vmlaunch host");
+}
+
+TEST_CASE("pci: what matches several devices is refused with all of them", "[pci]") {
+  const std::string candidates =
+      " means: there are 2\n"
+      "  0000:00:02.0 8086:3e9b, driver i915, the firmware's screen\n"
+      "  0000:01:00.0 10de:1ba1, driver nouveau\n"
+      "  name one of them by its address";
+  CHECK(refusal(R"([{"device": "class:0300"}])") ==
+        "10: Cannot tell which device \"class:0300\"" + candidates);
+  // The first would do, but the second could come to mean another one.
+  CHECK(refusal(R"([{"device": ["05:00.0", "class:0300", "02:00.0"]}])") ==
+        "10: Cannot tell which device \"class:0300\"" + candidates);
+}
+
+TEST_CASE("pci: of several the first that is there and free is chosen", "[pci]") {
+  const auto chosen = [](const std::string& pci, const survey::Survey& survey) {
+    std::string all;
+    for (const auto& slot : plan_of(pci, survey).passthrough.slots) {
+      all += base::to_string(slot.front()) + " ";
+    }
+    return all;
+  };
+  survey::Survey survey = laptop();
+  CHECK(chosen(R"([{"device": ["05:00.0", "02:00.0", "01:00.0"]}])", survey) == "0000:02:00.0 ");
+  CHECK(chosen(R"([{"device": "02:00.0"}, {"device": ["02:00.0", "01:00.0"]}])", survey) ==
+        "0000:01:00.0 0000:02:00.0 ");
+  survey.had = {{{0, 2, 0, 0}, " (its guardian is pid 17)"}};
+  CHECK(chosen(R"([{"device": ["02:00.0", "01:00.0"]}])", survey) == "0000:01:00.0 ");
+  CHECK(refusal(R"([{"device": ["05:00.0", "02:00.0"]}])", survey) ==
+        "21: Cannot find a free one of the PCI devices that the config names:\n"
+        "  0000:05:00.0: it is not there\n"
+        "  0000:02:00.0: a VM that runs has 0000:02:00.0 (its guardian is pid 17)\n"
+        "  type: vmlaunch host");
+  CHECK(refusal(R"([{"device": "02:00.0"}])", survey) ==
+        "21: Cannot take 0000:02:00.0: a VM that runs has it (its guardian is pid 17); stop that "
+        "first");
+}
+
+TEST_CASE("pci: what the host needs is refused, all of it at once", "[pci]") {
+  survey::Survey survey = laptop();
+  survey.uses.uses = {
+      {{0, 2, 0, 0}, "eth0 has the default route", "type: ip route"},
+      {{0, 2, 0, 0}, "nvme0n1p1 is mounted on /data", "type: umount /data"},
+      {{0, 0, 2, 0}, "of a device that stays", "nothing"},
+  };
+  survey.uses.keyboards = {{0, 1, 0, 1}};
+  CHECK(refusal(R"([{"device": "02:00.0"}, {"device": "01:00.0"}])", survey) ==
+        "10: Cannot take 0000:02:00.0 from the host: eth0 has the default route; type: ip route\n"
+        "Cannot take 0000:02:00.0 from the host: nvme0n1p1 is mounted on /data; type: umount "
+        "/data\n"
+        "Cannot take 0000:01:00.1 from the host: the host's only keyboard is there; plug one into "
+        "another controller, to stop the guest with");
+}
+
+TEST_CASE("pci: another keyboard, on the chipset or on a device that stays, is enough", "[pci]") {
+  const std::string gpu = R"([{"device": "01:00.0"}])";
+  survey::Survey survey = laptop();
+  survey.uses.keyboards = {{0, 1, 0, 1}};
+  survey.uses.other_keyboard = true;
+  CHECK_NOTHROW(plan_of(gpu, survey));
+  survey.uses.other_keyboard = false;
+  CHECK_THROWS_AS(plan_of(gpu, survey), Failure);
+  survey.uses.keyboards.insert({0, 2, 0, 0});
+  CHECK_NOTHROW(plan_of(gpu, survey));
+}
+
+TEST_CASE("pci: the host's last GPU is given only where the config says so", "[pci]") {
+  const auto with = [](const std::string& more, const survey::Survey& survey) {
+    const std::string path = "/vms/win10.json";
+    const config::Document config(
+        path, R"({"pci": [{"device": "01:00.0"}, {"device": "00:02.0"}])" + more + "}");
+    return make_plan(config::load(config, path), survey, kRoot, Authority::user);
+  };
+  const auto refused = [&](const survey::Survey& survey) {
+    return tests::refusal([&] { static_cast<void>(with("", survey)); });
+  };
+  const std::string end =
+      " from the host: the host would have no GPU left for its own screen; if that is meant, set "
+      "\"single_gpu\": true in the config";
+  CHECK(refused(laptop()) ==
+        "10: Cannot take 0000:00:02.0" + end + "\nCannot take 0000:01:00.0" + end);
+  CHECK_NOTHROW(with(R"(, "single_gpu": true)", laptop()));
+  PciTree tree;
+  tests::add_laptop(tree);
+  tree.add("0000:03:00.0",
+           {.class_code = 0x030000, .driver = "amdgpu", .group = 20, .bridge = "0000:00:1c.0"});
+  CHECK_NOTHROW(with("", survey_of(tree)));
+  tree.bind("0000:03:00.0", "vfio-pci");  // for another guest: the host shows nothing there
+  CHECK(refused(survey_of(tree)) != "");
+}
+
+TEST_CASE("pci: what weakens the walls between groups is told", "[pci]") {
+  const std::string nic = R"([{"device": "02:00.0"}])";
+  survey::Survey survey = laptop();
+  survey.kvm = {true, 0, 0, 0666, true, true, false};
+  CHECK(plan_of(nic, survey).warnings.empty());
+  survey.uses.acs_override = true;
+  survey.uses.unsafe_interrupts = true;
+  CHECK(plan_of(nic, survey).warnings ==
+        std::vector<std::string>{
+            "pcie_acs_override is on the kernel's command line: that the guest's IOMMU groups (12) "
+            "are apart from the host's other devices is a claim only",
+            "vfio_iommu_type1's allow_unsafe_interrupts is on: a guest with devices of IOMMU "
+            "groups (12) can send the host any interrupt"});
+  survey::Survey without = laptop(false);
+  without.uses.no_iommu_mode = true;
+  CHECK(
+      refusal(nic, without)
+          .starts_with("10: Cannot give PCI devices to the guest: the host's IOMMU is off; vfio's "
+                       "no-IOMMU mode is not used, since a guest could then write to all of the "
+                       "host's memory\n"));
 }
 
 }  // namespace
