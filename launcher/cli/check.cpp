@@ -3,6 +3,7 @@
 
 #include "launcher/cli/verbs.hpp"
 #include "launcher/run/guardian_link.hpp"
+#include "launcher/run/guardian_unit.hpp"
 
 namespace vmlaunch::launcher::cli {
 
@@ -35,11 +36,13 @@ Result check(const std::string& file, const std::optional<std::string>& as) {
   Result result;
   try {
     const Identity identity = find_identity(as);
+    const bool guardian_unit = run::will_start_unit(identity);
     run::GuardianProcess guardian(identity, run::GuardianProcess::Kind::child);
     const Trusted trusted = open_and_become(file, identity);
     config::VmSpec spec = run::load_config(trusted.config);
     result.warnings = guardian.begin({spec.name, true});
-    const plan::Plan plan = run::prepare(std::move(spec), identity, trusted.authority).plan;
+    const plan::Plan plan =
+        run::prepare(std::move(spec), identity, trusted.authority, guardian_unit).plan;
     result.warnings.insert(result.warnings.end(), plan.warnings.begin(), plan.warnings.end());
     check_sealing(trusted, plan, guardian);
   } catch (const Failure& failure) {

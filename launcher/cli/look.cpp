@@ -1,4 +1,5 @@
 #include "launcher/cli/verbs.hpp"
+#include "launcher/run/guardian_unit.hpp"
 #include "launcher/steps/recovery.hpp"
 #include "sandbox/privileges.hpp"
 
@@ -26,13 +27,14 @@ Trusted open_and_become(const std::string& file, const Identity& identity) {
 
 run::Prepared look_at(const std::string& file, const std::optional<std::string>& as) {
   const Identity identity = find_identity(as);
+  const bool guardian_unit = run::will_start_unit(identity);
   const std::vector<std::string> leftovers = steps::leftovers(steps::find_state_folders(), "");
   if (identity.privileged && identity.invoker) {
     sandbox::become(identity.user.credentials);
   }
   const Trusted trusted = open_trusted(file, identity);
   run::Prepared prepared =
-      run::prepare(run::load_config(trusted.config), identity, trusted.authority);
+      run::prepare(run::load_config(trusted.config), identity, trusted.authority, guardian_unit);
   std::vector<std::string>& warnings = prepared.plan.warnings;
   warnings.insert(warnings.begin(), leftovers.begin(), leftovers.end());
   return prepared;

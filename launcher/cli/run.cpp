@@ -25,7 +25,8 @@ ExitCode run_file(const std::string& file, const std::optional<std::string>& as)
   for (const std::string& line : guardian.begin({spec.name})) {
     console.warn(line);
   }
-  run::Prepared prepared = run::prepare(std::move(spec), identity, trusted.authority);
+  run::Prepared prepared =
+      run::prepare(std::move(spec), identity, trusted.authority, guardian.is_unit());
   for (const std::string& warning : prepared.plan.warnings) {
     console.warn(warning);
   }

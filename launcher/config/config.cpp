@@ -223,6 +223,8 @@ Config parse(const Document& document, std::vector<Issue>& issues) {
   reader.objects("disks", [&](ObjectReader& disk) { config.disks.push_back(read_disk(disk)); });
   read_network(reader, config);
   reader.objects("pci", [&](ObjectReader& pci) { config.pci.push_back(read_pci(pci)); });
+  config.single_gpu = reader.boolean("single_gpu");
+  config.stop_units = reader.texts("stop_units");
   config.display = read_display(reader);
   config.serial = read_serial(reader);
   reader.object("qemu", [&](ObjectReader& qemu) {

@@ -86,6 +86,8 @@ struct Config {
   std::vector<Disk> disks;
   std::vector<Nic> network;
   std::vector<Pci> pci;
+  std::optional<bool> single_gpu;
+  std::vector<std::optional<std::string>> stop_units;  ///< nothing for what could not be read
   std::optional<Display> display;
   std::optional<Serial> serial;
   Qemu qemu;

@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <vector>
@@ -90,6 +91,20 @@ std::optional<MacAddress> parse_mac_address(std::string_view text) {
   }
   // QEMU takes zeros for no address and makes one up.
   return mac.text == "00:00:00:00:00:00" ? std::nullopt : std::optional(mac);
+}
+
+bool is_unit_name(std::string_view text) {
+  constexpr std::array<std::string_view, 8> kSuffixes = {
+      ".service", ".socket", ".target", ".timer", ".path", ".mount", ".automount", ".swap"};
+  const std::size_t dot = text.rfind('.');
+  // A template without an instance is no unit, and what begins with a dash is an option to others.
+  return text.size() <= 255 && dot != std::string_view::npos && dot != 0 && text.front() != '-' &&
+         text[dot - 1] != '@' &&
+         std::find(kSuffixes.begin(), kSuffixes.end(), text.substr(dot)) != kSuffixes.end() &&
+         std::all_of(text.begin(), text.end(), [](char c) {
+           return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                  std::string_view(":-_.\\@").find(c) != std::string_view::npos;
+         });
 }
 
 std::optional<PciIds> parse_pci_ids(std::string_view text) {

@@ -44,6 +44,10 @@ struct MacAddress {
 
 [[nodiscard]] std::optional<MacAddress> parse_mac_address(std::string_view text);
 
+/// Whether it can be the name of a unit of systemd that can be stopped and started again
+/// (systemd.unit(5)): "nvidia-persistenced.service".
+[[nodiscard]] bool is_unit_name(std::string_view text);
+
 /// Vendor and device of a PCI function: "10de:1b81".
 struct PciIds {
   std::uint16_t vendor = 0;

@@ -15,6 +15,8 @@ constexpr std::size_t kMostDisks = 16;
 constexpr std::size_t kMostNics = 8;
 constexpr std::size_t kMostPciDevices = 16;
 
+constexpr std::size_t kMostUnits = 16;
+
 /// A virtual machine as it is to be: checked, every default filled in, every path absolute.
 struct VmSpec {
   struct Cpu {
@@ -53,6 +55,7 @@ struct VmSpec {
     std::optional<PciIds> expect;
   };
 
+  std::string file;  ///< the config's absolute path
   std::string name;
   Machine machine = Machine::q35;
   Accel accel = Accel::automatic;
@@ -63,6 +66,8 @@ struct VmSpec {
   std::vector<Disk> disks;
   std::vector<Nic> network;
   std::vector<Pci> pci;
+  bool single_gpu = false;              ///< the GPU that is given is the host's own screen
+  std::vector<std::string> stop_units;  ///< units of systemd that do not run while the VM does
   Display display;
   Serial serial;
   std::string qemu_binary = "/usr/bin/qemu-system-x86_64";

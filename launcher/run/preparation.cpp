@@ -121,9 +121,13 @@ config::VmSpec load_config(const OpenConfig& config) {
   return config::load(document, config.path);
 }
 
-Prepared prepare(config::VmSpec spec, const Identity& identity, Authority authority) {
+Prepared prepare(config::VmSpec spec,
+                 const Identity& identity,
+                 Authority authority,
+                 bool guardian_unit) {
   Prepared prepared{std::move(spec), {}};
-  const survey::Survey survey = survey::look("", prepared.spec, identity.privileged);
+  survey::Survey survey = survey::look("", prepared.spec, identity.privileged);
+  survey.guardian_unit = guardian_unit;
   prepared.plan = plan::make_plan(prepared.spec, survey, identity, authority);
   return prepared;
 }

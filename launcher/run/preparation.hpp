@@ -33,7 +33,11 @@ struct Prepared {
   plan::Plan plan;
 };
 
-[[nodiscard]] Prepared prepare(config::VmSpec spec, const Identity& identity, Authority authority);
+/// `guardian_unit`: the guardian is a unit of systemd, or would be.
+[[nodiscard]] Prepared prepare(config::VmSpec spec,
+                               const Identity& identity,
+                               Authority authority,
+                               bool guardian_unit);
 
 /// The plan's files and program as far as this process may open them.
 struct OpenFiles {

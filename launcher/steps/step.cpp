@@ -17,6 +17,9 @@ std::vector<Step> all_kinds() {
       override_driver({}, ""),
       bind_driver({}, ""),
       own_node(0),
+      stop_unit("", {}),
+      release_console(),
+      release_framebuffer("", {}),
       start_qemu(false),
   };
 }

@@ -12,6 +12,8 @@
 #include "launcher/config/vm_spec.hpp"
 #include "launcher/identity.hpp"
 #include "launcher/survey/pci.hpp"
+#include "launcher/survey/screen.hpp"
+#include "launcher/survey/session.hpp"
 
 namespace vmlaunch::launcher::survey {
 
@@ -51,7 +53,10 @@ struct Survey {
   std::optional<User> run_as;           ///< whom the config's run_as names
   std::set<std::string> block_devices;  ///< those of the config's disks that are block devices
   bool cgroup = false;                  ///< a cgroup for the VM can be made
+  bool guardian_unit = false;           ///< systemd keeps the guardian, with cgroups of its own
+  Session session;                      ///< looked at only for a VM that stops units
   Pci pci;                              ///< looked at only for a VM that gets PCI devices
+  Screen screen;                        ///< the same
   std::set<unsigned> open_groups;       ///< IOMMU groups whose node the caller may open
   std::uint64_t memlock_limit = 0;      ///< what the caller may let QEMU lock in memory, in bytes
 };

@@ -27,6 +27,8 @@ survey::Survey host(bool has_kvm) {
   tests::PciTree tree;
   tests::add_laptop(tree);
   survey.pci = survey::look_at_pci(tree.tree());
+  survey.screen = {{{0, 1, 0, 0}}, {"simple-framebuffer.0"}};
+  survey.session = {true, "/system.slice/vmlaunch.service", false, "/vmlaunch", "gdm.service"};
   survey.uefi = {"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"};
   return survey;
 }
@@ -99,6 +101,9 @@ TEST_CASE("config: a config with every key is accepted", "[config]") {
   CHECK(spec.disks.size() == 2);
   CHECK(spec.network.size() == 2);
   CHECK(spec.run_as == "alice");
+  CHECK(spec.single_gpu);
+  CHECK(spec.stop_units ==
+        std::vector<std::string>{"nvidia-persistenced.service", "foo@bar-\\x20.socket"});
 }
 
 TEST_CASE("config: every form that a key may have is accepted", "[config]") {
