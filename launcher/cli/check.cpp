@@ -3,6 +3,7 @@
 
 #include "launcher/cli/verbs.hpp"
 #include "launcher/run/guardian_link.hpp"
+#include "launcher/run/guardian_unit.hpp"
 #include "launcher/steps/reservations.hpp"
 #include "launcher/steps/state_folders.hpp"
 
@@ -38,12 +39,13 @@ Result check(const std::string& file, const std::optional<std::string>& as) {
   try {
     const Identity identity = find_identity(as);
     run::GuardianProcess guardian(identity, run::GuardianProcess::Kind::child);
-    auto had = steps::reserved_devices(steps::find_state_folders().locks);
+    run::Known known{steps::reserved_devices(steps::find_state_folders().locks),
+                     run::will_start_unit(identity)};
     const Trusted trusted = open_and_become(file, identity);
     config::VmSpec spec = run::load_config(trusted.config);
     result.warnings = guardian.begin({spec.name, true});
     const plan::Plan plan =
-        run::prepare(std::move(spec), identity, trusted.authority, std::move(had)).plan;
+        run::prepare(std::move(spec), identity, trusted.authority, std::move(known)).plan;
     result.warnings.insert(result.warnings.end(), plan.warnings.begin(), plan.warnings.end());
     check_sealing(trusted, plan, guardian);
   } catch (const Failure& failure) {

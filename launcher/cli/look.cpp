@@ -1,4 +1,5 @@
 #include "launcher/cli/verbs.hpp"
+#include "launcher/run/guardian_unit.hpp"
 #include "launcher/steps/recovery.hpp"
 #include "launcher/steps/reservations.hpp"
 #include "sandbox/privileges.hpp"
@@ -29,13 +30,13 @@ run::Prepared look_at(const std::string& file, const std::optional<std::string>&
   const Identity identity = find_identity(as);
   const steps::StateFolders folders = steps::find_state_folders();
   const std::vector<std::string> leftovers = steps::leftovers(folders, "");
-  auto had = steps::reserved_devices(folders.locks);
+  run::Known known{steps::reserved_devices(folders.locks), run::will_start_unit(identity)};
   if (identity.privileged && identity.invoker) {
     sandbox::become(identity.user.credentials);
   }
   const Trusted trusted = open_trusted(file, identity);
   run::Prepared prepared =
-      run::prepare(run::load_config(trusted.config), identity, trusted.authority, std::move(had));
+      run::prepare(run::load_config(trusted.config), identity, trusted.authority, std::move(known));
   std::vector<std::string>& warnings = prepared.plan.warnings;
   warnings.insert(warnings.begin(), leftovers.begin(), leftovers.end());
   return prepared;

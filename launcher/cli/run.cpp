@@ -22,14 +22,14 @@ ExitCode run_file(const std::string& file, const std::optional<std::string>& as)
   run::Console console;
   run::Terminal terminal;
   run::GuardianProcess guardian(identity, run::GuardianProcess::Kind::keeper);
-  auto had = steps::reserved_devices(steps::find_state_folders().locks);
+  run::Known known{steps::reserved_devices(steps::find_state_folders().locks), guardian.is_unit()};
   Trusted trusted = open_and_become(file, identity);
   config::VmSpec spec = run::load_config(trusted.config);
   for (const std::string& line : guardian.begin({spec.name})) {
     console.warn(line);
   }
   run::Prepared prepared =
-      run::prepare(std::move(spec), identity, trusted.authority, std::move(had));
+      run::prepare(std::move(spec), identity, trusted.authority, std::move(known));
   for (const std::string& warning : prepared.plan.warnings) {
     console.warn(warning);
   }

@@ -372,6 +372,7 @@ Config parse(const Document& document, std::vector<Issue>& issues) {
   read_network(reader, config);
   reader.objects("pci", [&](ObjectReader& pci) { config.pci.push_back(read_pci(pci)); });
   config.single_gpu = reader.boolean("single_gpu");
+  config.stop_units = reader.texts("stop_units");
   config.display = read_display(reader);
   config.video = reader.choice("video", video_names());
   reader.object("audio", [&](ObjectReader& audio) { config.audio = read_audio(audio); });

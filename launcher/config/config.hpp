@@ -119,6 +119,7 @@ struct Config {
   std::vector<Nic> network;
   std::vector<Pci> pci;
   std::optional<bool> single_gpu;
+  std::vector<std::optional<std::string>> stop_units;  ///< nothing for what could not be read
   std::optional<Display> display;
   std::optional<Video> video;
   std::optional<Audio> audio;

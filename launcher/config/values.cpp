@@ -100,6 +100,20 @@ std::optional<MacAddress> parse_mac_address(std::string_view text) {
   return mac.text == "00:00:00:00:00:00" ? std::nullopt : std::optional(mac);
 }
 
+bool is_unit_name(std::string_view text) {
+  constexpr std::array<std::string_view, 8> kSuffixes = {
+      ".service", ".socket", ".target", ".timer", ".path", ".mount", ".automount", ".swap"};
+  const std::size_t dot = text.rfind('.');
+  // A template without an instance is no unit, and what begins with a dash is an option to others.
+  return text.size() <= 255 && dot != std::string_view::npos && dot != 0 && text.front() != '-' &&
+         text[dot - 1] != '@' &&
+         std::find(kSuffixes.begin(), kSuffixes.end(), text.substr(dot)) != kSuffixes.end() &&
+         std::all_of(text.begin(), text.end(), [](char c) {
+           return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                  std::string_view(":-_.\\@").find(c) != std::string_view::npos;
+         });
+}
+
 std::optional<PciIds> parse_pci_ids(std::string_view text) {
   const std::vector<std::string> parts = base::split(text, ':');
   if (parts.size() != 2 || parts[0].size() != 4 || parts[1].size() != 4) {
@@ -123,6 +137,8 @@ std::optional<std::string> parse_vendor_id(std::string_view text) {
 
 std::optional<std::string> parse_disk_serial(std::string_view text) {
   return is_printable(text, 20) ? std::optional(std::string(text)) : std::nullopt;
+}
+
 std::optional<PciSelector> parse_pci_selector(std::string_view text) {
   if (text.starts_with(kClass)) {
     text.remove_prefix(kClass.size());

@@ -47,6 +47,10 @@ struct MacAddress {
 
 [[nodiscard]] std::optional<MacAddress> parse_mac_address(std::string_view text);
 
+/// Whether it can be the name of a unit of systemd that can be stopped and started again
+/// (systemd.unit(5)): "nvidia-persistenced.service".
+[[nodiscard]] bool is_unit_name(std::string_view text);
+
 /// Vendor and device of a PCI function: "10de:1b81".
 struct PciIds {
   std::uint16_t vendor = 0;
@@ -65,6 +69,7 @@ struct PciIds {
 /// What a guest sees as a disk's serial number: 1 to 20 printable characters, the least that a bus
 /// has room for.
 [[nodiscard]] std::optional<std::string> parse_disk_serial(std::string_view text);
+
 /// All functions of a PCI slot: "04:00".
 struct PciSlot {
   base::PciAddress first;  ///< its function 0

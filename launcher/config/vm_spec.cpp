@@ -53,6 +53,7 @@ class Validator {
 
   VmSpec validate(const Config& config) {
     VmSpec spec;
+    spec.file = file_.string();
     name(config, spec);
     spec.machine = config.machine.value_or(spec.machine);
     spec.accel = config.accel.value_or(spec.accel);
@@ -63,7 +64,8 @@ class Validator {
     disks(config, spec);
     network(config, spec);
     pci(config, spec);
-    spec.single_gpu = config.single_gpu.value_or(false);
+    single_gpu(config, spec);
+    stop_units(config, spec);
     console(config, spec);
     video(config, spec);
     audio(config, spec);
@@ -402,6 +404,33 @@ class Validator {
     return view;
   }
 
+  void single_gpu(const Config& config, VmSpec& spec) {
+    spec.single_gpu = config.single_gpu.value_or(false);
+    if (spec.single_gpu && config.pci.empty()) {
+      report_without("/pci", "/single_gpu", "given without the GPU in \"pci\"");
+    }
+  }
+
+  void stop_units(const Config& config, VmSpec& spec) {
+    if (config.stop_units.size() > kMostUnits) {
+      report("/stop_units", "at most " + std::to_string(kMostUnits) + " units are possible");
+    }
+    std::set<std::string> seen;
+    for (std::size_t i = 0; i < config.stop_units.size(); ++i) {
+      const std::string pointer = child("/stop_units", i);
+      const std::string unit = config.stop_units[i].value_or("");
+      if (!is_unit_name(unit)) {
+        report(pointer,
+               "expected a unit of systemd that can be started again, such as "
+               "\"nvidia-persistenced.service\", found \"" +
+                   unit + "\"");
+      } else if (!seen.insert(unit).second) {
+        report(pointer, "this unit is listed twice");
+      }
+      spec.stop_units.push_back(unit);
+    }
+  }
+
   void qemu(const Config& config, VmSpec& spec) {
     if (config.qemu.binary) {
       spec.qemu_binary = path("/qemu/binary", *config.qemu.binary);
@@ -573,6 +602,7 @@ Json effective(const VmSpec& spec) {
       {"pci", effective_pci(spec)},
       {"video", to_string(spec.video)},
       {"single_gpu", spec.single_gpu},
+      {"stop_units", spec.stop_units},
       {"serial", effective_serial(spec.serial)},
       {"rtc", {{"base", to_string(spec.rtc_base)}}},
       {"qemu", {{"binary", spec.qemu_binary}, {"extra_args", spec.extra_args}}},

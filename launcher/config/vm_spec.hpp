@@ -16,6 +16,8 @@ constexpr std::size_t kMostSataDisks = 6;  ///< ports of q35's own controller
 constexpr std::size_t kMostNics = 8;
 constexpr std::size_t kMostPciDevices = 16;
 
+constexpr std::size_t kMostUnits = 16;
+
 /// A virtual machine as it is to be: checked, every default filled in, every path absolute.
 struct VmSpec {
   struct Cpu {
@@ -74,10 +76,11 @@ struct VmSpec {
   struct Audio {
     AudioBackend backend = AudioBackend::none;
     AudioDevice device = AudioDevice::hda;
-    std::optional<std::string> server;  ///< nothing: that of QEMU's user
+    std::optional<std::string> server;          ///< nothing: that of QEMU's user
     base::Milliseconds release_timeout{15000};  ///< for those who have the device open to close it
   };
 
+  std::string file;  ///< the config's absolute path
   std::string name;
   Machine machine = Machine::q35;
   Accel accel = Accel::automatic;
@@ -88,7 +91,8 @@ struct VmSpec {
   std::vector<Disk> disks;
   std::vector<Nic> network;
   std::vector<Pci> pci;
-  bool single_gpu = false;  ///< the host may lose its last GPU
+  bool single_gpu = false;  ///< the host may lose its last GPU, which its own screen is on
+  std::vector<std::string> stop_units;  ///< units of systemd that do not run while the VM does
   Display display;
   Video video = Video::none;
   std::optional<Audio> audio;

@@ -331,8 +331,10 @@ class Guardian {
   }
 
   [[nodiscard]] bool has_cgroup() const {
-    const steps::Step cgroup = steps::make_cgroup(plan_.name);
-    return std::find(plan_.steps.begin(), plan_.steps.end(), cgroup) != plan_.steps.end();
+    const std::string kind = steps::make_cgroup(plan_.name)->kind();
+    return std::any_of(plan_.steps.begin(), plan_.steps.end(), [&](const steps::Step& step) {
+      return step->kind() == kind;
+    });
   }
 
   void start_qemu(const std::function<void(pid_t)>& born) {

@@ -2,6 +2,7 @@
 
 #include "base/text.hpp"
 #include "launcher/exit_code.hpp"
+#include "launcher/plan/desktop.hpp"
 #include "launcher/steps/steps.hpp"
 
 namespace vmlaunch::launcher::plan {
@@ -33,7 +34,7 @@ void for_each_given_group(const Passthrough& passthrough, Visit visit) {
 }
 
 /// Cheapest to fail first; what takes a device from the host last.
-void add_device_steps(Plan& plan) {
+void add_device_steps(const config::VmSpec& spec, const survey::Survey& survey, Plan& plan) {
   std::vector<steps::Step> reserve;
   std::vector<steps::Step> await;
   std::vector<steps::Step> bind;
@@ -51,6 +52,8 @@ void add_device_steps(Plan& plan) {
   if (!bind.empty()) {
     plan.steps.push_back(steps::load_vfio());
   }
+  // Who uses a device goes before it is taken, and comes back as the last.
+  add_desktop_steps(spec, survey, plan);
   for (const auto* list : {&awake, &reserve, &await, &bind}) {
     plan.steps.insert(plan.steps.end(), list->begin(), list->end());
   }
@@ -111,20 +114,22 @@ void add_host_steps(const config::VmSpec& spec,
                     const survey::Survey& survey,
                     const Identity& identity,
                     Plan& plan) {
-  if (survey.cgroup) {
-    plan.steps.push_back(steps::make_cgroup(spec.name));
+  if (survey.cgroup || survey.guardian_unit) {
+    plan.steps.push_back(steps::make_cgroup(spec.name, survey.guardian_unit));
   } else {
     plan.warnings.emplace_back(
         "no cgroup2 folder may be written here: QEMU is held by its process number alone");
   }
   plan.passthrough = choose_devices(spec, survey);
+  require_desktop_can_end(spec, survey, identity, plan);
   if (plan.passthrough.slots.empty()) {
+    add_desktop_steps(spec, survey, plan);
     return;
   }
   warn_of_weak_walls(survey.uses, plan);
   plan.qemu.memlock = base::ByteSize{spec.memory.bytes + kMemlockMargin};
   if (identity.privileged) {
-    add_device_steps(plan);
+    add_device_steps(spec, survey, plan);
   } else {
     require_prepared(survey, plan);
   }

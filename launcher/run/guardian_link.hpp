@@ -47,6 +47,9 @@ class GuardianProcess {
   /// guardian lacks. Throws as `ask`.
   std::vector<std::string> begin(const guardian::Begin& request);
 
+  /// It is a unit of systemd, with cgroups of its own.
+  [[nodiscard]] bool is_unit() const { return static_cast<bool>(unit_); }
+
   [[nodiscard]] base::UniqueFd take_control() { return std::move(control_); }
 
   /// A pidfd of a guardian whose end the connection does not tell; empty for any other.

@@ -1,6 +1,5 @@
 #include "launcher/run/guardian_unit.hpp"
 
-#include <systemd/sd-bus.h>
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
@@ -16,33 +15,19 @@
 
 #include "launcher/guardian/guardian.hpp"
 #include "launcher/guardian/protocol.hpp"
+#include "launcher/systemd/bus.hpp"
 
 namespace vmlaunch::launcher::run {
 
 namespace {
 
-constexpr std::chrono::microseconds kCallDeadline = std::chrono::seconds(5);
-
 /// When the machine goes down: for the guest, which the supervisor shuts down then, and for all
 /// that the guardian puts back after it.
 constexpr std::chrono::microseconds kStopDeadline = std::chrono::minutes(10);
 
-using Bus = std::unique_ptr<sd_bus, decltype(&sd_bus_flush_close_unref)>;
-using Message = std::unique_ptr<sd_bus_message, decltype(&sd_bus_message_unref)>;
-
 /// libsystemd returns negative error numbers.
 void require(int result) {
-  if (result < 0) {
-    throw std::system_error(-result, std::generic_category(), "ask systemd for the guardian");
-  }
-}
-
-Bus open_bus() {
-  sd_bus* bus = nullptr;
-  require(sd_bus_open_system(&bus));
-  Bus owned(bus, sd_bus_flush_close_unref);
-  require(sd_bus_set_method_call_timeout(bus, kCallDeadline.count()));
-  return owned;
+  systemd::require(result, "ask systemd for the guardian");
 }
 
 /// The properties of a unit that is being described; their names are those of unit files.
@@ -58,6 +43,9 @@ class Properties {
     require(sd_bus_message_append(message_, "(sv)", name, "h", fd));
   }
   void flag(const char* name) { require(sd_bus_message_append(message_, "(sv)", name, "b", 1)); }
+  void no_texts(const char* name) {
+    require(sd_bus_message_append(message_, "(sv)", name, "as", 0));
+  }
   void time(const char* name, std::chrono::microseconds value) {
     require(sd_bus_message_append(message_, "(sv)", name, "t", value.count()));
   }
@@ -104,6 +92,9 @@ void describe_unit(sd_bus_message* message, const Identity& identity, int contro
   unit.flag("RefuseManualStop");
   unit.flag("IgnoreOnIsolate");
   unit.text("CollectMode", "inactive-or-failed");
+  // The cgroups below the unit's are the guardian's to make, which sets Delegate=yes. Each
+  // controller that came with them would be turned on for other units too.
+  unit.no_texts("DelegateControllers");
   unit.end();
 }
 
@@ -130,19 +121,23 @@ bool can_start_unit(const Identity& identity) {
   return identity.privileged && sd_booted() > 0;
 }
 
+bool will_start_unit(const Identity& identity) {
+  return can_start_unit(identity) && shares_namespaces_with_systemd();
+}
+
 void start_guardian_unit(const Identity& identity, int control) {
   if (!shares_namespaces_with_systemd()) {
     throw std::system_error(EXDEV, std::generic_category(), "it would leave this namespace");
   }
-  const Bus bus = open_bus();
+  const systemd::Bus bus = systemd::open_bus();
   sd_bus_message* raw = nullptr;
   require(sd_bus_message_new_method_call(bus.get(),
                                          &raw,
-                                         "org.freedesktop.systemd1",
-                                         "/org/freedesktop/systemd1",
-                                         "org.freedesktop.systemd1.Manager",
+                                         systemd::kService,
+                                         systemd::kManagerPath,
+                                         systemd::kManager,
                                          "StartTransientUnit"));
-  const Message call(raw, sd_bus_message_unref);
+  const systemd::Message call(raw, sd_bus_message_unref);
   require(sd_bus_message_append(raw, "ss", unit_name().c_str(), "fail"));
   describe_unit(raw, identity, control);
   require(sd_bus_message_append(raw, "a(sa(sv))", 0));  // no other units with it

@@ -121,13 +121,11 @@ config::VmSpec load_config(const OpenConfig& config) {
   return config::load(document, config.path);
 }
 
-Prepared prepare(config::VmSpec spec,
-                 const Identity& identity,
-                 Authority authority,
-                 std::map<base::PciAddress, std::string> had) {
+Prepared prepare(config::VmSpec spec, const Identity& identity, Authority authority, Known known) {
   Prepared prepared{std::move(spec), {}};
   survey::Survey survey = survey::look("", prepared.spec, identity.privileged);
-  survey.had = std::move(had);
+  survey.had = std::move(known.had);
+  survey.guardian_unit = known.guardian_unit;
   prepared.plan = plan::make_plan(prepared.spec, survey, identity, authority);
   return prepared;
 }

@@ -34,11 +34,16 @@ struct Prepared {
   plan::Plan plan;
 };
 
-/// `had`: the devices that running VMs have, from locks that this process may not read any more.
+/// What of the host only the caller can tell, before it gives up root's rights.
+struct Known {
+  std::map<base::PciAddress, std::string> had;  ///< devices of running VMs, from their locks
+  bool guardian_unit = false;                   ///< the guardian is a unit of systemd, or would be
+};
+
 [[nodiscard]] Prepared prepare(config::VmSpec spec,
                                const Identity& identity,
                                Authority authority,
-                               std::map<base::PciAddress, std::string> had);
+                               Known known);
 
 /// The plan's files and program as far as this process may open them.
 struct OpenFiles {

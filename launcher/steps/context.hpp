@@ -35,4 +35,10 @@ class ChangedMeanwhile : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// What is lost for good, and was said to be possibly so: it is named, and no other try is made.
+class Lost : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
 }  // namespace vmlaunch::launcher::steps

@@ -16,6 +16,7 @@
 #include "base/file.hpp"
 #include "base/process.hpp"
 #include "base/text.hpp"
+#include "launcher/wire.hpp"
 
 namespace vmlaunch::launcher::steps {
 
@@ -53,6 +54,24 @@ void call_in_child(const std::string& action, base::Milliseconds limit, Work wor
   const base::ExitStatus status = in_child(action, limit, work);
   if (status.signal != 0 || status.code != 0) {
     base::throw_errno(status.signal != 0 ? EINTR : status.code, action);
+  }
+}
+
+/// The same for what waits for systemd.
+template <typename Work>
+void ask_systemd(const std::string& action, base::Milliseconds limit, Work work) {
+  try {
+    call_in_child(action, limit, [&] {
+      try {
+        work();
+        return 0;
+      } catch (const std::system_error& error) {
+        return error.code().value();
+      }
+    });
+  } catch (const Stuck&) {
+    throw Stuck("Cannot " + action + ": systemd has not answered for " + base::to_string(limit) +
+                "; type: systemctl status dbus");
   }
 }
 
@@ -136,6 +155,40 @@ void Host::set_owner(const std::string& path, const Owner& owner) {
   base::check(::chown(self.c_str(), ::geteuid(), unchanged), "take " + path);
   base::check(::chmod(self.c_str(), owner.mode), "change the mode of " + path);
   base::check(::chown(self.c_str(), owner.uid, owner.gid), "change the owner of " + path);
+}
+
+systemd::Unit Host::unit(const std::string& name) const {
+  base::Pipe answer = base::make_pipe();
+  ask_systemd("look at the unit " + name, deadlines_.systemd, [&] {
+    base::close_all_but({answer.write_end.get()});
+    const systemd::Unit unit = systemd::look_at_unit(name);
+    const Json json = {{"state", unit.active_state},
+                       {"job", unit.has_job},
+                       {"loaded", unit.loaded},
+                       {"returns", unit.can_return}};
+    base::write_all(answer.write_end.get(), json.dump(), name);
+  });
+  answer.write_end.reset();
+  const Json json = Json::parse(base::read_all(answer.read_end.get(), kAttributeLimit, name));
+  Fields fields(json);
+  return {fields.text("state"),
+          fields.boolean("job"),
+          fields.boolean("loaded"),
+          fields.boolean("returns")};
+}
+
+void Host::stop_unit(const std::string& name) {
+  ask_systemd("stop the unit " + name, deadlines_.systemd, [&] {
+    base::close_all_but({});
+    systemd::stop_unit(name);
+  });
+}
+
+void Host::start_unit(const std::string& name) {
+  ask_systemd("start the unit " + name, deadlines_.systemd, [&] {
+    base::close_all_but({});
+    systemd::start_unit(name);
+  });
 }
 
 std::optional<Owner> Host::owner(const std::string& path) const {

@@ -13,10 +13,12 @@
 #include "base/unique_fd.hpp"
 #include "launcher/exit_code.hpp"
 #include "launcher/steps/holders.hpp"
+#include "launcher/systemd/units.hpp"
 
 namespace vmlaunch::launcher::steps {
 
-/// The kernel does not come back from a call. The child that made it is left to itself.
+/// The kernel, or systemd, does not come back from a call. The child that made it is left to
+/// itself.
 class Stuck : public Failure {
  public:
   explicit Stuck(const std::string& message) : Failure(ExitCode::stuck, message) {}
@@ -43,6 +45,8 @@ class Host {
     base::Milliseconds driver{60000};   ///< a driver lets go of a device, or takes it up
     base::Milliseconds program{60000};  ///< modprobe
     base::Milliseconds kill{10000};     ///< a killed process, whose memory may be large, is gone
+    base::Milliseconds systemd{15000};  ///< systemd answers
+    base::Milliseconds unit{120000};    ///< a unit stops or starts; its own deadlines are shorter
   };
 
   Host() : Host("", Deadlines{}) {}
@@ -69,6 +73,11 @@ class Host {
   virtual void set_owner(const std::string& path, const Owner& owner);
   /// Loads a module with what it needs. Throws Failure when modprobe cannot.
   virtual void load_module(const std::string& name);
+
+  /// As in systemd/units.hpp; a bus that is stuck is Stuck.
+  [[nodiscard]] virtual systemd::Unit unit(const std::string& name) const;
+  virtual void stop_unit(const std::string& name);
+  virtual void start_unit(const std::string& name);
 
   /// Nothing: it is not there.
   [[nodiscard]] virtual std::optional<Owner> owner(const std::string& path) const;

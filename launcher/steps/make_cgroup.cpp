@@ -36,7 +36,7 @@ std::string parent_of(const Host& host) {
 /// Makes the VM's cgroup, in which QEMU is born: nothing of it can hide from its end.
 class MakeCgroup final : public Change {
  public:
-  explicit MakeCgroup(std::string vm) : vm_(std::move(vm)) {}
+  MakeCgroup(std::string vm, bool in_unit) : vm_(std::move(vm)), in_unit_(in_unit) {}
 
   const char* kind() const override { return "make-cgroup"; }
   int capability() const override { return CAP_DAC_OVERRIDE; }  // the root cgroup is 0555
@@ -46,19 +46,27 @@ class MakeCgroup final : public Change {
     if (!config::is_vm_name(vm)) {
       throw FormError("not a VM's name");
     }
-    return make_cgroup(std::move(vm));
+    return make_cgroup(std::move(vm), fields.boolean("in_unit"));
   }
 
-  void write(Json& json) const override { json["vm"] = vm_; }
+  void write(Json& json) const override {
+    json["vm"] = vm_;
+    json["in_unit"] = in_unit_;
+  }
 
   // A run has no cgroup but its own.
   bool fits_plan_of(const std::string& vm) const override { return vm == vm_; }
 
-  std::string describe() const override { return "make the cgroup " + name_for(vm_); }
+  std::string describe() const override {
+    return "make the cgroup " + name_for(vm_) + (in_unit_ ? " in the guardian's unit" : "");
+  }
   std::string describe_undo() const override { return "removed"; }
   std::string object() const override { return "cgroup"; }
 
   void check(const Host& host) const override {
+    if (in_unit_) {
+      return;  // which is new, or, before a run, not there yet
+    }
     const std::string path = cgroup_of(host, vm_);
     if (const auto events = host.tree().read(path + "/cgroup.events");
         events && events->find("populated 0") == std::string::npos) {
@@ -101,12 +109,13 @@ class MakeCgroup final : public Change {
 
  private:
   std::string vm_;
+  bool in_unit_;  ///< the guardian is a unit of systemd, to which its cgroups are delegated
 };
 
 }  // namespace
 
-Step make_cgroup(std::string vm) {
-  return Step(std::make_shared<MakeCgroup>(std::move(vm)));
+Step make_cgroup(std::string vm, bool in_unit) {
+  return Step(std::make_shared<MakeCgroup>(std::move(vm), in_unit));
 }
 
 std::string read_cgroup(Fields& fields, const char* key) {

@@ -18,6 +18,9 @@ std::vector<Step> all_kinds() {
       await_release({}, {}),
       bind_driver({}, ""),
       own_node(0),
+      stop_unit("", {}),
+      release_console(),
+      release_framebuffer("", {}),
       start_qemu(false),
   };
 }

@@ -57,7 +57,8 @@ class Change {
   virtual void after_start(Host& /*host*/, const Json& /*found*/, const Note& /*note*/) const {}
 
   /// From what was captured alone, in any process, any number of times, after half an apply too.
-  /// Throws ChangedMeanwhile for a value that is neither what we wrote nor what we found.
+  /// Throws ChangedMeanwhile for a value that is neither what we wrote nor what we found, Lost for
+  /// what no other try would bring back.
   virtual void undo(Host& host, const Json& found) const = 0;
 
   /// Its undo ends QEMU. As long as that has not succeeded no device is touched: an unbind under a

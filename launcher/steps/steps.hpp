@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "base/duration.hpp"
 #include "base/pci_address.hpp"
@@ -10,13 +11,21 @@
 /// the survey found, "" for none.
 namespace vmlaunch::launcher::steps {
 
-[[nodiscard]] Step make_cgroup(std::string vm);
+[[nodiscard]] Step make_cgroup(std::string vm, bool in_unit = false);
 [[nodiscard]] Step load_vfio();
 [[nodiscard]] Step keep_awake(const base::PciAddress& device);
 [[nodiscard]] Step override_driver(const base::PciAddress& device, std::string from);
 [[nodiscard]] Step await_release(const base::PciAddress& device, base::Milliseconds limit);
 [[nodiscard]] Step bind_driver(const base::PciAddress& device, std::string from);
 [[nodiscard]] Step own_node(unsigned group);
+/// A device and the driver that it had.
+struct DriverOf {
+  base::PciAddress device;
+  std::string driver;
+};
+[[nodiscard]] Step stop_unit(std::string unit, std::vector<DriverOf> devices);
+[[nodiscard]] Step release_console();
+[[nodiscard]] Step release_framebuffer(std::string name, const base::PciAddress& device);
 [[nodiscard]] Step start_qemu(bool in_cgroup);
 
 /// Where make_cgroup makes the cgroup of a VM. Throws Failure (preflight) where cgroup2 cannot be

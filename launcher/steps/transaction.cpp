@@ -51,6 +51,10 @@ class Undoing {
                                   std::string(changed.what()));
       undone_.code = worse(undone_.code, ExitCode::host_not_restored);
       settle(index);
+    } catch (const Lost& lost) {
+      undone_.leftovers.push_back(entry.step->describe() + ": " + lost.what());
+      undone_.code = worse(undone_.code, ExitCode::host_not_restored);
+      settle(index);
     } catch (const Stuck& error) {
       leave(entry.step, error.what(), ExitCode::stuck);
     } catch (const std::exception& error) {

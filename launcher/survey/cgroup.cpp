@@ -1,6 +1,7 @@
 #include "launcher/survey/cgroup.hpp"
 
 #include <fcntl.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include "base/text.hpp"
@@ -26,25 +27,54 @@ std::optional<std::string> find_mount(const base::Tree& tree) {
   return std::nullopt;
 }
 
-/// The caller's cgroup: the line "0::/path" of /proc/self/cgroup.
-std::string own_path(const base::Tree& tree) {
+/// The caller's cgroup in one hierarchy (cgroups(7), /proc/[pid]/cgroup: its number, its
+/// controllers, none for cgroup2, and the path).
+std::optional<std::string> path_in(const base::Tree& tree, std::string_view controllers) {
   const std::string groups = tree.read(kOwn).value_or("");
   for (const std::string& line : base::split(groups, '\n')) {
-    if (line.starts_with("0::/")) {
-      return line.size() == 4 ? "" : line.substr(3);
+    const std::size_t middle = line.find(':') + 1;
+    const std::size_t path = line.find(":/", middle);
+    if (path != std::string::npos && line.substr(middle, path - middle) == controllers) {
+      return path + 2 == line.size() ? "" : line.substr(path + 1);
     }
   }
-  return "";
+  return std::nullopt;
+}
+
+/// What systemd writes on a cgroup that it leaves to who lives there: for all to read, and for root
+/// alone before it could do that.
+bool is_delegated(const base::Tree& tree, const std::string& folder) {
+  const base::UniqueFd fd = tree.open(folder, O_RDONLY | O_DIRECTORY);
+  for (const char* name : {"user.delegate", "trusted.delegate"}) {
+    char value = '\0';
+    if (fd && ::fgetxattr(fd.get(), name, &value, 1) == 1 && value == '1') {
+      return true;
+    }
+  }
+  return false;
 }
 
 }  // namespace
+
+bool has_systemd(const base::Tree& tree) {
+  return tree.exists("/run/systemd/system");
+}
+
+std::string own_cgroup(const base::Tree& tree) {
+  const auto systemds = path_in(tree, "name=systemd");
+  return systemds ? *systemds : path_in(tree, "").value_or("");
+}
 
 std::optional<std::string> find_cgroup_parent(const base::Tree& tree, bool privileged) {
   const auto mount = find_mount(tree);
   if (!mount) {
     return std::nullopt;
   }
-  const std::string parent = privileged ? *mount : *mount + own_path(tree);
+  const bool is_own = !privileged || has_systemd(tree);
+  const std::string parent = is_own ? *mount + path_in(tree, "").value_or("") : *mount;
+  if (privileged && is_own && !is_delegated(tree, parent)) {
+    return std::nullopt;
+  }
   // To move a process into a child, cgroup.procs of the common ancestor must be writable too
   // (Documentation/admin-guide/cgroup-v2.rst, "Delegation Containment").
   for (const std::string& needed : {parent, parent + "/cgroup.procs"}) {

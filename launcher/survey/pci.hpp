@@ -41,6 +41,7 @@ struct PciFunction {
   [[nodiscard]] bool is_bridge() const;
   /// Part of the host's own fabric: never given to a guest. Other bridge devices are endpoints.
   [[nodiscard]] bool is_fabric() const;
+  [[nodiscard]] bool is_display() const { return class_code >> 16U == 0x03; }
 };
 
 /// The host's PCI functions.

@@ -23,6 +23,7 @@ std::optional<Uefi> find_uefi(const base::Tree& tree) {
 void look_at_devices(const base::Tree& tree, Survey& survey) {
   survey.pci = look_at_pci(tree);
   survey.uses = look_at_uses(tree);
+  survey.screen = look_at_screen(tree, survey.pci);
   for (const std::string& name : tree.list("/dev/vfio")) {
     const auto group = base::parse_number<unsigned>(name);
     if (group && ::access(tree.path_of("/dev/vfio/" + name).c_str(), R_OK | W_OK) == 0) {
@@ -81,6 +82,9 @@ Survey look(const std::string& root, const config::VmSpec& spec, bool privileged
   }
   if (spec.audio) {
     look_for_sound(tree, *spec.audio, survey);
+  }
+  if (spec.single_gpu || !spec.stop_units.empty()) {
+    survey.session = look_at_session(tree);
   }
   survey.kvm = look_at_kvm(tree);
   survey.uefi = find_uefi(tree);

@@ -14,6 +14,8 @@
 #include "launcher/config/vm_spec.hpp"
 #include "launcher/identity.hpp"
 #include "launcher/survey/pci.hpp"
+#include "launcher/survey/screen.hpp"
+#include "launcher/survey/session.hpp"
 #include "launcher/survey/uses.hpp"
 
 namespace vmlaunch::launcher::survey {
@@ -57,8 +59,11 @@ struct Survey {
   std::set<std::string> block_devices;  ///< those of the config's disks that are block devices
   std::set<std::string> sound_servers;  ///< sockets that are there, or that the caller may not see
   bool cgroup = false;                  ///< a cgroup for the VM can be made
+  bool guardian_unit = false;           ///< systemd keeps the guardian, with cgroups of its own
+  Session session;                      ///< looked at only for a VM that stops units
   Pci pci;                              ///< looked at only for a VM that gets PCI devices
   Uses uses;                            ///< what the host uses its devices for
+  Screen screen;                        ///< the same
   std::map<base::PciAddress, std::string> had;  ///< by running VMs, with who has each; from the
                                                 ///< locks, which only their owner can read
   std::set<unsigned> open_groups;               ///< IOMMU groups whose node the caller may open

@@ -3,9 +3,12 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <array>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <sstream>
 #include <vector>
 
@@ -51,6 +54,7 @@ class Survey {
     mounts();
     links();
     processes();
+    units();
     nodes();
     files();
     return std::move(found_);
@@ -97,6 +101,12 @@ class Survey {
     // A GPU's way from the console to a guest goes through these.
     for (const fs::path& console : entries("/sys/class/vtconsole")) {
       attribute(console / "bind");
+    }
+    for (const fs::path& device : entries("/sys/bus/platform/devices")) {
+      if (device.filename().string().find("-framebuffer.") != std::string::npos) {
+        std::error_code error;
+        found_[device / "driver"] = fs::read_symlink(device / "driver", error).filename();
+      }
     }
   }
 
@@ -214,6 +224,26 @@ class Survey {
     }
     for (const auto& [line, count] : counts) {
       found_["process " + line] = std::to_string(count);
+    }
+  }
+
+  /// Services that run, where there is systemd.
+  void units() {
+    if (!fs::exists("/run/systemd/system")) {
+      return;
+    }
+    const std::unique_ptr<FILE, int (*)(FILE*)> list(
+        ::popen("systemctl list-units --plain --no-legend --type=service --state=active,failed",
+                "r"),
+        ::pclose);
+    std::array<char, 1024> line{};
+    while (list && std::fgets(line.data(), line.size(), list.get()) != nullptr) {
+      std::istringstream words(line.data());
+      std::string name;
+      std::string loaded;
+      std::string active;
+      words >> name >> loaded >> active;
+      found_["unit " + name] = active;
     }
   }
 

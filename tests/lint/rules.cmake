@@ -26,7 +26,7 @@ set(allowed_cli11 launcher/)
 set(headers_libpci pci/)
 set(allowed_libpci launcher/survey/pci_names[.]cpp)
 set(headers_systemd systemd/)
-set(allowed_systemd launcher/run/guardian_unit[.]cpp)
+set(allowed_systemd launcher/systemd/|launcher/run/guardian_unit[.]cpp)
 
 set(count 0)
 function(finding file rule text)

@@ -16,6 +16,8 @@ using launcher::steps::Owner;
 using launcher::steps::Stuck;
 
 constexpr const char* kDevices = "/sys/bus/pci/devices/";
+constexpr const char* kPlatformDrivers = "/sys/bus/platform/drivers/";
+constexpr const char* kUnits = "/units/";
 
 [[noreturn]] void fail() {
   throw std::system_error(EIO, std::generic_category(), "a fault that the test made");
@@ -62,7 +64,37 @@ void FakeKernel::write(const std::string& path, const std::string& value) {
 }
 
 void FakeKernel::write_to_driver(const std::string& path, const std::string& value) {
-  meet([&] { path.ends_with("/unbind") ? bind(value, "") : probe(value); });
+  meet([&] {
+    if (path.starts_with(kPlatformDrivers)) {
+      bind_platform(path.substr(std::string(kPlatformDrivers).size()), value);
+    } else {
+      path.ends_with("/unbind") ? bind(value, "") : probe(value);
+    }
+  });
+}
+
+/// `attribute` is "DRIVER/bind" or "DRIVER/unbind".
+void FakeKernel::bind_platform(const std::string& attribute, const std::string& device) {
+  const std::string link = "/sys/bus/platform/devices/" + device + "/driver";
+  if (attribute.ends_with("/unbind")) {
+    tree_.remove(link);
+  } else {
+    const std::string driver = attribute.substr(0, attribute.rfind('/'));
+    tree_.link(link, "../../drivers/" + driver);
+  }
+}
+
+launcher::systemd::Unit FakeKernel::unit(const std::string& name) const {
+  const auto state = tree().read(kUnits + name);
+  return {state.value_or("inactive"), false, state.has_value(), state.has_value()};
+}
+
+void FakeKernel::stop_unit(const std::string& name) {
+  meet([&] { tree_.write(kUnits + name, "inactive\n"); });
+}
+
+void FakeKernel::start_unit(const std::string& name) {
+  meet([&] { tree_.write(kUnits + name, "active\n"); });
 }
 
 void FakeKernel::probe(const std::string& address) {
@@ -127,6 +159,29 @@ void FakeKernel::load_module(const std::string& name) {
     tree_.folder("/sys/bus/pci/drivers/" + name);
     tree_.folder("/sys/module/" + name);
   });
+}
+
+void add_desktop(PciTree& tree, const std::string& gpu) {
+  tree.write("/units/gdm.service", "active\n");
+  tree.write("/units/nvidia-persistenced.service", "active\n");
+  tree.link("/etc/systemd/system/display-manager.service", "/lib/systemd/system/gdm.service");
+  tree.write("/sys/class/vtconsole/vtcon0/name", "(S) dummy device\n");
+  tree.write("/sys/class/vtconsole/vtcon0/bind", "0\n");
+  tree.write("/sys/class/vtconsole/vtcon1/name", "(M) frame buffer device\n");
+  tree.write("/sys/class/vtconsole/vtcon1/bind", "1\n");
+  tree.link("/sys/class/graphics/fb0/device", tree.device(gpu));
+  tree.write(tree.device(gpu) + "/resource",
+             "0x00000000a0000000 0x00000000a0ffffff 0x0000000000040200\n"
+             "0x00000000c0000000 0x00000000cfffffff 0x000000000014220c\n"
+             "0x0000000000000000 0x0000000000000000 0x0000000000000000\n");
+  tree.write("/proc/iomem",
+             "00001000-0009ffff : System RAM\n"
+             "a0000000-dfffffff : PCI Bus 0000:00\n"
+             "  c0000000-cfffffff : 0000:01:00.0\n"
+             "    c0000000-c02fffff : BOOTFB\n");
+  tree.folder("/sys/bus/platform/drivers/simple-framebuffer");
+  tree.link("/sys/bus/platform/devices/simple-framebuffer.0/driver",
+            "../../drivers/simple-framebuffer");
 }
 
 void add_system(PciTree& tree) {

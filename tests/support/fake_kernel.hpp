@@ -45,6 +45,9 @@ class FakeKernel : public launcher::steps::Host {
   void remove_folder(const std::string& path) override;
   void set_owner(const std::string& path, const launcher::steps::Owner& owner) override;
   void load_module(const std::string& name) override;
+  [[nodiscard]] launcher::systemd::Unit unit(const std::string& name) const override;
+  void stop_unit(const std::string& name) override;
+  void start_unit(const std::string& name) override;
   [[nodiscard]] std::optional<launcher::steps::Owner> owner(const std::string& path) const override;
   [[nodiscard]] std::vector<launcher::steps::Holder> holders(
       const base::PciAddress& device) const override;
@@ -54,6 +57,7 @@ class FakeKernel : public launcher::steps::Host {
   void meet(Change change);
   void bind(const std::string& address, const std::string& driver);
   void probe(const std::string& address);
+  void bind_platform(const std::string& attribute, const std::string& device);
 
   PciTree& tree_;
   std::map<std::string, launcher::steps::Owner> owners_;
@@ -63,6 +67,10 @@ class FakeKernel : public launcher::steps::Host {
   int fail_at_ = 0;
   Fault fault_ = Fault::fails;
 };
+
+/// What stands between the host's screen, which `gpu` draws, and a guest: two units that run, as
+/// files in /units, a display manager, the console, the firmware's framebuffer.
+void add_desktop(PciTree& tree, const std::string& gpu);
 
 /// A tree that has what steps look for beside PCI functions: cgroup2, modules.
 void add_system(PciTree& tree);

@@ -33,6 +33,8 @@ survey::Survey host(bool has_kvm, void (*add_devices)(tests::PciTree&) = add_a_l
   tests::PciTree tree;
   add_devices(tree);
   survey.pci = survey::look_at_pci(tree.tree());
+  survey.screen = {{{0, 1, 0, 0}}, {"simple-framebuffer.0"}};
+  survey.session = {true, "/system.slice/vmlaunch.service", false, "/vmlaunch", "gdm.service"};
   survey.uefi = {"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"};
   survey.block_devices = {"/dev/disk/by-id/nvme-EXAMPLE_SSD_1TB_S000000"};
   survey.sound_servers = {"/run/user/1000/pulse/native"};
@@ -139,6 +141,9 @@ TEST_CASE("config: a config with every key is accepted", "[config]") {
   CHECK(spec.disks.size() == 3);
   CHECK(spec.network.size() == 2);
   CHECK(spec.run_as == "alice");
+  CHECK(spec.single_gpu);
+  CHECK(spec.stop_units ==
+        std::vector<std::string>{"nvidia-persistenced.service", "foo@bar-\\x20.socket"});
 }
 
 TEST_CASE("config: every form that a key may have is accepted", "[config]") {

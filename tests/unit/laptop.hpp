@@ -38,6 +38,7 @@ struct Laptop {
   Laptop() {
     vmlaunch::tests::add_laptop(tree);
     vmlaunch::tests::add_system(tree);
+    vmlaunch::tests::add_desktop(tree, "0000:01:00.0");
   }
   [[nodiscard]] Journal journal() const { return Journal::create(state.path(), "vm"); }
   [[nodiscard]] StateFolders folders() const { return {state.path(), state.path()}; }

@@ -30,6 +30,16 @@ TEST_CASE("steps: each is read back, and others of its kind are others", "[steps
                                    bind_driver(kSound, ""),
                                    own_node(0),
                                    own_node(1),
+                                   make_cgroup("a", true),
+                                   stop_unit("a.service", {}),
+                                   stop_unit("b.service", {}),
+                                   stop_unit("a.service", {{kGpu, "nouveau"}}),
+                                   stop_unit("a.service", {{kGpu, "nvidia"}}),
+                                   stop_unit("a.service", {{kSound, "nouveau"}}),
+                                   release_console(),
+                                   release_framebuffer("efi-framebuffer.0", kGpu),
+                                   release_framebuffer("efi-framebuffer.1", kGpu),
+                                   release_framebuffer("efi-framebuffer.0", kSound),
                                    start_qemu(false),
                                    start_qemu(true)};
   for (std::size_t i = 0; i < steps.size(); ++i) {

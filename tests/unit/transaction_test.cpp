@@ -25,6 +25,9 @@ std::vector<std::vector<Step>> plans_of_examples(const PciTree& tree) {
     survey.cgroup = true;
     survey.kvm = {true, 0, 0, 0666, true, true, false};
     survey.pci = survey::look_at_pci(tree.tree());
+    survey.screen = survey::look_at_screen(tree.tree(), survey.pci);
+    survey.session = survey::look_at_session(tree.tree());
+    survey.session.systemd = true;
     survey.uefi = survey::Uefi{"/code.fd", "/vars.fd"};
     const Identity root{true, {"uid 1880000042", {1880000042, 1880000042, {}}}, false};
     all.push_back(plan::make_plan(spec, survey, root, Authority::root).steps);

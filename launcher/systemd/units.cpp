@@ -1,0 +1,119 @@
+#include "launcher/systemd/units.hpp"
+
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+
+#include "launcher/systemd/bus.hpp"
+
+namespace vmlaunch::launcher::systemd {
+
+namespace {
+
+constexpr const char* kUnit = "org.freedesktop.systemd1.Unit";
+
+/// The properties of one unit, asked one by one.
+class Properties {
+ public:
+  explicit Properties(const std::string& name) : bus_(open_bus()), action_("look at " + name) {
+    sd_bus_message* raw = nullptr;
+    require(sd_bus_call_method(bus_.get(),
+                               kService,
+                               kManagerPath,
+                               kManager,
+                               "LoadUnit",
+                               nullptr,
+                               &raw,
+                               "s",
+                               name.c_str()),
+            action_);
+    const Message reply(raw, sd_bus_message_unref);
+    const char* path = nullptr;
+    require(sd_bus_message_read(raw, "o", &path), action_);
+    path_ = path;
+  }
+
+  [[nodiscard]] std::string text(const char* property) const {
+    char* value = nullptr;
+    require(sd_bus_get_property_string(
+                bus_.get(), kService, path_.c_str(), kUnit, property, nullptr, &value),
+            action_);
+    const std::unique_ptr<char, decltype(&std::free)> owned(value, std::free);
+    return value;
+  }
+
+  [[nodiscard]] bool flag(const char* property) const {
+    int value = 0;
+    require(sd_bus_get_property_trivial(
+                bus_.get(), kService, path_.c_str(), kUnit, property, nullptr, 'b', &value),
+            action_);
+    return value != 0;
+  }
+
+  /// Its number is 0 where there is none.
+  [[nodiscard]] bool has_job() const {
+    sd_bus_message* raw = nullptr;
+    require(sd_bus_get_property(
+                bus_.get(), kService, path_.c_str(), kUnit, "Job", nullptr, &raw, "(uo)"),
+            action_);
+    const Message reply(raw, sd_bus_message_unref);
+    std::uint32_t job = 0;
+    require(sd_bus_message_read(raw, "(uo)", &job, nullptr), action_);
+    return job != 0;
+  }
+
+ private:
+  Bus bus_;
+  std::string action_;
+  std::string path_;
+};
+
+void order(const char* method, const std::string& name) {
+  const Bus bus = open_bus();
+  require(sd_bus_call_method(bus.get(),
+                             kService,
+                             kManagerPath,
+                             kManager,
+                             method,
+                             nullptr,
+                             nullptr,
+                             "ss",
+                             name.c_str(),
+                             "replace"),
+          "ask systemd for " + name);
+}
+
+}  // namespace
+
+Unit look_at_unit(const std::string& name) {
+  const Properties unit(name);
+  Unit seen;
+  // Before the state: a job that ends meanwhile is waited for once more.
+  seen.has_job = unit.has_job();
+  seen.active_state = unit.text("ActiveState");
+  seen.loaded = unit.text("LoadState") == "loaded";
+  // Of a transient one nothing is left when it has stopped.
+  seen.can_return =
+      seen.loaded && unit.flag("CanStart") && unit.flag("CanStop") && !unit.flag("Transient");
+  return seen;
+}
+
+void stop_unit(const std::string& name) {
+  order("StopUnit", name);
+}
+
+void start_unit(const std::string& name) {
+  // Refused for a unit that systemd has put out of its mind, of which there is nothing to forget.
+  static_cast<void>(sd_bus_call_method(open_bus().get(),
+                                       kService,
+                                       kManagerPath,
+                                       kManager,
+                                       "ResetFailedUnit",
+                                       nullptr,
+                                       nullptr,
+                                       "s",
+                                       name.c_str()));
+  order("StartUnit", name);
+}
+
+}  // namespace vmlaunch::launcher::systemd

@@ -1,0 +1,30 @@
+#pragma once
+
+#include <string>
+
+namespace vmlaunch::launcher::systemd {
+
+/// A unit as systemd shows it.
+struct Unit {
+  std::string active_state;  ///< "active", "inactive", "failed", "activating", …
+  bool has_job = false;      ///< it is to start or stop, and has not yet
+  bool loaded = false;       ///< systemd knows it
+  bool can_return = false;   ///< it can be stopped, and started again as it was
+
+  /// It runs, or is about to.
+  [[nodiscard]] bool is_up() const {
+    return active_state == "active" || active_state == "reloading" || active_state == "activating";
+  }
+
+  bool operator==(const Unit&) const = default;
+};
+
+/// One that systemd does not know is shown too, as not loaded. All of these throw
+/// std::system_error; a bus that is stuck holds them up, so they are called in a child.
+[[nodiscard]] Unit look_at_unit(const std::string& name);
+
+/// These return once systemd has taken the job. To start also forgets how often it has failed.
+void stop_unit(const std::string& name);
+void start_unit(const std::string& name);
+
+}  // namespace vmlaunch::launcher::systemd
