@@ -1,7 +1,9 @@
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/byte_size.hpp"
@@ -12,6 +14,9 @@
 
 namespace vmlaunch::launcher::config {
 
+/// The most memory nodes that a kernel can have (CONFIG_NODES_SHIFT is at most 10).
+constexpr unsigned kMostNodes = 1024;
+
 enum class Machine { q35, pc };
 enum class Accel { automatic, kvm, tcg };
 enum class DiskFormat { raw, qcow2 };
@@ -19,6 +24,10 @@ enum class NicModel { virtio, e1000e };
 /// What else than the listed function is meant: the guest gets all functions of its slot; all of
 /// its IOMMU group is taken.
 enum class PciScope { listed, all };
+
+/// What becomes of huge pages that cannot be had: the run is refused, or takes the next smaller
+/// pages.
+enum class MemoryFallback { none, smaller };
 
 /// Where the guest's first serial port goes.
 struct Serial {
@@ -45,6 +54,16 @@ struct Config {
     std::optional<unsigned> sockets;
     std::optional<unsigned> cores;
     std::optional<unsigned> threads;
+  };
+  struct Memory {
+    std::optional<base::ByteSize> size;
+    std::optional<base::ByteSize> hugepages;
+    std::optional<unsigned> node;
+    std::vector<std::optional<unsigned>> nodes;  ///< nothing for what could not be read
+    std::optional<MemoryFallback> fallback;
+    std::optional<bool> compact;
+    std::optional<bool> drop_caches;
+    std::optional<bool> locked;
   };
   struct Firmware {
     std::optional<bool> uefi;
@@ -78,7 +97,8 @@ struct Config {
   std::optional<Machine> machine;
   std::optional<Accel> accel;
   Cpu cpu;
-  std::optional<base::ByteSize> memory_size;
+  Memory memory;
+  std::map<std::string, bool> module_parameters;
   std::optional<std::string> kernel;
   std::optional<std::string> initrd;
   std::optional<std::string> append;
@@ -99,6 +119,10 @@ struct Config {
 [[nodiscard]] const char* to_string(DiskFormat format);
 [[nodiscard]] const char* to_string(NicModel model);
 [[nodiscard]] const char* to_string(PciScope scope);
+[[nodiscard]] const char* to_string(MemoryFallback fallback);
+
+/// Whether a config may set it: "kvm.ignore_msrs".
+[[nodiscard]] bool is_module_parameter(std::string_view name);
 
 /// Reads the types. What is wrong is added to `issues`, and that value left out.
 [[nodiscard]] Config parse(const Document& document, std::vector<Issue>& issues);

@@ -77,6 +77,7 @@ class Look {
     const bool complete = hidden_.empty();
     function.reset_methods = reset_methods();
     function.boot_vga = boot_vga();
+    function.numa_node = base::parse_number<unsigned>(attribute("numa_node").value_or("-1"));
     function.is_virtual = tree_.link_name(folder_ + "/physfn").has_value();
     hidden.insert(hidden.end(), hidden_.begin(), hidden_.end());
     return complete ? std::optional(function) : std::nullopt;

@@ -22,6 +22,7 @@ struct PciFunction {
   std::optional<unsigned> iommu_group;     ///< nothing: no IOMMU serves it (vfio's "noiommu" too)
   std::optional<base::PciAddress> bridge;  ///< the one it is behind; nothing on a root bus.
                                            ///< Bridges of bridges come to an end
+  std::optional<unsigned> numa_node;       ///< the memory node that it is near to, if that is known
   std::vector<std::string> reset_methods;  ///< in the kernel's order; a hint only
   bool boot_vga = false;                   ///< the firmware's screen
   bool is_virtual = false;  ///< an SR-IOV function: a device of its own, whatever its

@@ -23,6 +23,7 @@ namespace {
 using base::Tree;
 
 constexpr const char* kDevices = "/sys/bus/pci/devices";
+constexpr const char* kNodes = "/sys/devices/system/node";
 constexpr const char* kGroups = "/sys/kernel/iommu_groups";
 
 /// Only whether they are there counts.
@@ -68,6 +69,7 @@ class Recorder {
       add_presence(vars);
     }
     add_cpu();
+    add_memory();
     for (const std::string& group : tree_.list(kGroups)) {
       add_group(std::string(kGroups) + "/" + group);
     }
@@ -101,6 +103,16 @@ class Recorder {
       if (line.starts_with("vendor_id")) {
         entries_.push_back({Entry::Kind::file, "/proc/cpuinfo", line + "\n"});
         return;
+      }
+    }
+  }
+
+  void add_memory() {
+    for (const std::string& name : tree_.list(kNodes)) {
+      const std::string folder = std::string(kNodes) + "/" + name;
+      add_attribute(folder + "/meminfo");
+      for (const std::string& pool : tree_.list(folder + "/hugepages")) {
+        add_attribute(base::join({folder, "hugepages", pool, "free_hugepages"}, "/"));
       }
     }
   }

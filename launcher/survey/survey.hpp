@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -11,6 +12,7 @@
 
 #include "launcher/config/vm_spec.hpp"
 #include "launcher/identity.hpp"
+#include "launcher/survey/memory.hpp"
 #include "launcher/survey/pci.hpp"
 
 namespace vmlaunch::launcher::survey {
@@ -53,7 +55,11 @@ struct Survey {
   bool cgroup = false;                  ///< a cgroup for the VM can be made
   Pci pci;                              ///< looked at only for a VM that gets PCI devices
   std::set<unsigned> open_groups;       ///< IOMMU groups whose node the caller may open
-  std::uint64_t memlock_limit = 0;      ///< what the caller may let QEMU lock in memory, in bytes
+  std::vector<MemoryNode> nodes;  ///< looked at only for a VM that asks for huge pages or nodes
+  unsigned cpus = 1;              ///< those that the caller may use
+  std::map<std::string, bool>
+      parameters;                   ///< those of the config's module parameters that are there
+  std::uint64_t memlock_limit = 0;  ///< what the caller may let QEMU lock in memory, in bytes
 };
 
 /// Throws Failure when run_as names nobody. `privileged`: the run changes the host as root,

@@ -27,6 +27,8 @@ survey::Survey host(bool has_kvm) {
   tests::PciTree tree;
   tests::add_laptop(tree);
   survey.pci = survey::look_at_pci(tree.tree());
+  survey.nodes = {{0, 32 * base::kGiB, {{2 * base::kMiB, 0}, {base::kGiB, 0}}}};
+  survey.cpus = 4;
   survey.uefi = {"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"};
   return survey;
 }
@@ -69,8 +71,9 @@ TEST_CASE("plan: every example has the plan that is on record", "[plan]") {
     INFO(name);
     const config::VmSpec spec =
         read("configs/" + name + ".json", std::string(kExamples) + name + ".json");
-    // What takes a device from the host needs root.
-    const Identity identity = spec.pci.empty() ? alice() : sudo_alice();
+    // What takes devices or memory from the host needs root.
+    const bool needs_root = !spec.pci.empty() || spec.memory.hugepages;
+    const Identity identity = needs_root ? sudo_alice() : alice();
     check_plan(name, plan::make_plan(spec, host(true), identity, Authority::user));
     tests::check_golden("golden/" + name + ".effective.json",
                         config::effective(spec).dump(2) + "\n");

@@ -25,6 +25,7 @@ std::vector<std::vector<Step>> plans_of_examples(const PciTree& tree) {
     survey.cgroup = true;
     survey.kvm = {true, 0, 0, 0666, true, true, false};
     survey.pci = survey::look_at_pci(tree.tree());
+    survey.nodes = survey::look_at_memory(tree.tree());
     survey.uefi = survey::Uefi{"/code.fd", "/vars.fd"};
     const Identity root{true, {"uid 1880000042", {1880000042, 1880000042, {}}}, false};
     all.push_back(plan::make_plan(spec, survey, root, Authority::root).steps);
@@ -37,6 +38,7 @@ int changes_of(const std::vector<Step>& steps) {
   FakeKernel kernel(laptop.tree);
   Journal journal = laptop.journal();
   REQUIRE(apply_all(steps, kernel, journal));
+  after_start(kernel, journal);
   return kernel.count();
 }
 
@@ -83,7 +85,7 @@ TEST_CASE("steps: whichever change fails, the host is as it was", "[steps]") {
         Journal journal = laptop.journal();
         kernel.fail_at(n, fault);
         // A probe may say that it failed and have bound the device: then nothing failed.
-        static_cast<void>(apply_all(steps, kernel, journal));
+        static_cast<void>(start_all(steps, kernel, journal));
         const Undone undone = undo_all(kernel, journal);
         CHECK(undone.leftovers.empty());
         CHECK(vmlaunch::tests::difference(before, vmlaunch::tests::snapshot(laptop.tree)).empty());
@@ -108,7 +110,7 @@ TEST_CASE("steps: wherever a run is killed, another process restores the host", 
         try {
           Journal journal = laptop.journal();
           kernel.fail_at(n, fault);
-          static_cast<void>(apply_all(steps, kernel, journal));
+          static_cast<void>(start_all(steps, kernel, journal));
           static_cast<void>(undo_all(kernel, journal));
         } catch (const FakeKernel::Killed&) {
         }
