@@ -14,6 +14,7 @@ enum class ExitCode : int {
   preflight = 10,         ///< refused before anything was changed
   device_busy = 11,       ///< somebody else has a device
   group_not_viable = 12,  ///< the host uses another device of an IOMMU group
+  memory = 13,            ///< the guest's memory cannot be had as it was asked for
   qemu_did_not_start = 15,
   qemu_crashed = 16,
   guest_panicked = 17,

@@ -1,5 +1,7 @@
 #include "launcher/config/config.hpp"
 
+#include <algorithm>
+#include <array>
 #include <utility>
 
 #include "launcher/config/reader.hpp"
@@ -86,6 +88,15 @@ const Names<PciScope>& scope_names() {
   return names;
 }
 
+const Names<MemoryFallback>& fallback_names() {
+  static const Names<MemoryFallback> names = {{"none", MemoryFallback::none},
+                                              {"smaller", MemoryFallback::smaller}};
+  return names;
+}
+
+/// What guests need of the host's modules, and harms nobody else.
+constexpr std::array kModuleParameters = {"kvm.ignore_msrs", "kvm.report_ignored_msrs"};
+
 template <typename Enum>
 const char* name_of(const Names<Enum>& names, Enum value) {
   for (const auto& [name, meaning] : names) {
@@ -131,6 +142,30 @@ void read_cpu(ObjectReader& reader, Config::Cpu& cpu) {
   cpu.threads = reader.number("threads", 1, 255);
   cpu.hide_hypervisor = reader.boolean("hide_hypervisor");
   cpu.hyperv = read_hyperv(reader);
+}
+
+/// One node, or an array of them.
+void read_nodes(ObjectReader& reader, Config::Memory& memory) {
+  const Json* value = reader.raw("node");
+  if (value == nullptr || !value->is_array()) {
+    memory.node = reader.number("node", 0, kMostNodes - 1);
+    return;
+  }
+  memory.nodes = reader.numbers("node", 0, kMostNodes - 1);
+  if (memory.nodes.empty()) {
+    reader.report("node", "expected at least one node");
+  }
+}
+
+void read_memory(ObjectReader& reader, Config::Memory& memory) {
+  memory.size = reader.value("size", base::parse_byte_size, "a size such as \"512M\" or \"12G\"");
+  memory.hugepages =
+      reader.value("hugepages", base::parse_byte_size, "a size such as \"2M\" or \"1G\"");
+  read_nodes(reader, memory);
+  memory.fallback = reader.choice("fallback", fallback_names());
+  memory.compact = reader.boolean("compact");
+  memory.drop_caches = reader.boolean("drop_caches");
+  memory.locked = reader.boolean("locked");
 }
 
 void read_firmware(ObjectReader& reader, Config::Firmware& firmware) {
@@ -351,6 +386,15 @@ const char* to_string(PciScope scope) {
   return name_of(scope_names(), scope);
 }
 
+const char* to_string(MemoryFallback fallback) {
+  return name_of(fallback_names(), fallback);
+}
+
+bool is_module_parameter(std::string_view name) {
+  return std::find(kModuleParameters.begin(), kModuleParameters.end(), name) !=
+         kModuleParameters.end();
+}
+
 Config parse(const Document& document, std::vector<Issue>& issues) {
   Config config;
   ObjectReader reader(document.root(), "", issues);
@@ -359,9 +403,13 @@ Config parse(const Document& document, std::vector<Issue>& issues) {
   config.machine = reader.choice("machine", machine_names());
   config.accel = reader.choice("accel", accel_names());
   reader.object("cpu", [&](ObjectReader& cpu) { read_cpu(cpu, config.cpu); });
-  reader.object("memory", [&](ObjectReader& memory) {
-    config.memory_size =
-        memory.value("size", base::parse_byte_size, "a size such as \"512M\" or \"12G\"");
+  reader.object("memory", [&](ObjectReader& memory) { read_memory(memory, config.memory); });
+  reader.object("module_parameters", [&](ObjectReader& parameters) {
+    for (const char* name : kModuleParameters) {
+      if (const std::optional<bool> on = parameters.boolean(name)) {
+        config.module_parameters[name] = *on;
+      }
+    }
   });
   config.kernel = reader.text("kernel");
   config.initrd = reader.text("initrd");

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/byte_size.hpp"
@@ -11,6 +13,9 @@
 #include "launcher/config/values.hpp"
 
 namespace vmlaunch::launcher::config {
+
+/// The most memory nodes that a kernel can have (CONFIG_NODES_SHIFT is at most 10).
+constexpr unsigned kMostNodes = 1024;
 
 enum class Machine { q35, pc };
 enum class Accel { automatic, kvm, tcg };
@@ -34,6 +39,10 @@ struct Hyperv {
 
   bool operator==(const Hyperv&) const = default;
 };
+
+/// What becomes of huge pages that cannot be had: the run is refused, or takes the next smaller
+/// pages.
+enum class MemoryFallback { none, smaller };
 
 /// Where the guest's first serial port goes.
 struct Serial {
@@ -62,6 +71,16 @@ struct Config {
     std::optional<unsigned> threads;
     std::optional<bool> hide_hypervisor;
     std::optional<Hyperv> hyperv;
+  };
+  struct Memory {
+    std::optional<base::ByteSize> size;
+    std::optional<base::ByteSize> hugepages;
+    std::optional<unsigned> node;
+    std::vector<std::optional<unsigned>> nodes;  ///< nothing for what could not be read
+    std::optional<MemoryFallback> fallback;
+    std::optional<bool> compact;
+    std::optional<bool> drop_caches;
+    std::optional<bool> locked;
   };
   struct Firmware {
     std::optional<bool> uefi;
@@ -110,7 +129,8 @@ struct Config {
   std::optional<Machine> machine;
   std::optional<Accel> accel;
   Cpu cpu;
-  std::optional<base::ByteSize> memory_size;
+  Memory memory;
+  std::map<std::string, bool> module_parameters;
   std::optional<std::string> kernel;
   std::optional<std::string> initrd;
   std::optional<std::string> append;
@@ -144,6 +164,10 @@ struct Config {
 [[nodiscard]] const char* to_string(AudioDevice device);
 [[nodiscard]] const char* to_string(RtcBase base);
 [[nodiscard]] const char* to_string(PciScope scope);
+[[nodiscard]] const char* to_string(MemoryFallback fallback);
+
+/// Whether a config may set it: "kvm.ignore_msrs".
+[[nodiscard]] bool is_module_parameter(std::string_view name);
 
 /// Reads the types. What is wrong is added to `issues`, and that value left out.
 [[nodiscard]] Config parse(const Document& document, std::vector<Issue>& issues);

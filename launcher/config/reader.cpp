@@ -76,19 +76,42 @@ std::optional<bool> ObjectReader::boolean(const char* key) {
   return value->get<bool>();
 }
 
+std::optional<unsigned> ObjectReader::read_number(const Json& value,
+                                                  const std::string& pointer,
+                                                  unsigned least,
+                                                  unsigned most) {
+  if (!value.is_number_unsigned() || value.get<std::uint64_t>() < least ||
+      value.get<std::uint64_t>() > most) {
+    issues_.push_back({pointer,
+                       "expected a whole number from " + std::to_string(least) + " to " +
+                           std::to_string(most) + ", found " + type_of(value)});
+    return std::nullopt;
+  }
+  return value.get<unsigned>();
+}
+
 std::optional<unsigned> ObjectReader::number(const char* key, unsigned least, unsigned most) {
   const Json* value = raw(key);
+  return value == nullptr ? std::nullopt : read_number(*value, child(pointer_, key), least, most);
+}
+
+std::vector<std::optional<unsigned>> ObjectReader::numbers(const char* key,
+                                                           unsigned least,
+                                                           unsigned most) {
+  std::vector<std::optional<unsigned>> numbers;
+  const Json* value = raw(key);
   if (value == nullptr) {
-    return std::nullopt;
+    return numbers;
   }
-  if (!value->is_number_unsigned() || value->get<std::uint64_t>() < least ||
-      value->get<std::uint64_t>() > most) {
-    report(key,
-           "expected a whole number from " + std::to_string(least) + " to " + std::to_string(most) +
-               ", found " + type_of(*value));
-    return std::nullopt;
+  if (!value->is_array()) {
+    report(key, "expected an array of whole numbers, found " + type_of(*value));
+    return numbers;
   }
-  return value->get<unsigned>();
+  numbers.reserve(value->size());
+  for (std::size_t i = 0; i < value->size(); ++i) {
+    numbers.push_back(read_number((*value)[i], child(child(pointer_, key), i), least, most));
+  }
+  return numbers;
 }
 
 void ObjectReader::object(const char* key, const std::function<void(ObjectReader&)>& read) {

@@ -63,6 +63,11 @@ class ObjectReader {
   /// Calls `read` for each object of the array under `key`, if there is one.
   void objects(const char* key, const std::function<void(ObjectReader&)>& read);
 
+  /// The numbers of an array; nothing in the place of what was reported.
+  [[nodiscard]] std::vector<std::optional<unsigned>> numbers(const char* key,
+                                                             unsigned least,
+                                                             unsigned most);
+
   /// The texts of an array; nothing in the place of what was reported.
   [[nodiscard]] std::vector<std::optional<std::string>> texts(const char* key);
 
@@ -77,6 +82,10 @@ class ObjectReader {
   void finish();
 
  private:
+  std::optional<unsigned> read_number(const Json& value,
+                                      const std::string& pointer,
+                                      unsigned least,
+                                      unsigned most);
   std::optional<std::string> read_text(const Json& value, const std::string& pointer);
   void report_choice(const char* key,
                      const std::string& written,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <filesystem>
 #include <set>
@@ -58,7 +59,8 @@ class Validator {
     spec.machine = config.machine.value_or(spec.machine);
     spec.accel = config.accel.value_or(spec.accel);
     cpu(config.cpu, spec);
-    memory(config, spec);
+    memory(config.memory, spec.memory);
+    spec.module_parameters = config.module_parameters;
     linux_boot(config, spec);
     firmware(config.firmware, spec);
     disks(config, spec);
@@ -140,13 +142,60 @@ class Validator {
     }
   }
 
-  void memory(const Config& config, VmSpec& spec) {
-    spec.memory = config.memory_size.value_or(spec.memory);
-    if (spec.memory.bytes < 16 * base::kMiB || spec.memory.bytes % base::kMiB != 0) {
+  void memory(const Config::Memory& given, VmSpec::Memory& memory) {
+    memory.size = given.size.value_or(memory.size);
+    if (memory.size.bytes < 16 * base::kMiB || memory.size.bytes % base::kMiB != 0) {
       report("/memory/size",
-             "expected a multiple of 1M, at least 16M, found \"" + base::to_string(spec.memory) +
+             "expected a multiple of 1M, at least 16M, found \"" + base::to_string(memory.size) +
                  "\"");
     }
+    memory.locked = given.locked.value_or(false);
+    nodes(given, memory);
+    hugepages(given, memory);
+  }
+
+  void nodes(const Config::Memory& given, VmSpec::Memory& memory) {
+    if (given.node) {
+      memory.nodes.push_back(*given.node);
+    }
+    std::set<unsigned> seen;
+    for (std::size_t i = 0; i < given.nodes.size(); ++i) {
+      const std::optional<unsigned>& node = given.nodes[i];
+      if (node && !seen.insert(*node).second) {
+        report(child("/memory/node", i), "this node is listed twice");
+      }
+      memory.nodes.push_back(node.value_or(0));
+    }
+  }
+
+  void hugepages(const Config::Memory& given, VmSpec::Memory& memory) {
+    if (!given.hugepages) {
+      for (const auto& [key, is_given] :
+           {std::pair("/memory/fallback", given.fallback.has_value()),
+            std::pair("/memory/compact", given.compact.has_value()),
+            std::pair("/memory/drop_caches", given.drop_caches.has_value())}) {
+        if (is_given) {
+          report_without("/memory/hugepages", key, "given without \"hugepages\"");
+        }
+      }
+      return;
+    }
+    const std::uint64_t page = given.hugepages->bytes;
+    if (page < base::kMiB || !std::has_single_bit(page)) {
+      report("/memory/hugepages",
+             "expected a size of huge pages such as \"2M\" or \"1G\", found \"" +
+                 base::to_string(*given.hugepages) + "\"");
+    } else if (memory.size.bytes % page != 0) {
+      report("/memory/size",
+             "expected a multiple of the huge pages' " + base::to_string(*given.hugepages) +
+                 ", found \"" + base::to_string(memory.size) + "\"");
+    } else if (memory.size.bytes / page < memory.nodes.size()) {
+      report("/memory/node", "there are more nodes than huge pages");
+    }
+    memory.hugepages = VmSpec::HugePages{*given.hugepages,
+                                         given.fallback.value_or(MemoryFallback::none),
+                                         given.compact.value_or(true),
+                                         given.drop_caches.value_or(false)};
   }
 
   void linux_boot(const Config& config, VmSpec& spec) {
@@ -534,6 +583,20 @@ Json effective_pci(const VmSpec& spec) {
   return pci;
 }
 
+Json effective_memory(const VmSpec::Memory& spec) {
+  Json memory = {{"size", base::to_string(spec.size)}, {"locked", spec.locked}};
+  if (!spec.nodes.empty()) {
+    memory["node"] = spec.nodes;
+  }
+  if (spec.hugepages) {
+    memory["hugepages"] = base::to_string(spec.hugepages->size);
+    memory["fallback"] = to_string(spec.hugepages->fallback);
+    memory["compact"] = spec.hugepages->compact;
+    memory["drop_caches"] = spec.hugepages->drop_caches;
+  }
+  return memory;
+}
+
 Json effective_firmware(const VmSpec& spec) {
   Json firmware = {{"uefi", spec.uefi.has_value()}};
   if (spec.uefi) {
@@ -595,7 +658,8 @@ Json effective(const VmSpec& spec) {
       {"machine", to_string(spec.machine)},
       {"accel", to_string(spec.accel)},
       {"cpu", effective_cpu(spec.cpu)},
-      {"memory", {{"size", base::to_string(spec.memory)}}},
+      {"memory", effective_memory(spec.memory)},
+      {"module_parameters", spec.module_parameters},
       {"firmware", effective_firmware(spec)},
       {"disks", effective_disks(spec)},
       {"network", effective_network(spec)},

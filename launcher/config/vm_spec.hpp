@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -29,6 +30,18 @@ struct VmSpec {
     std::optional<Hyperv> hyperv;
 
     [[nodiscard]] unsigned count() const { return sockets * cores * threads; }
+  };
+  struct HugePages {
+    base::ByteSize size;
+    MemoryFallback fallback = MemoryFallback::none;
+    bool compact = true;       ///< the kernel may move memory together for them
+    bool drop_caches = false;  ///< it may drop what it has cached of the host's files
+  };
+  struct Memory {
+    base::ByteSize size{base::kGiB};
+    std::optional<HugePages> hugepages;
+    std::vector<unsigned> nodes;  ///< none: where it is best, for huge pages; else anywhere
+    bool locked = false;          ///< none of QEMU's memory is ever swapped out
   };
   struct Linux {
     std::string kernel;
@@ -85,7 +98,8 @@ struct VmSpec {
   Machine machine = Machine::q35;
   Accel accel = Accel::automatic;
   Cpu cpu;
-  base::ByteSize memory{base::kGiB};
+  Memory memory;
+  std::map<std::string, bool> module_parameters;  ///< "kvm.ignore_msrs": on or off
   std::optional<Linux> linux_boot;
   std::optional<Uefi> uefi;
   std::vector<Disk> disks;

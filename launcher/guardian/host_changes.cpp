@@ -64,11 +64,12 @@ std::vector<std::string> HostChanges::begin(const std::string& vm) {
   const steps::StateFolders folders = steps::find_state_folders();
   steps::make_state_folders(folders);
   steps::Lock::clear(folders.locks);
-  lock_ = steps::Lock::take(folders.locks, vm, steps::Lock::Purpose::run);
+  lock_ = steps::Lock::take(folders.locks, vm, steps::Lock::Purpose::run, vm);
   if (!lock_) {
     refuse_held(folders.locks, vm);
   }
   vm_ = vm;
+  reservations_.emplace(steps::Lock::Purpose::run, vm);
   std::vector<std::string> lines;
   for (const std::string& other : steps::journalled_vms(folders.journal)) {
     const auto undone = other == vm ? steps::recover_vm(host_, folders, other)
@@ -86,10 +87,7 @@ std::vector<std::string> HostChanges::begin(const std::string& vm) {
 }
 
 void HostChanges::reserve(const std::vector<steps::Step>& steps) {
-  const std::string folder = steps::find_state_folders().locks;
-  for (const steps::Step& step : steps) {
-    reservations_.take(folder, step);
-  }
+  reservations_->take_all(steps::find_state_folders().locks, steps);
 }
 
 void HostChanges::require_unreserved(const std::vector<steps::Step>& steps) const {
@@ -120,6 +118,7 @@ void HostChanges::apply(const steps::Step& step, const steps::Context& context) 
     if (!journal_) {
       journal_ = steps::Journal::create(steps::find_state_folders().journal, vm_);
     }
+    reservations_->take_turn(steps::find_state_folders().locks, step, context.waiting);
     steps::apply(step, host_, context, *journal_);
   } catch (const steps::Stuck&) {
     stuck_.insert(step->object());
@@ -137,6 +136,7 @@ void HostChanges::after_start() {
   }
   try {
     steps::after_start(host_, *journal_);
+    reservations_->end_turns();
   } catch (const std::system_error& error) {
     throw Failure(ExitCode::failed,
                   std::string("Cannot give back what only QEMU's start needed: ") + error.what());

@@ -45,7 +45,7 @@ class HostChanges {
   steps::Host host_;
   std::string vm_;
   std::optional<steps::Lock> lock_;
-  steps::Reservations reservations_{steps::Lock::Purpose::run};
+  std::optional<steps::Reservations> reservations_;  ///< from begin on
   std::optional<steps::Journal> journal_;
   std::set<std::string> stuck_;  ///< objects that the kernel holds on to
 };

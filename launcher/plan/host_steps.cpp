@@ -78,13 +78,33 @@ void warn_of_weak_walls(const survey::Uses& uses, Plan& plan) {
   }
 }
 
+void add_memory_steps(const config::VmSpec::Memory& spec, Plan& plan) {
+  if (!plan.memory.page) {
+    return;
+  }
+  for (std::size_t i = 0; i < plan.memory.nodes.size(); ++i) {
+    plan.steps.push_back(steps::fill_pool({plan.memory.nodes[i],
+                                           *plan.memory.page,
+                                           plan.memory.pages_of(i, spec.size),
+                                           spec.hugepages->compact,
+                                           spec.hugepages->drop_caches}));
+  }
+}
+
 std::string lacks_node(const std::string& node) {
   return "Cannot open " + node + "; type: sudo chown $USER " + node + ", or: sudo vmlaunch …";
 }
 
 /// Without root a run takes what somebody prepared: bound, with a node and a limit of the user's.
-void require_prepared(const survey::Survey& survey, const Plan& plan) {
+void require_prepared(const config::VmSpec& spec, const survey::Survey& survey, const Plan& plan) {
   std::vector<std::string> problems;
+  for (const auto& [name, on] : spec.module_parameters) {
+    const auto now = survey.parameters.find(name);
+    if (now == survey.parameters.end() || now->second != on) {
+      problems.push_back("Cannot set the module parameter " + name +
+                         " without root; type: sudo vmlaunch …");
+    }
+  }
   for_each_endpoint(plan.passthrough, [&](const GroupMember& member) {
     if (member.verdict == Verdict::must_bind) {
       problems.push_back("Cannot bind " + base::to_string(member.address) +
@@ -96,10 +116,9 @@ void require_prepared(const survey::Survey& survey, const Plan& plan) {
       problems.push_back(lacks_node("/dev/vfio/" + std::to_string(group)));
     }
   });
-  if (problems.empty() && survey.memlock_limit < plan.qemu.memlock->bytes) {
+  if (problems.empty() && plan.qemu.memlock && survey.memlock_limit < plan.qemu.memlock->bytes) {
     problems.push_back(
-        "Cannot lock " + base::to_string(*plan.qemu.memlock) +
-        " of memory for devices: the limit is " +
+        "Cannot lock " + base::to_string(*plan.qemu.memlock) + " of memory: the limit is " +
         base::to_string(base::ByteSize{survey.memlock_limit}) +
         "; raise \"memlock\" in /etc/security/limits.conf, or type: sudo vmlaunch …");
   }
@@ -121,18 +140,24 @@ void add_host_steps(const config::VmSpec& spec,
         "no cgroup2 folder may be written here: QEMU is held by its process number alone");
   }
   plan.passthrough = choose_devices(spec, survey);
+  plan.memory = choose_memory(spec.memory, survey, plan.passthrough, identity.privileged);
+  if (plan.memory.warning) {
+    plan.warnings.push_back(*plan.memory.warning);
+  }
   require_desktop_can_end(spec, survey, identity, plan);
-  if (plan.passthrough.slots.empty()) {
-    add_desktop_steps(spec, survey, plan);
+  warn_of_weak_walls(survey.uses, plan);
+  if (!plan.passthrough.slots.empty() || spec.memory.locked) {
+    plan.qemu.memlock = base::ByteSize{spec.memory.size.bytes + kMemlockMargin};
+  }
+  if (!identity.privileged) {
+    require_prepared(spec, survey, plan);
     return;
   }
-  warn_of_weak_walls(survey.uses, plan);
-  plan.qemu.memlock = base::ByteSize{spec.memory.bytes + kMemlockMargin};
-  if (identity.privileged) {
-    add_device_steps(spec, survey, plan);
-  } else {
-    require_prepared(survey, plan);
+  for (const auto& [name, on] : spec.module_parameters) {
+    plan.steps.push_back(steps::set_parameter(name, on));
   }
+  add_memory_steps(spec.memory, plan);
+  add_device_steps(spec, survey, plan);
 }
 
 }  // namespace vmlaunch::launcher::plan

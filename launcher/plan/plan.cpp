@@ -50,8 +50,9 @@ void check_extra_args(const config::VmSpec& spec, const Identity& identity, Auth
 
 Deadlines choose_deadlines(const config::VmSpec& spec) {
   Deadlines deadlines;
-  // QEMU answers only once its memory and devices are there.
-  const auto gigabytes = static_cast<std::int64_t>(spec.memory.bytes / base::kGiB);
+  // QEMU answers only once its memory and devices are there; huge pages are all cleared before.
+  const auto gigabytes = static_cast<std::int64_t>(spec.memory.size.bytes / base::kGiB) *
+                         (spec.memory.hugepages ? 5 : 1);
   deadlines.handshake += std::chrono::seconds(gigabytes + 2 * std::int64_t(spec.disks.size()) +
                                               10 * std::int64_t(spec.pci.size()));
   deadlines.powerdown = spec.stop_timeout;

@@ -8,6 +8,7 @@
 #include "base/duration.hpp"
 #include "launcher/config/vm_spec.hpp"
 #include "launcher/identity.hpp"
+#include "launcher/plan/memory.hpp"
 #include "launcher/plan/passthrough.hpp"
 #include "launcher/steps/step.hpp"
 #include "launcher/survey/survey.hpp"
@@ -74,6 +75,7 @@ struct Plan {
   std::string accel;  ///< "kvm" or "tcg"
   std::vector<std::string> warnings;
   Passthrough passthrough;
+  Memory memory;
   std::vector<steps::Step> steps;  ///< changes of the host, in their order; QEMU's start follows
   std::vector<FileUse> files;
   Qemu qemu;

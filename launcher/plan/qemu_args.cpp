@@ -32,6 +32,9 @@ constexpr std::string_view kEnlightenments =
     ",hv-relaxed,hv-vapic,hv-spinlocks=0x1fff,hv-vpindex,hv-runtime,hv-synic,hv-time,hv-stimer,"
     "hv-frequencies,hv-tlbflush,hv-ipi";
 
+/// More threads than that only wait for each other and for the memory.
+constexpr unsigned kMostPreallocThreads = 8;
+
 class Builder {
  public:
   Builder(const VmSpec& spec, const survey::Survey& survey, bool kvm, Plan& plan)
@@ -135,10 +138,27 @@ class Builder {
   }
 
   void memory() {
-    add("-m", "size=" + std::to_string(spec_.memory.bytes / base::kMiB) + "M");
-    add_json(
-        "-object",
-        Json{{"qom-type", "memory-backend-memfd"}, {"id", "ram"}, {"size", spec_.memory.bytes}});
+    const base::ByteSize size = spec_.memory.size;
+    add("-m", "size=" + std::to_string(size.bytes / base::kMiB) + "M");
+    Json backend = {{"qom-type", "memory-backend-memfd"}, {"id", "ram"}, {"size", size.bytes}};
+    if (!plan_.memory.nodes.empty()) {
+      backend["host-nodes"] = plan_.memory.nodes;
+      backend["policy"] = "bind";
+    }
+    if (plan_.memory.page) {
+      // QEMU makes the threads one by one and lets each begin at once, which keeps the next from
+      // being made while it runs; one that a context makes does not wait for that.
+      add_json("-object", Json{{"qom-type", "thread-context"}, {"id", "prealloc"}});
+      backend.update({{"hugetlb", true},
+                      {"hugetlbsize", plan_.memory.page->bytes},
+                      {"prealloc", true},
+                      {"prealloc-threads", std::clamp(survey_.cpus, 1U, kMostPreallocThreads)},
+                      {"prealloc-context", "prealloc"}});
+    }
+    add_json("-object", backend);
+    if (spec_.memory.locked) {
+      add("-overcommit", "mem-lock=on");
+    }
   }
 
   void linux_boot() {

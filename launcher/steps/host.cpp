@@ -1,6 +1,7 @@
 #include "launcher/steps/host.hpp"
 
 #include <fcntl.h>
+#include <linux/mempolicy.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -12,10 +13,13 @@
 #include <csignal>
 #include <system_error>
 
+#include <climits>
+
 #include "base/errors.hpp"
 #include "base/file.hpp"
 #include "base/process.hpp"
 #include "base/text.hpp"
+#include "launcher/config/config.hpp"
 #include "launcher/wire.hpp"
 
 namespace vmlaunch::launcher::steps {
@@ -95,6 +99,16 @@ std::string told_by_child(const std::string& action, base::Milliseconds limit, L
   return base::read_all(answer.read_end.get(), kAttributeLimit, action);
 }
 
+/// All that the kernel allocates for this process from now on comes from that node.
+void stay_on_node(unsigned node) {
+  constexpr std::size_t kBits = sizeof(unsigned long) * CHAR_BIT;
+  std::array<unsigned long, (config::kMostNodes + kBits - 1) / kBits> nodes{};
+  nodes.at(node / kBits) = 1UL << (node % kBits);
+  // The kernel takes one bit less than it is told.
+  base::check(::syscall(SYS_set_mempolicy, MPOL_BIND, nodes.data(), config::kMostNodes + 1),
+              "choose the memory node " + std::to_string(node));
+}
+
 }  // namespace
 
 std::string Host::read_locked(const std::string& path) const {
@@ -115,9 +129,13 @@ std::string Host::read_locked(const std::string& path) const {
 
 void Host::write_within(const std::string& path,
                         const std::string& value,
-                        base::Milliseconds limit) const {
+                        base::Milliseconds limit,
+                        std::optional<unsigned> node) const {
   const std::string action = "write \"" + base::printable(value) + "\" to " + tree_.path_of(path);
   call_in_child(action, limit, [&] {
+    if (node) {
+      stay_on_node(*node);
+    }
     const int flags = O_WRONLY | O_NOFOLLOW;
     return with_attribute(tree_, path, flags, [&](int fd) {
       base::close_all_but({fd});
@@ -133,6 +151,18 @@ void Host::write(const std::string& path, const std::string& value) {
 
 void Host::write_to_driver(const std::string& path, const std::string& value) {
   write_within(path, value, deadlines_.driver);
+}
+
+void Host::write_on_node(const std::string& path, const std::string& value, unsigned node) {
+  write_within(path, value, deadlines_.memory, node);
+}
+
+void Host::sync() {
+  call_in_child("write what files have in memory to disk", deadlines_.memory, [] {
+    base::close_all_but({});
+    ::sync();
+    return 0;
+  });
 }
 
 void Host::make_folder(const std::string& path) {

@@ -44,6 +44,7 @@ class Host {
     base::Milliseconds attribute{15000};
     base::Milliseconds driver{60000};   ///< a driver lets go of a device, or takes it up
     base::Milliseconds program{60000};  ///< modprobe
+    base::Milliseconds memory{60000};   ///< the kernel finds or moves memory, or writes it to disks
     base::Milliseconds kill{10000};     ///< a killed process, whose memory may be large, is gone
     base::Milliseconds systemd{15000};  ///< systemd answers
     base::Milliseconds unit{120000};    ///< a unit stops or starts; its own deadlines are shorter
@@ -68,6 +69,12 @@ class Host {
   /// The same where a driver's remove or probe runs before the write returns.
   virtual void write_to_driver(const std::string& path, const std::string& value);
 
+  /// The same for what the kernel does with memory, which it then does on that node alone
+  /// (set_mempolicy(2)).
+  virtual void write_on_node(const std::string& path, const std::string& value, unsigned node);
+  /// Waits until what files have in memory is on their disks.
+  virtual void sync();
+
   virtual void make_folder(const std::string& path);
   virtual void remove_folder(const std::string& path);
   virtual void set_owner(const std::string& path, const Owner& owner);
@@ -91,7 +98,8 @@ class Host {
  private:
   void write_within(const std::string& path,
                     const std::string& value,
-                    base::Milliseconds limit) const;
+                    base::Milliseconds limit,
+                    std::optional<unsigned> node = std::nullopt) const;
   [[nodiscard]] base::ExitStatus run_program(const std::vector<std::string>& words) const;
 
   base::Tree tree_;

@@ -16,14 +16,23 @@
 #include "base/file.hpp"
 #include "base/text.hpp"
 #include "base/tree.hpp"
+#include "launcher/exit_code.hpp"
 
 namespace vmlaunch::launcher::steps {
 
 namespace {
 
 constexpr const char* kEnding = ".lock";
-constexpr const char* kRecovery = "recovery";
+/// What a recovery writes to its lock; no VM has that name.
+constexpr const char* kRecovery = "a recovery";
 constexpr std::chrono::minutes kRecoveryDeadline{1};
+constexpr std::chrono::minutes kTurnDeadline{2};
+constexpr std::chrono::seconds kNews{2};
+
+void pause() {
+  const timespec moment{0, 20'000'000};
+  ::nanosleep(&moment, nullptr);
+}
 
 std::string path_in(const std::string& folder, const std::string& name) {
   return folder + "/" + name + kEnding;
@@ -83,7 +92,7 @@ bool is_at(int fd, const std::string& path) {
 
 }  // namespace
 
-std::optional<Lock> Lock::try_to_take(const std::string& path, Purpose purpose) {
+std::optional<Lock> Lock::try_to_take(const std::string& path, const std::string& content) {
   for (;;) {
     base::UniqueFd file = base::open_file(path, O_RDWR | O_CREAT | O_NOFOLLOW, 0600);
     struct flock lock = whole_file(F_WRLCK);
@@ -96,7 +105,7 @@ std::optional<Lock> Lock::try_to_take(const std::string& path, Purpose purpose) 
     // Whoever had it may have taken the file away between our open and our lock.
     if (is_at(file.get(), path)) {
       base::check(::ftruncate(file.get(), 0), "write " + path);
-      base::write_all(file.get(), purpose == Purpose::recovery ? kRecovery : "", path);
+      base::write_all(file.get(), content, path);
       return Lock(path, std::move(file));
     }
   }
@@ -104,23 +113,46 @@ std::optional<Lock> Lock::try_to_take(const std::string& path, Purpose purpose) 
 
 std::optional<Lock> Lock::take(const std::string& folder,
                                const std::string& name,
-                               Purpose purpose) {
+                               Purpose purpose,
+                               const std::string& vm) {
   const std::string path = path_in(folder, name);
   const auto deadline = std::chrono::steady_clock::now() + kRecoveryDeadline;
   for (;;) {
-    std::optional<Lock> lock = try_to_take(path, purpose);
+    std::optional<Lock> lock = try_to_take(path, purpose == Purpose::recovery ? kRecovery : vm);
     if (lock || !is_recovery(path) || std::chrono::steady_clock::now() > deadline) {
       return lock;
     }
-    const timespec pause{0, 20'000'000};
-    ::nanosleep(&pause, nullptr);
+    pause();
+  }
+}
+
+Lock Lock::wait_for(const std::string& folder,
+                    const std::string& name,
+                    const std::string& vm,
+                    const std::function<void(const std::string& text)>& waiting) {
+  const auto start = std::chrono::steady_clock::now();
+  for (auto told = start - kNews;;) {
+    if (std::optional<Lock> lock = try_to_take(path_in(folder, name), vm)) {
+      return std::move(*lock);
+    }
+    const auto now = std::chrono::steady_clock::now();
+    if (now - start > kTurnDeadline) {
+      throw Failure(ExitCode::held,
+                    "Cannot have its turn for " + name + ": " + describe_owner(folder, name) +
+                        "; try again once that has started or ended");
+    }
+    if (waiting && now - told >= kNews) {
+      told = now;
+      waiting("waiting for " + name + ": " + describe_owner(folder, name));
+    }
+    pause();
   }
 }
 
 void Lock::clear(const std::string& folder) {
   for (const std::string& name : names_in(folder)) {
     try {
-      static_cast<void>(try_to_take(path_in(folder, name), Purpose::recovery));
+      static_cast<void>(try_to_take(path_in(folder, name), kRecovery));
     } catch (const std::system_error&) {
       // Whoever needs this one hears what is the matter with it.
     }
@@ -135,6 +167,13 @@ std::optional<pid_t> Lock::holder(const std::string& folder, const std::string& 
     return std::nullopt;
   }
   return lock.l_pid;
+}
+
+std::string Lock::describe_owner(const std::string& folder, const std::string& name) {
+  const std::string vm = base::Tree("").read(path_in(folder, name)).value_or("");
+  const bool is_known = !vm.empty() && vm != kRecovery;
+  return (is_known ? "the VM " + base::printable(vm) + " has it" : "a VM that runs has it") +
+         describe_holder(folder, name);
 }
 
 std::string Lock::describe_holder(const std::string& folder, const std::string& name) {

@@ -2,6 +2,7 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -12,7 +13,9 @@
 namespace vmlaunch::launcher::steps {
 
 /// A name that one guardian has, a VM's or a device's: an fcntl lock of this process, which ends
-/// with it whatever children it leaves behind.
+/// with it whatever children it leaves behind. So a killed one's is free at once, and who has one
+/// is the kernel's word about a living lock: no process that got a dead one's number is taken for
+/// it. The file says only for which VM it is. Names that are no VM's have a space or a colon.
 class Lock {
  public:
   enum class Purpose {
@@ -22,9 +25,19 @@ class Lock {
 
   /// Nothing when a run of another process has it, or a recovery for over a minute. Throws
   /// std::system_error.
+  /// `vm` is for whom it is, as others are told.
   [[nodiscard]] static std::optional<Lock> take(const std::string& folder,
                                                 const std::string& name,
-                                                Purpose purpose);
+                                                Purpose purpose,
+                                                const std::string& vm = "");
+
+  /// Waits until nobody else has it, and calls `waiting` every few seconds with who does. Throws
+  /// Failure (held) at the deadline of two minutes, what `waiting` throws, and std::system_error.
+  [[nodiscard]] static Lock wait_for(
+      const std::string& folder,
+      const std::string& name,
+      const std::string& vm,
+      const std::function<void(const std::string& text)>& waiting = {});
 
   /// Takes away what dead processes have left in the folder. This process must have no lock there:
   /// to look at its own would give it up.
@@ -36,6 +49,10 @@ class Lock {
   /// Who has it; nothing when nobody does.
   [[nodiscard]] static std::optional<pid_t> holder(const std::string& folder,
                                                    const std::string& name);
+
+  /// Who keeps others from `name`: "the VM win10 has it (its guardian is pid 17)".
+  [[nodiscard]] static std::string describe_owner(const std::string& folder,
+                                                  const std::string& name);
 
   /// " (its guardian is pid 17)", " (pid 17 recovers it)"; "" when nobody has it.
   [[nodiscard]] static std::string describe_holder(const std::string& folder,
@@ -52,7 +69,8 @@ class Lock {
   ~Lock();
 
  private:
-  [[nodiscard]] static std::optional<Lock> try_to_take(const std::string& path, Purpose purpose);
+  [[nodiscard]] static std::optional<Lock> try_to_take(const std::string& path,
+                                                       const std::string& content);
 
   Lock(std::string path, base::UniqueFd file) : path_(std::move(path)), file_(std::move(file)) {}
 

@@ -16,6 +16,7 @@ std::optional<Undone> recover_vm(Host& host, const StateFolders& folders, const 
     for (const Journal::Entry& entry : journal->entries()) {
       if (journal->of_this_boot() && !entry.settled) {
         reservations.take(folders.locks, entry.step);
+        reservations.take_turn(folders.locks, entry.step);
       }
     }
     return recover(host, *journal);

@@ -8,9 +8,9 @@ namespace vmlaunch::launcher::steps {
 namespace {
 
 [[noreturn]] void refuse(const std::string& folder, const std::string& name) {
-  throw Failure(ExitCode::held,
-                "Cannot take " + name + ": a VM that runs has it" +
-                    Lock::describe_holder(folder, name) + "; stop that first");
+  throw Failure(
+      ExitCode::held,
+      "Cannot take " + name + ": " + Lock::describe_owner(folder, name) + "; stop that first");
 }
 
 }  // namespace
@@ -25,16 +25,32 @@ std::map<base::PciAddress, std::string> reserved_devices(const std::string& fold
   return all;
 }
 
+void Reservations::take_all(const std::string& folder, const std::vector<Step>& steps) {
+  const Lock turn = Lock::wait_for(folder, "other starts", vm_);
+  for (const Step& step : steps) {
+    take(folder, step);
+  }
+}
+
 void Reservations::take(const std::string& folder, const Step& step) {
   const std::string name = step->reserves();
   if (name.empty() || locks_.contains(name)) {
     return;
   }
-  std::optional<Lock> lock = Lock::take(folder, name, purpose_);
+  std::optional<Lock> lock = Lock::take(folder, name, purpose_, vm_);
   if (!lock) {
     refuse(folder, name);
   }
   locks_.emplace(name, std::move(*lock));
+}
+
+void Reservations::take_turn(const std::string& folder,
+                             const Step& step,
+                             const std::function<void(const std::string& text)>& waiting) {
+  const std::string name = step->turn();
+  if (!name.empty() && !turns_.contains(name)) {
+    turns_.emplace(name, Lock::wait_for(folder, name, vm_, waiting));
+  }
 }
 
 void Reservations::require_free(const std::string& folder, const Step& step) {

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/pci_address.hpp"
 #include "launcher/steps/lock.hpp"
@@ -13,20 +16,32 @@ namespace vmlaunch::launcher::steps {
 [[nodiscard]] std::map<base::PciAddress, std::string> reserved_devices(const std::string& folder);
 
 /// What one run keeps from others for as long as this lives: a lock for each name that its steps
-/// reserve.
+/// reserve, and for a while one for what they take turns at.
 class Reservations {
  public:
-  explicit Reservations(Lock::Purpose purpose) : purpose_(purpose) {}
+  explicit Reservations(Lock::Purpose purpose, std::string vm = "")
+      : purpose_(purpose), vm_(std::move(vm)) {}
 
-  /// Throws Failure (held) with whoever has what `step` reserves.
+  /// All that the steps reserve, with nobody else taking anything meanwhile: of two runs that want
+  /// the same, in whatever order, one gets it. Throws Failure (held) with whoever has a part.
+  void take_all(const std::string& folder, const std::vector<Step>& steps);
+
   void take(const std::string& folder, const Step& step);
 
-  /// The same without taking anything.
+  /// Waits for the step's turn, and keeps it until end_turns. Throws as Lock::wait_for does.
+  void take_turn(const std::string& folder,
+                 const Step& step,
+                 const std::function<void(const std::string& text)>& waiting = {});
+  void end_turns() { turns_.clear(); }
+
+  /// What take would throw, without taking anything.
   static void require_free(const std::string& folder, const Step& step);
 
  private:
   Lock::Purpose purpose_;
+  std::string vm_;
   std::map<std::string, Lock> locks_;
+  std::map<std::string, Lock> turns_;
 };
 
 }  // namespace vmlaunch::launcher::steps

@@ -12,6 +12,8 @@ namespace {
 std::vector<Step> all_kinds() {
   return {
       make_cgroup(""),
+      set_parameter("", false),
+      fill_pool({}),
       load_vfio(),
       keep_awake({}),
       override_driver({}, ""),

@@ -40,6 +40,14 @@ class Change {
   /// What no two VMs may have at once, as the name of a lock; "" for nothing of that kind.
   [[nodiscard]] virtual std::string reserves() const { return ""; }
 
+  /// What only one VM may do at a time, from this step until its QEMU has started, as the name of a
+  /// lock that the others wait for; "" for nothing of that kind.
+  [[nodiscard]] virtual std::string turn() const { return ""; }
+
+  /// Several VMs may have made it at once, all with the same parameters: the first applies it, with
+  /// what it found, and the last undoes it.
+  [[nodiscard]] virtual bool shared() const { return false; }
+
   /// Can it work? Asked for all steps before any is applied. Throws Failure.
   virtual void check(const Host& /*host*/) const {}
 

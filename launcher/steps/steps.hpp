@@ -1,8 +1,10 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
+#include "base/byte_size.hpp"
 #include "base/duration.hpp"
 #include "base/pci_address.hpp"
 #include "launcher/steps/step.hpp"
@@ -11,7 +13,18 @@
 /// the survey found, "" for none.
 namespace vmlaunch::launcher::steps {
 
+/// Huge pages of one size that are to be free on a node.
+struct PoolSize {
+  unsigned node = 0;
+  base::ByteSize page;       ///< the size of each
+  std::uint64_t pages = 0;   ///< how many
+  bool compact = true;       ///< the kernel may move memory together for them
+  bool drop_caches = false;  ///< it may drop what it has cached of the host's files
+};
+
 [[nodiscard]] Step make_cgroup(std::string vm, bool in_unit = false);
+[[nodiscard]] Step set_parameter(std::string name, bool on);
+[[nodiscard]] Step fill_pool(const PoolSize& size);
 [[nodiscard]] Step load_vfio();
 [[nodiscard]] Step keep_awake(const base::PciAddress& device);
 [[nodiscard]] Step override_driver(const base::PciAddress& device, std::string from);

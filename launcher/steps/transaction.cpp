@@ -1,8 +1,12 @@
 #include "launcher/steps/transaction.hpp"
 
 #include <map>
+#include <optional>
 #include <system_error>
 #include <utility>
+
+#include "base/text.hpp"
+#include "launcher/steps/sharing.hpp"
 
 namespace vmlaunch::launcher::steps {
 
@@ -42,8 +46,18 @@ class Undoing {
       return;
     }
     try {
-      entry.step->undo(host_, entry.found);
-      undone_.restored.push_back(entry.step->describe() + ": " + entry.step->describe_undo());
+      std::optional<Sharing> sharing;
+      std::optional<Sharing::Other> other;
+      if (entry.step->shared()) {
+        sharing.emplace(journal_);
+        other = sharing->other(entry.step);
+      }
+      if (!other) {
+        entry.step->undo(host_, entry.found);
+      }
+      undone_.restored.push_back(
+          entry.step->describe() + ": " +
+          (other ? "left for the VM " + base::printable(other->vm) : entry.step->describe_undo()));
       settle(index);
     } catch (const ChangedMeanwhile& changed) {
       // Named once; it is not ours any more.
@@ -98,7 +112,13 @@ class Undoing {
 }  // namespace
 
 void apply(const Step& step, Host& host, const Context& context, Journal& journal) {
-  const Json found = step->capture(host, context);
+  std::optional<Sharing> sharing;
+  std::optional<Json> before;
+  if (step->shared()) {
+    sharing.emplace(journal);
+    before = sharing->found_before(step);
+  }
+  const Json found = before ? *before : step->capture(host, context);
   journal.begin(step, found);
   const std::size_t entry = journal.entries().size() - 1;
   step->apply(host, context, found, [&](const Json& more) { journal.note(entry, more); });

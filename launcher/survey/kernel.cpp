@@ -135,4 +135,10 @@ Kernel look_at_kernel(Reader& reader) {
   return kernel;
 }
 
+std::string parameter_file(const std::string& parameter) {
+  const std::size_t dot = parameter.find('.');
+  return "/sys/module/" + parameter.substr(0, dot) + "/parameters/" +
+         (dot == std::string::npos ? "" : parameter.substr(dot + 1));
+}
+
 }  // namespace vmlaunch::launcher::survey

@@ -36,4 +36,7 @@ struct Kernel {
 
 [[nodiscard]] Kernel look_at_kernel(Reader& reader);
 
+/// Where a kernel shows a module's parameter: "kvm.ignore_msrs".
+[[nodiscard]] std::string parameter_file(const std::string& parameter);
+
 }  // namespace vmlaunch::launcher::survey

@@ -1,5 +1,7 @@
 #include "launcher/survey/memory.hpp"
 
+#include <algorithm>
+
 #include "base/text.hpp"
 
 namespace vmlaunch::launcher::survey {
@@ -49,6 +51,15 @@ std::optional<std::vector<unsigned>> parse_distances(const std::string& text) {
   return distances;
 }
 
+/// What is free, and the files and inodes that the kernel would give up for somebody else.
+base::ByteSize available(Reader& reader, const std::string& path, const std::string& node) {
+  base::ByteSize sum;
+  for (const char* kind : {"MemFree", "Active(file)", "Inactive(file)", "SReclaimable"}) {
+    sum.bytes += amount(reader, path, node + " " + kind).value_or(base::ByteSize{}).bytes;
+  }
+  return sum;
+}
+
 Node look_at_node(Reader& reader, unsigned number) {
   const std::string name = std::to_string(number);
   const std::string folder = "/sys/devices/system/node/node" + name;
@@ -57,6 +68,7 @@ Node look_at_node(Reader& reader, unsigned number) {
   node.cpus = reader.cpus(folder + "/cpulist").value_or(base::CpuSet());
   node.total = amount(reader, folder + "/meminfo", "Node " + name + " MemTotal");
   node.free = amount(reader, folder + "/meminfo", "Node " + name + " MemFree");
+  node.available = available(reader, folder + "/meminfo", "Node " + name);
   node.distances =
       reader.parse(folder + "/distance", parse_distances).value_or(std::vector<unsigned>());
   node.pools = look_at_pools(reader, folder + "/hugepages");
@@ -80,6 +92,20 @@ std::optional<unsigned> parse_policy(const std::string& text) {
 
 }  // namespace
 
+const HugePages* Node::pool(base::ByteSize size) const {
+  const auto found = std::find_if(
+      pools.begin(), pools.end(), [&](const HugePages& pages) { return pages.size == size; });
+  return found == pools.end() ? nullptr : &*found;
+}
+
+std::vector<Node> look_at_nodes(Reader& reader) {
+  std::vector<Node> nodes;
+  for (const unsigned number : reader.numbered("/sys/devices/system/node", "node")) {
+    nodes.push_back(look_at_node(reader, number));
+  }
+  return nodes;
+}
+
 Memory look_at_memory(Reader& reader) {
   Memory memory;
   memory.total = amount(reader, "/proc/meminfo", "MemTotal");
@@ -88,9 +114,7 @@ Memory look_at_memory(Reader& reader) {
   memory.transparent =
       reader.parse("/sys/kernel/mm/transparent_hugepage/enabled", parse_choice).value_or("");
   memory.pools = look_at_pools(reader, "/sys/kernel/mm/hugepages");
-  for (const unsigned number : reader.numbered("/sys/devices/system/node", "node")) {
-    memory.nodes.push_back(look_at_node(reader, number));
-  }
+  memory.nodes = look_at_nodes(reader);
   return memory;
 }
 

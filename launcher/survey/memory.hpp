@@ -28,11 +28,18 @@ struct Node {
   base::CpuSet cpus;
   std::optional<base::ByteSize> total;
   std::optional<base::ByteSize> free;
+  base::ByteSize available;         ///< free, or holds what can be read again
   std::vector<unsigned> distances;  ///< to each node, in the order of their numbers; 10: itself
   std::vector<HugePages> pools;
 
+  /// Its huge pages of that size; nullptr for a size that the host has not.
+  [[nodiscard]] const HugePages* pool(base::ByteSize size) const;
+
   bool operator==(const Node&) const = default;
 };
+
+/// By number; none where the kernel knows no NUMA.
+[[nodiscard]] std::vector<Node> look_at_nodes(Reader& reader);
 
 /// The host's memory.
 struct Memory {

@@ -1,11 +1,13 @@
 #include "launcher/survey/survey.hpp"
 
+#include <sched.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/text.hpp"
 #include "launcher/survey/cgroup.hpp"
+#include "launcher/survey/kernel.hpp"
 
 namespace vmlaunch::launcher::survey {
 
@@ -30,9 +32,25 @@ void look_at_devices(const base::Tree& tree, Survey& survey) {
       survey.open_groups.insert(*group);
     }
   }
+}
+
+void look_at_resources(const base::Tree& tree, const config::VmSpec& spec, Survey& survey) {
+  if (spec.memory.hugepages || !spec.memory.nodes.empty()) {
+    Reader reader(tree);
+    survey.nodes = look_at_nodes(reader);
+  }
+  cpu_set_t cpus;
+  if (::sched_getaffinity(0, sizeof cpus, &cpus) == 0) {
+    survey.cpus = static_cast<unsigned>(CPU_COUNT(&cpus));
+  }
   rlimit limit{};
   if (::getrlimit(RLIMIT_MEMLOCK, &limit) == 0) {
     survey.memlock_limit = limit.rlim_max;
+  }
+  for (const auto& [name, on] : spec.module_parameters) {
+    if (const auto value = tree.read(parameter_file(name))) {
+      survey.parameters[name] = *value == "Y";
+    }
   }
 }
 
@@ -80,6 +98,7 @@ Survey look(const std::string& root, const config::VmSpec& spec, bool privileged
   if (!spec.pci.empty()) {
     look_at_devices(tree, survey);
   }
+  look_at_resources(tree, spec, survey);
   if (spec.audio) {
     look_for_sound(tree, *spec.audio, survey);
   }

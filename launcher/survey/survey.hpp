@@ -13,6 +13,7 @@
 #include "base/tree.hpp"
 #include "launcher/config/vm_spec.hpp"
 #include "launcher/identity.hpp"
+#include "launcher/survey/memory.hpp"
 #include "launcher/survey/pci.hpp"
 #include "launcher/survey/screen.hpp"
 #include "launcher/survey/session.hpp"
@@ -67,6 +68,10 @@ struct Survey {
   std::map<base::PciAddress, std::string> had;  ///< by running VMs, with who has each; from the
                                                 ///< locks, which only their owner can read
   std::set<unsigned> open_groups;               ///< IOMMU groups whose node the caller may open
+  std::vector<Node> nodes;  ///< looked at only for a VM that asks for huge pages or nodes
+  unsigned cpus = 1;        ///< those that the caller may use
+  std::map<std::string, bool>
+      parameters;                   ///< those of the config's module parameters that are there
   std::uint64_t memlock_limit = 0;  ///< what the caller may let QEMU lock in memory, in bytes
 };
 

@@ -1,9 +1,11 @@
 #include "tests/support/fake_kernel.hpp"
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <system_error>
+#include <utility>
 
 #include "base/text.hpp"
 
@@ -29,7 +31,40 @@ std::string address_of(const std::string& path) {
   return rest.substr(0, rest.find('/'));
 }
 
+constexpr const char* kAllPages = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+
+std::string pages_of(unsigned node) {
+  return "/sys/devices/system/node/node" + std::to_string(node) + "/hugepages/hugepages-2048kB";
+}
+
+/// A pool as the tree shows it.
+struct Pool {
+  int total;
+  int surplus;
+  int free;
+};
+
+Pool read_pool(const PciTree& tree, unsigned node) {
+  return {pool_of(tree, node, "nr_hugepages"),
+          pool_of(tree, node, "surplus_hugepages"),
+          pool_of(tree, node, "free_hugepages")};
+}
+
+void write_pool(const PciTree& tree, unsigned node, const Pool& pool) {
+  tree.write(pages_of(node) + "/nr_hugepages", std::to_string(pool.total) + "\n");
+  tree.write(pages_of(node) + "/surplus_hugepages", std::to_string(pool.surplus) + "\n");
+  tree.write(pages_of(node) + "/free_hugepages", std::to_string(pool.free) + "\n");
+  for (const char* name : {"nr_hugepages", "surplus_hugepages"}) {
+    tree.write(std::string(kAllPages) + "/" + name,
+               std::to_string(pool_of(tree, 0, name) + pool_of(tree, 1, name)) + "\n");
+  }
+}
+
 }  // namespace
+
+int pool_of(const PciTree& tree, unsigned node, const std::string& attribute) {
+  return std::stoi(tree.tree().read(pages_of(node) + "/" + attribute).value_or("0"));
+}
 
 template <typename Change>
 void FakeKernel::meet(Change change) {
@@ -61,6 +96,58 @@ void FakeKernel::write(const std::string& path, const std::string& value) {
             : path;
     tree_.write(real, (value.empty() ? "(null)" : value) + "\n");
   });
+}
+
+void FakeKernel::write_on_node(const std::string& path, const std::string& value, unsigned node) {
+  meet([&] {
+    Memory& memory = memory_[node];
+    if (path.ends_with("/compact")) {
+      memory.left += std::exchange(memory.scattered, 0);
+    } else if (path.ends_with("/drop_caches")) {
+      memory.left += std::exchange(memory.cached, 0);
+    } else {
+      const Pool other = read_pool(tree_, 1 - node);
+      set_pool(node, std::stoi(value) - (other.total - other.surplus));
+    }
+  });
+}
+
+/// As set_max_huge_pages() of mm/hugetlb.c does: surplus pages become persistent before others are
+/// added, and pages in use become surplus when no free ones are left to take away.
+void FakeKernel::set_pool(unsigned node, int persistent) {
+  Pool pool = read_pool(tree_, node);
+  int& left = memory_[node].left;
+  const auto now = [&pool] { return pool.total - pool.surplus; };
+  for (; now() < persistent && pool.surplus > 0; --pool.surplus) {
+  }
+  for (; now() < persistent && left > 0; ++pool.total, ++pool.free, --left) {
+  }
+  for (; now() > persistent && pool.free > 0; --pool.total, --pool.free, ++left) {
+  }
+  for (; now() > persistent && pool.surplus < pool.total; ++pool.surplus) {
+  }
+  write_pool(tree_, node, pool);
+}
+
+void FakeKernel::set_memory(unsigned node, int pages, int scattered, int cached) {
+  memory_[node] = {pages, scattered, cached};
+}
+
+void FakeKernel::take_pages(unsigned node, int pages) {
+  Pool pool = read_pool(tree_, node);
+  pool.free -= pages;
+  write_pool(tree_, node, pool);
+}
+
+void FakeKernel::give_pages_back(unsigned node, int pages) {
+  Pool pool = read_pool(tree_, node);
+  const int gone = std::min(pages, pool.surplus);
+  memory_[node].left += gone;
+  write_pool(tree_, node, {pool.total - gone, pool.surplus - gone, pool.free + pages - gone});
+}
+
+void FakeKernel::sync() {
+  meet([] {});
 }
 
 void FakeKernel::write_to_driver(const std::string& path, const std::string& value) {
@@ -191,6 +278,15 @@ void add_system(PciTree& tree) {
   tree.write("/sys/fs/cgroup/cgroup.procs", "");
   tree.folder("/lib/modules");
   tree.folder("/dev/vfio");
+  for (const unsigned node : {0U, 1U}) {
+    const std::string number = std::to_string(node);
+    tree.write("/sys/devices/system/node/node" + number + "/meminfo",
+               "Node " + number + " MemTotal:       16777216 kB\nNode " + number +
+                   " MemFree:        12582912 kB\n");
+    write_pool(tree, node, {0, 0, 0});
+  }
+  tree.write("/sys/module/kvm/parameters/ignore_msrs", "N\n");
+  tree.write("/sys/module/kvm/parameters/report_ignored_msrs", "Y\n");
   // Loaded modules stay loaded: from the start, so that they are no difference.
   tree.folder("/sys/bus/pci/drivers/vfio-pci");
 }

@@ -12,7 +12,8 @@
 namespace vmlaunch::tests {
 
 /// Answers on a built tree like a kernel with vfio: a probe binds, a bound group has a node, a
-/// cgroup comes with its files. It counts the changes that are asked of it and can fail at each.
+/// cgroup comes with its files, and huge pages are counted as hugetlb does. It counts the changes
+/// that are asked of it and can fail at each.
 class FakeKernel : public launcher::steps::Host {
  public:
   enum class Fault {
@@ -31,6 +32,13 @@ class FakeKernel : public launcher::steps::Host {
     fail_at_ = count_ + number;
     fault_ = fault;
   }
+  /// A node has so much left for huge pages of 2M; so much more once memory was moved together, or
+  /// once caches were dropped.
+  void set_memory(unsigned node, int pages, int scattered = 0, int cached = 0);
+  /// A QEMU takes huge pages of 2M that are free, or ends and gives them back.
+  void take_pages(unsigned node, int pages);
+  void give_pages_back(unsigned node, int pages);
+
   /// How many changes were asked for.
   [[nodiscard]] int count() const { return count_; }
 
@@ -41,6 +49,8 @@ class FakeKernel : public launcher::steps::Host {
 
   void write(const std::string& path, const std::string& value) override;
   void write_to_driver(const std::string& path, const std::string& value) override;
+  void write_on_node(const std::string& path, const std::string& value, unsigned node) override;
+  void sync() override;
   void make_folder(const std::string& path) override;
   void remove_folder(const std::string& path) override;
   void set_owner(const std::string& path, const launcher::steps::Owner& owner) override;
@@ -58,9 +68,18 @@ class FakeKernel : public launcher::steps::Host {
   void bind(const std::string& address, const std::string& driver);
   void probe(const std::string& address);
   void bind_platform(const std::string& attribute, const std::string& device);
+  void set_pool(unsigned node, int persistent);
+
+  /// Memory of a node in huge pages.
+  struct Memory {
+    int left = 1 << 20;
+    int scattered = 0;
+    int cached = 0;
+  };
 
   PciTree& tree_;
   std::map<std::string, launcher::steps::Owner> owners_;
+  std::map<unsigned, Memory> memory_;
   std::map<int, std::vector<launcher::steps::Holder>> holders_;
   mutable int looks_ = 0;
   int count_ = 0;
@@ -72,7 +91,10 @@ class FakeKernel : public launcher::steps::Host {
 /// files in /units, a display manager, the console, the firmware's framebuffer.
 void add_desktop(PciTree& tree, const std::string& gpu);
 
-/// A tree that has what steps look for beside PCI functions: cgroup2, modules.
+/// What a pool of huge pages of 2M shows: "nr_hugepages" and so on, of a node.
+[[nodiscard]] int pool_of(const PciTree& tree, unsigned node, const std::string& attribute);
+
+/// A tree that has what steps look for beside PCI functions: cgroup2, modules, two memory nodes.
 void add_system(PciTree& tree);
 
 /// Everything in a tree, with contents and links: what must be the same before and after.

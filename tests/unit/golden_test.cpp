@@ -22,6 +22,13 @@ void add_a_laptop(tests::PciTree& tree) {
   tests::add_laptop(tree);
 }
 
+survey::Node memory_node() {
+  survey::Node node;
+  node.available = {32 * base::kGiB};
+  node.pools = {{{2 * base::kMiB}, 0, 0, 0, {}}, {{base::kGiB}, 0, 0, 0, {}}};
+  return node;
+}
+
 survey::Survey host(bool has_kvm, void (*add_devices)(tests::PciTree&) = add_a_laptop) {
   survey::Survey survey;
   survey.cgroup = true;
@@ -35,6 +42,8 @@ survey::Survey host(bool has_kvm, void (*add_devices)(tests::PciTree&) = add_a_l
   survey.pci = survey::look_at_pci(tree.tree());
   survey.screen = {{{0, 1, 0, 0}}, {"simple-framebuffer.0"}};
   survey.session = {true, "/system.slice/vmlaunch.service", false, "/vmlaunch", "gdm.service"};
+  survey.nodes = {memory_node()};
+  survey.cpus = 4;
   survey.uefi = {"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"};
   survey.block_devices = {"/dev/disk/by-id/nvme-EXAMPLE_SSD_1TB_S000000"};
   survey.sound_servers = {"/run/user/1000/pulse/native"};
@@ -79,8 +88,9 @@ TEST_CASE("plan: every example has the plan that is on record", "[plan]") {
     INFO(name);
     const config::VmSpec spec =
         read("configs/" + name + ".json", std::string(kExamples) + name + ".json");
-    // What takes a device from the host needs root.
-    const Identity identity = spec.pci.empty() ? alice() : sudo_alice();
+    // What takes devices or memory from the host needs root.
+    const bool needs_root = !spec.pci.empty() || spec.memory.hugepages;
+    const Identity identity = needs_root ? sudo_alice() : alice();
     check_plan(name, plan::make_plan(spec, host(true), identity, Authority::user));
     tests::check_golden("golden/" + name + ".effective.json",
                         config::effective(spec).dump(2) + "\n");

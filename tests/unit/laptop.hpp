@@ -40,7 +40,9 @@ struct Laptop {
     vmlaunch::tests::add_system(tree);
     vmlaunch::tests::add_desktop(tree, "0000:01:00.0");
   }
-  [[nodiscard]] Journal journal() const { return Journal::create(state.path(), "vm"); }
+  [[nodiscard]] Journal journal(const std::string& vm = "vm") const {
+    return Journal::create(state.path(), vm);
+  }
   [[nodiscard]] StateFolders folders() const { return {state.path(), state.path()}; }
 };
 
@@ -55,6 +57,19 @@ inline bool apply_all(const std::vector<Step>& steps, FakeKernel& kernel, Journa
       apply(step, kernel, context(), journal);
     }
     return true;
+  } catch (const std::exception&) {
+    return false;
+  }
+}
+
+/// The same until QEMU would run.
+inline bool start_all(const std::vector<Step>& steps, FakeKernel& kernel, Journal& journal) {
+  try {
+    const bool applied = apply_all(steps, kernel, journal);
+    if (applied) {
+      after_start(kernel, journal);
+    }
+    return applied;
   } catch (const std::exception&) {
     return false;
   }

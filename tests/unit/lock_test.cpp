@@ -21,14 +21,14 @@ TEST_CASE("steps: what another VM has by now is not put back from under it", "[s
   const auto changed = vmlaunch::tests::snapshot(laptop.tree);
   {
     const AnotherProcess other(
-        [&] { return Lock::take(laptop.state.path(), "0000:01:00.0", kRun); });
+        [&] { return Lock::take(laptop.state.path(), "0000:01:00.0", kRun, "win10"); });
     const auto undone = recover_vm(kernel, laptop.folders(), "vm");
     REQUIRE(undone);
     CHECK(undone->code == ExitCode::held);
     CHECK(undone->again);
     REQUIRE(undone->leftovers.size() == 1);
     CHECK(undone->leftovers[0] ==
-          "Cannot take 0000:01:00.0: a VM that runs has it (its guardian is pid " +
+          "Cannot take 0000:01:00.0: the VM win10 has it (its guardian is pid " +
               std::to_string(other.pid()) + "); stop that first");
     CHECK(vmlaunch::tests::difference(changed, vmlaunch::tests::snapshot(laptop.tree)) == "");
   }
@@ -71,6 +71,73 @@ TEST_CASE("lock: a recovery that has it is waited for, and a run is not", "[step
   CHECK_FALSE(base::reap_within(waiting.pidfd.get(), std::chrono::milliseconds(200)));
   recovery.reset();
   CHECK(base::reap_within(waiting.pidfd.get(), std::chrono::seconds(10)) == base::ExitStatus{});
+}
+
+TEST_CASE("lock: a turn is waited for, with who has it, and comes when its holder is killed",
+          "[steps]") {
+  const Folder folder;
+  auto other = std::make_optional<AnotherProcess>(
+      [&] { return Lock::take(folder.path(), "huge pages", kRun, "win10"); });
+  std::vector<std::string> told;
+  const Lock turn = Lock::wait_for(folder.path(), "huge pages", "vm", [&](const std::string& text) {
+    told.push_back(text);
+    other.reset();
+  });
+  REQUIRE(told.size() == 1);
+  CHECK(told[0].starts_with("waiting for huge pages: the VM win10 has it (its guardian is pid "));
+  CHECK(text_of(folder.file("huge pages.lock")) == "vm");
+}
+
+TEST_CASE("lock: whoever waits for a turn can be told to give up", "[steps]") {
+  const Folder folder;
+  const AnotherProcess other([&] { return Lock::take(folder.path(), "huge pages", kRun, "a"); });
+  CHECK_THROWS_AS(Lock::wait_for(folder.path(),
+                                 "huge pages",
+                                 "vm",
+                                 [](const std::string&) {
+                                   throw Failure(ExitCode::ended, "the user has enough");
+                                 }),
+                  Failure);
+}
+
+TEST_CASE("reservations: of two runs that want the same in opposite order, at most one is refused",
+          "[steps]") {
+  const std::vector<Step> forth = {keep_awake(kGpu), keep_awake(kSound)};
+  const std::vector<Step> back = {keep_awake(kSound), keep_awake(kGpu)};
+  for (int round = 0; round < 20; ++round) {
+    const Folder folder;
+    base::Pipe verdicts = base::make_pipe();
+    base::Pipe end = base::make_pipe();
+    std::vector<base::Child> runs;
+    for (const auto* steps : {&forth, &back}) {
+      runs.push_back(base::fork_child("a run"));
+      if (runs.back().pid == 0) {
+        end.write_end.reset();
+        Reservations reservations(kRun, "vm");
+        std::string verdict = "y";
+        try {
+          reservations.take_all(folder.path(), *steps);
+        } catch (const Failure&) {
+          verdict = "n";
+        }
+        base::write_all(verdicts.write_end.get(), verdict, "the pipe");
+        char byte = 0;
+        static_cast<void>(!::read(end.read_end.get(), &byte, 1));
+        ::_exit(0);
+      }
+    }
+    std::string said(2, ' ');
+    for (char& verdict : said) {
+      REQUIRE(base::wait_readable(verdicts.read_end.get(),
+                                  std::chrono::steady_clock::now() + std::chrono::seconds(20)));
+      REQUIRE(::read(verdicts.read_end.get(), &verdict, 1) == 1);
+    }
+    end.write_end.reset();
+    for (const base::Child& run : runs) {
+      CHECK(base::reap_within(run.pidfd.get(), std::chrono::seconds(10)) == base::ExitStatus{});
+    }
+    CHECK((said == "yn" || said == "ny"));
+  }
 }
 
 TEST_CASE("lock: what the dead have left is cleared away, and what the living have is not",

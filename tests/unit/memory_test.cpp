@@ -51,6 +51,24 @@ TEST_CASE("memory: the host's, its nodes and its pools are what the kernel says"
   CHECK(found.memory.nodes[1] == expected);
 }
 
+TEST_CASE("memory: of a node counts what is free and what files and inodes would give up",
+          "[memory]") {
+  PciTree built;
+  const std::string folder = "/sys/devices/system/node/node1";
+  built.write(folder + "/meminfo",
+              "Node 1 MemTotal:       1000 kB\nNode 1 MemFree:          100 kB\n"
+              "Node 1 Active(file):     20 kB\nNode 1 Inactive(file):    3 kB\n"
+              "Node 1 SReclaimable:      4 kB\n");
+  built.write(folder + "/hugepages/hugepages-2048kB/free_hugepages", "7\n");
+  const Found found = look(built);
+  REQUIRE(found.memory.nodes.size() == 1);
+  const Node& node = found.memory.nodes.front();
+  CHECK(node.available == ByteSize{127 * base::kKiB});
+  REQUIRE(node.pool({2 * base::kMiB}) != nullptr);
+  CHECK(node.pool({2 * base::kMiB})->free == 7);
+  CHECK(node.pool({base::kGiB}) == nullptr);
+}
+
 TEST_CASE("memory: a kernel without NUMA and huge pages says nothing of them", "[memory]") {
   PciTree built;
   built.write("/proc/meminfo", "MemTotal:       2048 kB\n");

@@ -170,7 +170,7 @@ TEST_CASE("pci: a device that vfio has already is taken as it is", "[pci]") {
   survey.open_groups = {group};
   survey.memlock_limit = 2 * base::kGiB - 1;
   CHECK(refusal(nic, survey, kPlain) ==
-        "10: Cannot lock 2G of memory for devices: the limit is 2147483647; raise \"memlock\" in "
+        "10: Cannot lock 2G of memory: the limit is 2147483647; raise \"memlock\" in "
         "/etc/security/limits.conf, or type: sudo vmlaunch …");
   survey.memlock_limit = 2 * base::kGiB;
   CHECK(steps_of(plan_of(nic, survey, kPlain)) == "make the cgroup vmlaunch-win10");

@@ -19,7 +19,9 @@ INVISIBLE = {
     "a JSON object has each key once": ["duplicate-*"],
     "the limit is on the product of three numbers": ["cpu-too-many"],
     "a whole number is a multiple of 1M only by arithmetic, and has any number of digits": [
-        "memory-not-whole", "memory-zero", "memory-overflow", "memory-overflow-unit"],
+        "memory-not-whole", "memory-zero", "memory-overflow", "memory-overflow-unit",
+        "memory-hugepages-*"],
+    "how much of one thing another needs": ["memory-nodes-beyond-pages", "memory-without-hugepages"],
     "paths are equal only once they are resolved": ["disk-twice", "pci-twice"],
     "two texts share a part": ["network-forward-twice"],
     "2.0 and 2 are the same number": ["type-run-as-fraction"],

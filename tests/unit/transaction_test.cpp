@@ -28,6 +28,9 @@ std::vector<std::vector<Step>> plans_of_examples(const PciTree& tree) {
     survey.screen = survey::look_at_screen(tree.tree(), survey.pci);
     survey.session = survey::look_at_session(tree.tree());
     survey.session.systemd = true;
+    const base::Tree read_only = tree.tree();
+    survey::Reader reader(read_only);
+    survey.nodes = survey::look_at_nodes(reader);
     survey.uefi = survey::Uefi{"/code.fd", "/vars.fd"};
     const Identity root{true, {"uid 1880000042", {1880000042, 1880000042, {}}}, false};
     all.push_back(plan::make_plan(spec, survey, root, Authority::root).steps);
@@ -40,6 +43,7 @@ int changes_of(const std::vector<Step>& steps) {
   FakeKernel kernel(laptop.tree);
   Journal journal = laptop.journal();
   REQUIRE(apply_all(steps, kernel, journal));
+  after_start(kernel, journal);
   return kernel.count();
 }
 
@@ -86,7 +90,7 @@ TEST_CASE("steps: whichever change fails, the host is as it was", "[steps]") {
         Journal journal = laptop.journal();
         kernel.fail_at(n, fault);
         // A probe may say that it failed and have bound the device: then nothing failed.
-        static_cast<void>(apply_all(steps, kernel, journal));
+        static_cast<void>(start_all(steps, kernel, journal));
         const Undone undone = undo_all(kernel, journal);
         CHECK(undone.leftovers.empty());
         CHECK(vmlaunch::tests::difference(before, vmlaunch::tests::snapshot(laptop.tree)).empty());
@@ -111,7 +115,7 @@ TEST_CASE("steps: wherever a run is killed, another process restores the host", 
         try {
           Journal journal = laptop.journal();
           kernel.fail_at(n, fault);
-          static_cast<void>(apply_all(steps, kernel, journal));
+          static_cast<void>(start_all(steps, kernel, journal));
           static_cast<void>(undo_all(kernel, journal));
         } catch (const FakeKernel::Killed&) {
         }
