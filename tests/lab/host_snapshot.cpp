@@ -114,6 +114,7 @@ class Survey {
     for (const fs::path& node : entries("/sys/devices/system/node")) {
       for (const fs::path& size : entries(node / "hugepages")) {
         attribute(size / "nr_hugepages");
+        attribute(size / "surplus_hugepages");
       }
     }
     for (const fs::path& size : entries("/sys/kernel/mm/hugepages")) {

@@ -144,10 +144,11 @@ TEST_CASE("passthrough: a device that vfio-pci has already is taken as it is and
 
 TEST_CASE("passthrough: a device that a running VM has is refused to another one", "[intel]") {
   const Folder folder;
-  Program first(run_of(folder, probe_with({{{"device", device::nic}}})));
+  const Json config = probe_with({{{"device", device::nic}}});
+  Program first(run_of(folder, config));
   REQUIRE(first.says("] running"));
-  const std::string words = "Cannot take " + device::nic +
-                            ": a VM that runs has it (its guardian is pid " +
+  const std::string words = "Cannot take " + device::nic + ": the VM " +
+                            config.at("name").get<std::string>() + " has it (its guardian is pid " +
                             std::to_string(guardian_pid(first)) + "; to shut it down, type: kill " +
                             std::to_string(first.pid()) + "); stop that first";
   const std::string other =

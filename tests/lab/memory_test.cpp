@@ -1,0 +1,171 @@
+#include <csignal>
+#include <fstream>
+#include <sstream>
+
+#include "tests/lab/device_vm.hpp"
+#include "tests/lab/machine.hpp"
+#include "tests/support/catch.hpp"
+
+using namespace vmlaunch::tests;
+
+namespace {
+
+const std::string kNode = "/sys/devices/system/node/node1";
+const std::string kIgnoreMsrs = "/sys/module/kvm/parameters/ignore_msrs";
+
+int pages(const std::string& attribute) {
+  return std::stoi(contents(kNode + "/hugepages/hugepages-2048kB/" + attribute));
+}
+
+/// A QEMU with 128 huge pages of the second node.
+Json huge_config() {
+  Json config = idle_config();
+  config["memory"] = {{"size", "256M"}, {"hugepages", "2M"}, {"node", 1}};
+  return config;
+}
+
+Json parameter_config(bool on) {
+  Json config = probe_config();
+  config["module_parameters"] = {{"kvm.ignore_msrs", on}};
+  return config;
+}
+
+void stop(Program& program) {
+  program.signal(SIGTERM);
+  static_cast<void>(program.exit_code());
+  INFO(program.output());
+  CHECK(said(program, "host restored"));
+}
+
+/// Nobody is left to undo anything.
+void kill_all(Program& program) {
+  const pid_t guardian = guardian_pid(program);
+  program.signal(SIGSTOP);
+  ::kill(guardian, SIGKILL);
+  program.signal(SIGKILL);
+  static_cast<void>(program.exit_code());
+}
+
+int recover(const Json& config) {
+  Program program(command_of({"recover", config.at("name")}));
+  return program.exit_code();
+}
+
+/// How many of a process's huge pages each node has, in the kernel's words: "N1=128".
+std::string huge_pages_of(pid_t pid) {
+  std::ifstream maps("/proc/" + std::to_string(pid) + "/numa_maps");
+  std::string found;
+  for (std::string line; std::getline(maps, line);) {
+    if (line.find(" huge ") == std::string::npos) {
+      continue;
+    }
+    std::istringstream words(line);
+    for (std::string word; words >> word;) {
+      if (word.starts_with("N") && word.find('=') != std::string::npos) {
+        found += word;
+      }
+    }
+  }
+  return found;
+}
+
+}  // namespace
+
+TEST_CASE("memory: huge pages come from the node that was named, and go with QEMU",
+          "[intel][intel-6.12]") {
+  const Folder folder;
+  Program program(run_of(folder, huge_config()));
+  REQUIRE(program.says("] running"));
+  CHECK(huge_pages_of(qemu_pid(program)) == "N1=128");
+  CHECK(pages("nr_hugepages") == 128);
+  CHECK(pages("surplus_hugepages") == 128);
+  CHECK(pages("free_hugepages") == 0);
+  stop(program);
+  CHECK(pages("nr_hugepages") == 0);
+}
+
+TEST_CASE("memory: huge pages of a QEMU that is killed are the host's again", "[intel]") {
+  const Folder folder;
+  Program program(run_of(folder, huge_config()));
+  REQUIRE(program.says("] running"));
+  ::kill(qemu_pid(program), SIGKILL);
+  CHECK(program.exit_code() == 16);
+  CHECK(pages("nr_hugepages") == 0);
+}
+
+TEST_CASE("memory: when all of a run is killed its huge pages are the host's again by themselves",
+          "[intel][intel-6.12]") {
+  const Folder folder;
+  const Json config = huge_config();
+  Program program(run_of(folder, config));
+  REQUIRE(program.says("] running"));
+  kill_all(program);
+  CHECK(eventually([] { return pages("nr_hugepages") == 0; }));
+  CHECK(recover(config) == 0);
+}
+
+TEST_CASE("memory: a guardian killed while it sets pages aside has them given back by recover",
+          "[intel]") {
+  const Folder folder;
+  Json config = huge_config();
+  config["memory"]["size"] = "1G";
+  Program program(run_of(folder, config));
+  REQUIRE(eventually([] { return pages("nr_hugepages") > 0; }, Seconds(60)));
+  const auto children = children_of(program.pid());
+  REQUIRE(children.size() == 1);
+  ::kill(children.front(), SIGKILL);
+  static_cast<void>(program.exit_code());
+  CHECK(pages("surplus_hugepages") == 0);
+  CHECK(pages("nr_hugepages") > 0);
+  CHECK(recover(config) == 0);
+  CHECK(pages("nr_hugepages") == 0);
+}
+
+TEST_CASE("memory: two VMs with huge pages ended in either order leave none",
+          "[intel][intel-6.12]") {
+  for (const bool first_ends_first : {true, false}) {
+    const Folder folder;
+    Program first(run_of(folder, huge_config(), "first.json"));
+    REQUIRE(first.says("] running"));
+    Program second(run_of(folder, huge_config(), "second.json"));
+    REQUIRE(second.says("] running"));
+    CHECK(pages("surplus_hugepages") == 256);
+    stop(first_ends_first ? first : second);
+    CHECK(pages("nr_hugepages") == 128);
+    stop(first_ends_first ? second : first);
+    CHECK(pages("nr_hugepages") == 0);
+  }
+}
+
+TEST_CASE("memory: a module parameter of two VMs is put back by the last", "[intel]") {
+  const std::string before = contents(kIgnoreMsrs);
+  REQUIRE(before == "N");
+  for (const bool first_ends_first : {true, false}) {
+    const Folder folder;
+    Program first(run_of(folder, parameter_config(true), "first.json"));
+    REQUIRE(first.says("] running"));
+    Program second(run_of(folder, parameter_config(true), "second.json"));
+    REQUIRE(second.says("] running"));
+    Program third(run_of(folder, parameter_config(false), "third.json"));
+    CHECK(third.exit_code() == 21);
+    CHECK(contents(kIgnoreMsrs) == "Y");
+    stop(first_ends_first ? first : second);
+    CHECK(contents(kIgnoreMsrs) == "Y");
+    stop(first_ends_first ? second : first);
+    CHECK(contents(kIgnoreMsrs) == "N");
+  }
+}
+
+TEST_CASE("memory: a VM of which all was killed takes no parameter from another", "[intel]") {
+  const Folder folder;
+  const Json killed = parameter_config(true);
+  Program first(run_of(folder, killed, "first.json"));
+  REQUIRE(first.says("] running"));
+  Program second(run_of(folder, parameter_config(true), "second.json"));
+  REQUIRE(second.says("] running"));
+  kill_all(first);
+  CHECK(recover(killed) == 0);
+  CHECK(contents(kIgnoreMsrs) == "Y");
+  stop(second);
+  CHECK(contents(kIgnoreMsrs) == "N");
+}
