@@ -1,5 +1,6 @@
 #include "launcher/config/config.hpp"
 
+#include <string_view>
 #include <utility>
 
 #include "launcher/config/reader.hpp"
@@ -29,6 +30,14 @@ const Names<DiskFormat>& format_names() {
 
 const Names<NicModel>& nic_names() {
   static const Names<NicModel> names = {{"virtio", NicModel::virtio}, {"e1000e", NicModel::e1000e}};
+  return names;
+}
+
+const Names<NicKind>& kind_names() {
+  static const Names<NicKind> names = {{"user", NicKind::user},
+                                       {"bridge", NicKind::bridge},
+                                       {"tap", NicKind::tap},
+                                       {"macvtap", NicKind::macvtap}};
   return names;
 }
 
@@ -85,12 +94,26 @@ std::vector<std::optional<PortForward>> read_forwards(ObjectReader& reader) {
   return forwards;
 }
 
+std::optional<std::string> parse_link_name(std::string_view text) {
+  return is_link_name(text) ? std::optional(std::string(text)) : std::nullopt;
+}
+
 Config::Nic read_nic(ObjectReader& reader) {
   Config::Nic nic;
-  reader.object("user", [&](ObjectReader& user) {
-    nic.user = true;
-    nic.forwards = read_forwards(user);
-  });
+  for (const auto& [name, kind] : kind_names()) {
+    if (reader.raw(name) == nullptr) {
+      continue;
+    }
+    nic.kinds.push_back(kind);
+    if (kind == NicKind::user) {
+      reader.object(name, [&](ObjectReader& user) { nic.forwards = read_forwards(user); });
+    } else {
+      nic.link =
+          reader.value(name,
+                       parse_link_name,
+                       "a network link's name: 1 to 15 letters, digits, \".\", \"_\" or \"-\"");
+    }
+  }
   nic.model = reader.choice("model", nic_names());
   nic.mac =
       reader.value("mac", parse_mac_address, "a unicast MAC address such as \"52:54:00:00:00:01\"");
@@ -198,6 +221,9 @@ const char* to_string(DiskFormat format) {
 }
 const char* to_string(NicModel model) {
   return name_of(nic_names(), model);
+}
+const char* to_string(NicKind kind) {
+  return name_of(kind_names(), kind);
 }
 const char* to_string(PciScope scope) {
   return name_of(scope_names(), scope);

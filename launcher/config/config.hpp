@@ -16,6 +16,8 @@ enum class Machine { q35, pc };
 enum class Accel { automatic, kvm, tcg };
 enum class DiskFormat { raw, qcow2 };
 enum class NicModel { virtio, e1000e };
+/// What carries a NIC's packets: QEMU itself, or a network link of the host.
+enum class NicKind { user, bridge, tap, macvtap };
 /// What else than the listed function is meant: the guest gets all functions of its slot; all of
 /// its IOMMU group is taken.
 enum class PciScope { listed, all };
@@ -58,7 +60,8 @@ struct Config {
     std::optional<bool> readonly;
   };
   struct Nic {
-    bool user = false;
+    std::vector<NicKind> kinds;                        ///< those that are given; one is right
+    std::optional<std::string> link;                   ///< the last that was read
     std::vector<std::optional<PortForward>> forwards;  ///< nothing for what could not be read
     std::optional<NicModel> model;
     std::optional<MacAddress> mac;
@@ -98,6 +101,7 @@ struct Config {
 [[nodiscard]] const char* to_string(Accel accel);
 [[nodiscard]] const char* to_string(DiskFormat format);
 [[nodiscard]] const char* to_string(NicModel model);
+[[nodiscard]] const char* to_string(NicKind kind);
 [[nodiscard]] const char* to_string(PciScope scope);
 
 /// Reads the types. What is wrong is added to `issues`, and that value left out.

@@ -41,9 +41,11 @@ struct VmSpec {
     bool readonly = false;
   };
   struct Nic {
-    std::vector<PortForward> forwards;
+    NicKind kind = NicKind::user;
+    std::string link;                   ///< of the host; for all kinds but user
+    std::vector<PortForward> forwards;  ///< of user
     NicModel model = NicModel::virtio;
-    std::optional<MacAddress> mac;
+    std::optional<MacAddress> mac;  ///< nothing: QEMU's, for user alone
   };
 
   struct Pci {

@@ -2,6 +2,7 @@
 
 #include "base/text.hpp"
 #include "launcher/exit_code.hpp"
+#include "launcher/plan/network.hpp"
 #include "launcher/steps/steps.hpp"
 
 namespace vmlaunch::launcher::plan {
@@ -50,8 +51,6 @@ void add_device_steps(Plan& plan) {
   for (const auto* list : {&awake, &reserve, &bind}) {
     plan.steps.insert(plan.steps.end(), list->begin(), list->end());
   }
-  for_each_given_group(plan.passthrough,
-                       [&](unsigned group) { plan.steps.push_back(steps::own_node(group)); });
 }
 
 std::string lacks_node(const std::string& node) {
@@ -96,6 +95,7 @@ void add_host_steps(const config::VmSpec& spec,
     plan.warnings.emplace_back(
         "no cgroup2 folder may be written here: QEMU is held by its process number alone");
   }
+  add_network_steps(spec, survey, identity, plan);
   plan.passthrough = choose_devices(spec.pci, survey.pci);
   if (plan.passthrough.slots.empty()) {
     return;

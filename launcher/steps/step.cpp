@@ -16,7 +16,9 @@ std::vector<Step> all_kinds() {
       keep_awake({}),
       override_driver({}, ""),
       bind_driver({}, ""),
-      own_node(0),
+      make_tap("", {}, ""),
+      use_tap({}),
+      make_macvtap("", {}, ""),
       start_qemu(false),
   };
 }

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -11,6 +12,7 @@
 
 #include "launcher/config/vm_spec.hpp"
 #include "launcher/identity.hpp"
+#include "launcher/survey/links.hpp"
 #include "launcher/survey/pci.hpp"
 
 namespace vmlaunch::launcher::survey {
@@ -18,9 +20,6 @@ namespace vmlaunch::launcher::survey {
 /// What the host has for KVM.
 struct Kvm {
   bool node = false;  ///< /dev/kvm exists
-  uid_t uid = 0;      ///< the node's owner, group and permission bits
-  gid_t gid = 0;
-  unsigned mode = 0;
   bool usable_by_caller = false;
   bool vendor_module = false;  ///< kvm_intel or kvm_amd: runs any guest
   bool pvm_module = false;     ///< kvm_pvm: runs only guests made for it
@@ -53,6 +52,8 @@ struct Survey {
   bool cgroup = false;                  ///< a cgroup for the VM can be made
   Pci pci;                              ///< looked at only for a VM that gets PCI devices
   std::set<unsigned> open_groups;       ///< IOMMU groups whose node the caller may open
+  std::map<std::string, Link> links;    ///< those that the config names and that are there
+  bool vhost_net = false;               ///< /dev/vhost-net is there for the run
   std::uint64_t memlock_limit = 0;      ///< what the caller may let QEMU lock in memory, in bytes
 };
 

@@ -20,14 +20,15 @@ survey::Survey host(bool has_kvm) {
   survey::Survey survey;
   survey.cgroup = true;
   survey.kvm.node = has_kvm;
-  survey.kvm.gid = kKvmGroup;
-  survey.kvm.mode = 0660;
   survey.kvm.usable_by_caller = has_kvm;
   survey.kvm.vendor_module = has_kvm;
   tests::PciTree tree;
   tests::add_laptop(tree);
   survey.pci = survey::look_at_pci(tree.tree());
   survey.uefi = {"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"};
+  survey.links["br0"] = {true, true, false, false, true};
+  survey.links["enp3s0"] = {true, false, false, false, true};
+  survey.vhost_net = true;
   return survey;
 }
 
@@ -58,6 +59,14 @@ std::vector<std::string> examples() {
   return names;
 }
 
+/// To take a device from the host, and to make network links.
+bool needs_root(const config::VmSpec& spec) {
+  return !spec.pci.empty() ||
+         std::any_of(spec.network.begin(), spec.network.end(), [](const auto& nic) {
+           return nic.kind == config::NicKind::bridge || nic.kind == config::NicKind::macvtap;
+         });
+}
+
 void check_plan(const std::string& name, const plan::Plan& plan) {
   tests::check_golden("golden/" + name + ".txt", plan::to_text(plan));
   tests::check_golden("golden/" + name + ".json", plan::to_json(plan).dump(2) + "\n");
@@ -69,8 +78,7 @@ TEST_CASE("plan: every example has the plan that is on record", "[plan]") {
     INFO(name);
     const config::VmSpec spec =
         read("configs/" + name + ".json", std::string(kExamples) + name + ".json");
-    // What takes a device from the host needs root.
-    const Identity identity = spec.pci.empty() ? alice() : sudo_alice();
+    const Identity identity = needs_root(spec) ? sudo_alice() : alice();
     check_plan(name, plan::make_plan(spec, host(true), identity, Authority::user));
     tests::check_golden("golden/" + name + ".effective.json",
                         config::effective(spec).dump(2) + "\n");
@@ -97,7 +105,7 @@ TEST_CASE("config: a config with every key is accepted", "[config]") {
   CHECK(spec.linux_boot->initrd == "/vm/initrd.gz");
   CHECK(spec.uefi->vars == "/vm/full_VARS.fd");
   CHECK(spec.disks.size() == 2);
-  CHECK(spec.network.size() == 2);
+  CHECK(spec.network.size() == 5);
   CHECK(spec.run_as == "alice");
 }
 

@@ -21,6 +21,7 @@ INVISIBLE = {
     "a whole number is a multiple of 1M only by arithmetic, and has any number of digits": [
         "memory-not-whole", "memory-zero", "memory-overflow", "memory-overflow-unit"],
     "paths are equal only once they are resolved": ["disk-twice", "pci-twice"],
+    "one NIC's value is compared with another's": ["network-mac-twice", "network-tap-twice"],
     "two texts share a part": ["network-forward-twice"],
     "2.0 and 2 are the same number": ["type-run-as-fraction"],
     "the file's name is not part of the config": ["name of the file"],
