@@ -17,6 +17,7 @@
 
 #include "base/errors.hpp"
 #include "base/file.hpp"
+#include "sandbox/private_dev.hpp"
 
 namespace vmlaunch::sandbox {
 
@@ -62,6 +63,13 @@ void reset_signals(Making& /*making*/) {
   sigset_t none;
   ::sigemptyset(&none);
   check(::sigprocmask(SIG_SETMASK, &none, nullptr), "clear the signal mask");
+}
+
+/// While its descriptor is still there, and the right to mount.
+void enter_private_dev(Making& making) {
+  if (making.spec.dev) {
+    enter(*making.spec.dev);
+  }
 }
 
 int park(int fd) {
@@ -154,6 +162,7 @@ constexpr std::array kStages = {
     StageEntry{Stage::word, "wait for the parent's word", await_word},
     StageEntry{Stage::session, "start a session of its own", enter_session},
     StageEntry{Stage::signals, "reset signals", reset_signals},
+    StageEntry{Stage::devices, "enter a /dev of its own", enter_private_dev},
     StageEntry{Stage::descriptors, "place descriptors, close all others", place_descriptors},
     StageEntry{Stage::limits, "set resource limits", set_limits},
     StageEntry{
@@ -211,6 +220,9 @@ std::string explain(Stage stage, int error) {
   std::string text = std::string("Cannot ") + describe(stage) + ": " + base::error_text(error);
   if (stage == Stage::exec && error == ENOENT) {
     text += " (a script cannot be run here, nor a program whose loader is missing)";
+  }
+  if (stage == Stage::devices && error == EINVAL) {
+    text += " (the root folder must be a mount, which that of a chroot is not)";
   }
   return text;
 }

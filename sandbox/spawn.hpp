@@ -26,6 +26,7 @@ struct ChildSpec {
   std::vector<std::string> environment;  ///< NAME=value
   std::vector<PassedFd> fds;             ///< 0, 1 and 2 are /dev/null unless listed
   Credentials credentials;
+  std::optional<int> dev = {};                ///< PrivateDev::tree(); nothing: the host's /dev
   std::optional<int> cgroup = {};             ///< an open cgroup2 folder in which it is born
   std::optional<std::uint64_t> memlock = {};  ///< what it may lock in memory, in bytes
 };
@@ -35,6 +36,7 @@ enum class Stage : int {
   word,
   session,
   signals,
+  devices,
   descriptors,
   limits,
   privileges,

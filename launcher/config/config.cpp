@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <string_view>
 #include <utility>
 
 #include "launcher/config/reader.hpp"
@@ -80,6 +81,14 @@ const Names<AudioDevice>& audio_device_names() {
 
 const Names<RtcBase>& rtc_names() {
   static const Names<RtcBase> names = {{"utc", RtcBase::utc}, {"localtime", RtcBase::localtime}};
+  return names;
+}
+
+const Names<NicKind>& kind_names() {
+  static const Names<NicKind> names = {{"user", NicKind::user},
+                                       {"bridge", NicKind::bridge},
+                                       {"tap", NicKind::tap},
+                                       {"macvtap", NicKind::macvtap}};
   return names;
 }
 
@@ -205,12 +214,26 @@ std::vector<std::optional<PortForward>> read_forwards(ObjectReader& reader) {
   return forwards;
 }
 
+std::optional<std::string> parse_link_name(std::string_view text) {
+  return is_link_name(text) ? std::optional(std::string(text)) : std::nullopt;
+}
+
 Config::Nic read_nic(ObjectReader& reader) {
   Config::Nic nic;
-  reader.object("user", [&](ObjectReader& user) {
-    nic.user = true;
-    nic.forwards = read_forwards(user);
-  });
+  for (const auto& [name, kind] : kind_names()) {
+    if (reader.raw(name) == nullptr) {
+      continue;
+    }
+    nic.kinds.push_back(kind);
+    if (kind == NicKind::user) {
+      reader.object(name, [&](ObjectReader& user) { nic.forwards = read_forwards(user); });
+    } else {
+      nic.link =
+          reader.value(name,
+                       parse_link_name,
+                       "a network link's name: 1 to 15 letters, digits, \".\", \"_\" or \"-\"");
+    }
+  }
   nic.model = reader.choice("model", nic_names());
   nic.mac =
       reader.value("mac", parse_mac_address, "a unicast MAC address such as \"52:54:00:00:00:01\"");
@@ -381,6 +404,9 @@ const char* to_string(AudioDevice device) {
 }
 const char* to_string(RtcBase base) {
   return name_of(rtc_names(), base);
+}
+const char* to_string(NicKind kind) {
+  return name_of(kind_names(), kind);
 }
 const char* to_string(PciScope scope) {
   return name_of(scope_names(), scope);

@@ -29,6 +29,8 @@ enum class Video { none, vga, qxl, virtio };
 enum class AudioBackend { none, pulse, pipewire };
 enum class AudioDevice { hda, hda_micro };
 enum class RtcBase { utc, localtime };
+/// What carries a NIC's packets: QEMU itself, or a network link of the host.
+enum class NicKind { user, bridge, tap, macvtap };
 /// What else than the listed function is meant: the guest gets all functions of its slot; all of
 /// its IOMMU group is taken.
 enum class PciScope { listed, all };
@@ -100,7 +102,8 @@ struct Config {
     std::optional<std::string> serial;
   };
   struct Nic {
-    bool user = false;
+    std::vector<NicKind> kinds;                        ///< those that are given; one is right
+    std::optional<std::string> link;                   ///< the last that was read
     std::vector<std::optional<PortForward>> forwards;  ///< nothing for what could not be read
     std::optional<NicModel> model;
     std::optional<MacAddress> mac;
@@ -163,6 +166,7 @@ struct Config {
 [[nodiscard]] const char* to_string(AudioBackend backend);
 [[nodiscard]] const char* to_string(AudioDevice device);
 [[nodiscard]] const char* to_string(RtcBase base);
+[[nodiscard]] const char* to_string(NicKind kind);
 [[nodiscard]] const char* to_string(PciScope scope);
 [[nodiscard]] const char* to_string(MemoryFallback fallback);
 

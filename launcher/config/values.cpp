@@ -114,6 +114,35 @@ bool is_unit_name(std::string_view text) {
          });
 }
 
+std::uint32_t hash_of(std::string_view text) {
+  std::uint32_t hash = 2166136261U;
+  for (const char c : text) {
+    hash = (hash ^ static_cast<unsigned char>(c)) * 16777619U;
+  }
+  return hash;
+}
+
+MacAddress made_mac_address(std::string_view vm, std::size_t nic) {
+  const std::uint32_t hash = hash_of(std::string(vm) + "/" + std::to_string(nic));
+  std::array<char, 18> text{};
+  static_cast<void>(std::snprintf(text.data(),
+                                  text.size(),
+                                  "52:54:00:%02x:%02x:%02x",
+                                  hash >> 16U & 0xffU,
+                                  hash >> 8U & 0xffU,
+                                  hash & 0xffU));
+  return {text.data()};
+}
+
+bool is_link_name(std::string_view name) {
+  const auto allowed = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+           c == '_' || c == '-';
+  };
+  return !name.empty() && name.size() <= 15 && name.front() != '.' && name.front() != '-' &&
+         std::all_of(name.begin(), name.end(), allowed);
+}
+
 std::optional<PciIds> parse_pci_ids(std::string_view text) {
   const std::vector<std::string> parts = base::split(text, ':');
   if (parts.size() != 2 || parts[0].size() != 4 || parts[1].size() != 4) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <compare>
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -50,6 +51,16 @@ struct MacAddress {
 /// Whether it can be the name of a unit of systemd that can be stopped and started again
 /// (systemd.unit(5)): "nvidia-persistenced.service".
 [[nodiscard]] bool is_unit_name(std::string_view text);
+
+/// A number that differs as the texts do, and is the same for ever (FNV-1a). Not for secrets.
+[[nodiscard]] std::uint32_t hash_of(std::string_view text);
+
+/// The address of a NIC for which the config gives none: the same at each start, and locally
+/// administered in the range that QEMU and KVM use.
+[[nodiscard]] MacAddress made_mac_address(std::string_view vm, std::size_t nic);
+
+/// Whether it can be a network link's name: 1 to 15 letters, digits, ".", "_" or "-".
+[[nodiscard]] bool is_link_name(std::string_view name);
 
 /// Vendor and device of a PCI function: "10de:1b81".
 struct PciIds {

@@ -327,18 +327,46 @@ class Validator {
     }
   }
 
+  VmSpec::Nic make_nic(const Config::Nic& given, const std::string& pointer) {
+    VmSpec::Nic nic;
+    if (given.kinds.empty()) {
+      report(pointer + "/user",
+             "missing: {} for user networking; or \"bridge\", \"tap\" or \"macvtap\" with the name "
+             "of a network link of the host");
+    } else {
+      nic.kind = given.kinds.front();
+    }
+    for (std::size_t i = 1; i < given.kinds.size(); ++i) {
+      report(child(pointer, to_string(given.kinds[i])),
+             std::string("a NIC has one way to the host, and this one has \"") +
+                 to_string(nic.kind) + "\" already");
+    }
+    nic.link = given.link.value_or("");
+    nic.model = given.model.value_or(NicModel::virtio);
+    nic.mac = given.mac;
+    return nic;
+  }
+
   void network(const Config& config, VmSpec& spec) {
     if (config.network.size() > kMostNics) {
       report("/network", "at most " + std::to_string(kMostNics) + " NICs are possible");
     }
     std::set<std::pair<PortForward::Protocol, std::uint16_t>> ports;
+    std::set<MacAddress> macs;
+    std::set<std::string> taps;
     for (std::size_t i = 0; i < config.network.size(); ++i) {
       const Config::Nic& given = config.network[i];
       const std::string pointer = child("/network", i);
-      if (!given.user) {
-        report(pointer + "/user", "missing: {} for user networking");
+      VmSpec::Nic nic = make_nic(given, pointer);
+      if (nic.kind != NicKind::user && !nic.mac && !unread(pointer + "/mac")) {
+        nic.mac = made_mac_address(spec.name, i);
       }
-      VmSpec::Nic nic{{}, given.model.value_or(NicModel::virtio), given.mac};
+      if (nic.mac && !macs.insert(*nic.mac).second) {
+        report(pointer + "/mac", "another NIC has this address, " + nic.mac->text);
+      }
+      if (nic.kind == NicKind::tap && !nic.link.empty() && !taps.insert(nic.link).second) {
+        report(pointer + "/tap", "another NIC has this tap");
+      }
       for (std::size_t k = 0; k < given.forwards.size(); ++k) {
         const std::optional<PortForward>& forward = given.forwards[k];
         if (!forward) {
@@ -542,11 +570,16 @@ Json effective_disks(const VmSpec& spec) {
 Json effective_network(const VmSpec& spec) {
   Json network = Json::array();
   for (const VmSpec::Nic& nic : spec.network) {
-    Json forwards = Json::array();
-    for (const PortForward& forward : nic.forwards) {
-      forwards.push_back(to_string(forward));
+    Json entry = {{"model", to_string(nic.model)}};
+    if (nic.kind == NicKind::user) {
+      Json forwards = Json::array();
+      for (const PortForward& forward : nic.forwards) {
+        forwards.push_back(to_string(forward));
+      }
+      entry["user"] = {{"forwards", forwards}};
+    } else {
+      entry[to_string(nic.kind)] = nic.link;
     }
-    Json entry = {{"user", {{"forwards", forwards}}}, {"model", to_string(nic.model)}};
     if (nic.mac) {
       entry["mac"] = nic.mac->text;
     }

@@ -65,9 +65,11 @@ struct VmSpec {
     std::optional<std::string> serial;
   };
   struct Nic {
-    std::vector<PortForward> forwards;
+    NicKind kind = NicKind::user;
+    std::string link;                   ///< of the host; for all kinds but user
+    std::vector<PortForward> forwards;  ///< of user
     NicModel model = NicModel::virtio;
-    std::optional<MacAddress> mac;
+    std::optional<MacAddress> mac;  ///< nothing: QEMU's, for user alone
   };
 
   /// What the guest sees of a function of the host.

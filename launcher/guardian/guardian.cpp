@@ -31,6 +31,7 @@
 #include "launcher/guardian/plan_file.hpp"
 #include "launcher/guardian/protocol.hpp"
 #include "launcher/steps/steps.hpp"
+#include "sandbox/private_dev.hpp"
 #include "sandbox/spawn.hpp"
 
 namespace vmlaunch::launcher::guardian {
@@ -174,6 +175,7 @@ class Guardian {
     require_distinct_files(plan_, files_);
     require_readable_by_qemu();
     raise_memlock();
+    make_dev();
     dry_ ? changes_.require_unreserved(plan_.steps) : changes_.reserve(plan_.steps);
     changes_.check(plan_.steps);
     if (!dry_) {
@@ -199,8 +201,30 @@ class Guardian {
     }
   }
 
+  /// Its nodes follow when QEMU starts: those of vfio come with the devices.
+  void make_dev() {
+    if (plan_.qemu.nodes.has_value() != identity_.privileged) {
+      throw ProtocolError("a /dev of QEMU's own is for root's runs, and for all of them");
+    }
+    if (!identity_.privileged) {
+      return;
+    }
+    try {
+      dev_.emplace(credentials_);
+    } catch (const std::system_error& error) {
+      throw Failure(ExitCode::preflight,
+                    std::string(error.what()) +
+                        "; as root QEMU gets a /dev of its own, which needs CAP_SYS_ADMIN, "
+                        "CAP_MKNOD and CAP_CHOWN: in a container, give it those, or run "
+                        "vmlaunch there as a user; type: capsh --print");
+    }
+  }
+
   void keep_capabilities() const {
     sandbox::Capabilities needed = {CAP_KILL, CAP_SETUID, CAP_SETGID, CAP_SETPCAP};
+    if (dev_) {
+      needed.insert(needed.end(), {CAP_SYS_ADMIN, CAP_MKNOD, CAP_CHOWN});
+    }
     for (const steps::Step& step : plan_.steps) {
       if (const int capability = step->capability(); capability >= 0) {
         needed.push_back(capability);
@@ -213,6 +237,7 @@ class Guardian {
     return {plan_.name,
             credentials_,
             [this](const auto& born) { start_qemu(born); },
+            [this](int theirs, base::UniqueFd fd) { given_.emplace_back(theirs, std::move(fd)); },
             [this](const std::string& text) { tell_wait(text); }};
   }
 
@@ -254,13 +279,6 @@ class Guardian {
       throw ProtocolError("QEMU may not run as " + user.name);
     }
     credentials_ = {user.credentials.uid, user.credentials.gid, {}};
-    struct stat node {};
-    for (const gid_t group : plan_.qemu.user.device_groups) {
-      if (::stat("/dev/kvm", &node) != 0 || node.st_gid != group || group == 0) {
-        throw ProtocolError("a group that no device of the plan needs");
-      }
-      credentials_.groups.push_back(group);
-    }
   }
 
   [[nodiscard]] bool may_open() const {
@@ -350,6 +368,12 @@ class Guardian {
     if (plan_.qemu.memlock) {
       child.memlock = plan_.qemu.memlock->bytes;
     }
+    if (dev_) {
+      for (const std::string& node : *plan_.qemu.nodes) {
+        dev_->add(node);
+      }
+      child.dev = dev_->tree();
+    }
     base::UniqueFd cgroup;
     if (has_cgroup()) {
       cgroup = base::open_file(steps::cgroup_of(changes_.host(), plan_.name), O_PATH | O_DIRECTORY);
@@ -365,6 +389,9 @@ class Guardian {
     for (std::size_t i = 0; i < files_.size(); ++i) {
       child.fds.push_back({files_[i].fd.get(), plan_.files[i].fd});
     }
+    for (const auto& [theirs, fd] : given_) {
+      child.fds.push_back({fd.get(), theirs});
+    }
     try {
       qemu_ = sandbox::spawn(child, born);
     } catch (const sandbox::ChildSetupError& error) {
@@ -372,6 +399,7 @@ class Guardian {
                     base::printable(plan_.qemu.binary) + " did not start: " + error.what());
     }
     qmp_ = std::move(qmp_ours);
+    given_.clear();  // a tap is to go with QEMU
     reply(Spawned{qemu_->pid}, handed);
   }
 
@@ -428,6 +456,7 @@ class Guardian {
 
   steps::Undone undo_all(bool keep_files) {
     steps::Undone undone;
+    given_.clear();
     if (end_qemu(base::Milliseconds(0))) {
       undone = changes_.undo();
     } else {
@@ -485,8 +514,10 @@ class Guardian {
   Authority authority_ = Authority::user;
   plan::Plan plan_;
   sandbox::Credentials credentials_;
+  std::optional<sandbox::PrivateDev> dev_;  ///< QEMU's, in a run as root
   base::UniqueFd program_;
   std::vector<OpenFile> files_;
+  std::vector<std::pair<int, base::UniqueFd>> given_;  ///< by steps, for QEMU under that number
   std::optional<base::Child> qemu_;
   base::UniqueFd qmp_;  ///< a second descriptor of QEMU's monitor, never read here
   HostChanges changes_;

@@ -55,11 +55,19 @@ Json encode_qemu(const plan::Qemu& qemu) {
   Json json = {{"binary", wire_text(qemu.binary)},
                {"arguments", wire_texts(qemu.arguments)},
                {"environment", wire_texts(qemu.environment)},
-               {"serial", qemu.serial_stdio},
-               {"groups", qemu.user.device_groups}};
+               {"serial", qemu.serial_stdio}};
+  json["nodes"] = qemu.nodes ? wire_texts(*qemu.nodes) : Json(nullptr);
   json["memlock"] = qemu.memlock ? Json(qemu.memlock->bytes) : Json(nullptr);
   json["uid"] = qemu.user.credentials ? Json(qemu.user.credentials->uid) : Json(nullptr);
   return json;
+}
+
+/// What QEMU may open by name below /dev.
+bool is_node(const std::string& name) {
+  const std::string vfio = "vfio/";
+  const auto group = name.starts_with(vfio) ? base::parse_number<unsigned>(name.substr(vfio.size()))
+                                            : std::nullopt;
+  return name == "kvm" || name == "vfio/vfio" || (group && name == vfio + std::to_string(*group));
 }
 
 plan::Qemu decode_qemu(const Json& json) {
@@ -69,8 +77,11 @@ plan::Qemu decode_qemu(const Json& json) {
   qemu.arguments = fields.texts("arguments");
   qemu.environment = fields.texts("environment");
   qemu.serial_stdio = fields.boolean("serial");
-  for (const std::uint64_t group : fields.numbers("groups", 0, UINT32_MAX - 1)) {
-    qemu.user.device_groups.push_back(static_cast<gid_t>(group));
+  if (!fields.any("nodes").is_null()) {
+    qemu.nodes = fields.texts("nodes");
+    if (!std::all_of(qemu.nodes->begin(), qemu.nodes->end(), is_node)) {
+      throw ProtocolError("a node that no plan has");
+    }
   }
   if (!fields.any("memlock").is_null()) {
     qemu.memlock = base::ByteSize{fields.number("memlock", 0, INT64_MAX)};

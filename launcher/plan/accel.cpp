@@ -15,28 +15,16 @@ struct Obstacle {
 constexpr const char* kLoadModule =
     "modprobe kvm_intel (or kvm_amd), with virtualisation enabled in the firmware";
 
-bool opens_for(const survey::Kvm& kvm, bool privileged, std::optional<uid_t> qemu_uid) {
-  if (!privileged) {
-    return kvm.usable_by_caller;
-  }
-  const bool group_may = (kvm.mode & 060U) == 060U && kvm.gid != 0;  // root's own is never given
-  return (kvm.mode & 06U) == 06U || group_may ||
-         (qemu_uid == kvm.uid && (kvm.mode & 0600U) == 0600U);
-}
-
-std::optional<Obstacle> find_obstacle(const survey::Kvm& kvm,
-                                      bool privileged,
-                                      std::optional<uid_t> qemu_uid) {
+std::optional<Obstacle> find_obstacle(const survey::Kvm& kvm, bool privileged) {
   if (!kvm.node) {
     return Obstacle{"there is no /dev/kvm", kLoadModule};
   }
   if (!kvm.vendor_module && !kvm.pvm_module) {
     return Obstacle{"neither kvm_intel nor kvm_amd is loaded", kLoadModule};
   }
-  if (!opens_for(kvm, privileged, qemu_uid)) {
+  if (!privileged && !kvm.usable_by_caller) {
     return Obstacle{"QEMU's user may not open /dev/kvm",
-                    privileged ? "chgrp kvm /dev/kvm && chmod 0660 /dev/kvm"
-                               : "sudo adduser \"$USER\" kvm, then log in again"};
+                    "sudo adduser \"$USER\" kvm, then log in again"};
   }
   return std::nullopt;
 }
@@ -51,33 +39,26 @@ constexpr const char* kPvmOnly =
 
 }  // namespace
 
-AccelChoice choose_accel(config::Accel wanted,
-                         const survey::Kvm& kvm,
-                         bool privileged,
-                         std::optional<uid_t> qemu_uid) {
+AccelChoice choose_accel(config::Accel wanted, const survey::Kvm& kvm, bool privileged) {
   if (wanted == config::Accel::tcg) {
     return {};
   }
   const std::string slow = ": the guest runs in software (TCG), many times slower";
   if (is_pvm_only(kvm) && wanted == config::Accel::automatic) {
-    return {false, kPvmOnly + slow, {}};
+    return {false, kPvmOnly + slow};
   }
-  const std::optional<Obstacle> obstacle = find_obstacle(kvm, privileged, qemu_uid);
+  const std::optional<Obstacle> obstacle = find_obstacle(kvm, privileged);
   if (wanted == config::Accel::kvm && obstacle) {
     throw Failure(ExitCode::preflight,
                   "Cannot use KVM, which the config asks for: " + obstacle->reason +
                       "; type: " + obstacle->next);
   }
   if (obstacle) {
-    return {false, obstacle->reason + slow + "; to change that: " + obstacle->next, {}};
+    return {false, obstacle->reason + slow + "; to change that: " + obstacle->next};
   }
-  AccelChoice choice{true, {}, {}};
+  AccelChoice choice{true, {}};
   if (is_pvm_only(kvm)) {
     choice.warning = std::string(kPvmOnly) + ": an ordinary guest may hang early in its boot";
-  }
-  const bool by_group_only = (kvm.mode & 06U) != 06U && qemu_uid != kvm.uid;
-  if (privileged && by_group_only) {
-    choice.node_group = kvm.gid;
   }
   return choice;
 }

@@ -13,14 +13,12 @@ namespace vmlaunch::launcher::plan {
 struct AccelChoice {
   bool kvm = false;
   std::optional<std::string> warning;
-  std::optional<gid_t> node_group;  ///< /dev/kvm opens only for this group: QEMU gets it
 };
 
 /// "auto" takes KVM where it can run an ordinary guest. Throws Failure (preflight) when the config
-/// insists on KVM and it cannot be used. `qemu_uid` is nothing for a uid that nobody has.
+/// insists on KVM and it cannot be used. `privileged`: QEMU gets nodes of its own.
 [[nodiscard]] AccelChoice choose_accel(config::Accel wanted,
                                        const survey::Kvm& kvm,
-                                       bool privileged,
-                                       std::optional<uid_t> qemu_uid);
+                                       bool privileged);
 
 }  // namespace vmlaunch::launcher::plan

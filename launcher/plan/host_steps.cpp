@@ -3,6 +3,7 @@
 #include "base/text.hpp"
 #include "launcher/exit_code.hpp"
 #include "launcher/plan/desktop.hpp"
+#include "launcher/plan/network.hpp"
 #include "launcher/steps/steps.hpp"
 
 namespace vmlaunch::launcher::plan {
@@ -57,8 +58,6 @@ void add_device_steps(const config::VmSpec& spec, const survey::Survey& survey, 
   for (const auto* list : {&awake, &reserve, &await, &bind}) {
     plan.steps.insert(plan.steps.end(), list->begin(), list->end());
   }
-  for_each_given_group(plan.passthrough,
-                       [&](unsigned group) { plan.steps.push_back(steps::own_node(group)); });
 }
 
 /// What the kernel was told makes its IOMMU groups less than they say.
@@ -139,6 +138,7 @@ void add_host_steps(const config::VmSpec& spec,
     plan.warnings.emplace_back(
         "no cgroup2 folder may be written here: QEMU is held by its process number alone");
   }
+  add_network_steps(spec, survey, identity, plan);
   plan.passthrough = choose_devices(spec, survey);
   plan.memory = choose_memory(spec.memory, survey, plan.passthrough, identity.privileged);
   if (plan.memory.warning) {

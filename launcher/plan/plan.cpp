@@ -22,7 +22,7 @@ QemuUser choose_user(const survey::Survey& survey, const Identity& identity, Aut
                         ", which the config's run_as asks for, without root; "
                         "type: sudo vmlaunch …");
     }
-    return {self.name, self.credentials, {}};
+    return {self.name, self.credentials};
   }
   if (other && authority != Authority::root) {
     throw Failure(ExitCode::preflight,
@@ -35,9 +35,9 @@ QemuUser choose_user(const survey::Survey& survey, const Identity& identity, Aut
   if (wanted || identity.invoker) {
     const User& user = wanted ? *wanted : self;
     // No supplementary groups: what QEMU may open is said by descriptor.
-    return {user.name, sandbox::Credentials{user.credentials.uid, user.credentials.gid, {}}, {}};
+    return {user.name, sandbox::Credentials{user.credentials.uid, user.credentials.gid, {}}};
   }
-  return {"a uid of its own", std::nullopt, {}};
+  return {"a uid of its own", std::nullopt};
 }
 
 void check_extra_args(const config::VmSpec& spec, const Identity& identity, Authority authority) {
@@ -59,6 +59,23 @@ Deadlines choose_deadlines(const config::VmSpec& spec) {
   return deadlines;
 }
 
+/// What QEMU opens by name; everything else it gets by descriptor.
+std::vector<std::string> nodes_of(const Plan& plan) {
+  std::vector<std::string> nodes;
+  if (plan.accel == "kvm") {
+    nodes.emplace_back("kvm");
+  }
+  if (!plan.passthrough.slots.empty()) {
+    nodes.emplace_back("vfio/vfio");
+  }
+  for (const Group& group : plan.passthrough.groups) {
+    if (group.given()) {
+      nodes.push_back("vfio/" + std::to_string(group.number));
+    }
+  }
+  return nodes;
+}
+
 }  // namespace
 
 Plan make_plan(const config::VmSpec& spec,
@@ -72,20 +89,15 @@ Plan make_plan(const config::VmSpec& spec,
   plan.qemu.binary = spec.qemu_binary;
   plan.qemu.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"};
   plan.qemu.user = choose_user(survey, identity, authority);
-  const auto& credentials = plan.qemu.user.credentials;
-  const AccelChoice accel =
-      choose_accel(spec.accel,
-                   survey.kvm,
-                   identity.privileged,
-                   credentials ? std::optional(credentials->uid) : std::nullopt);
+  const AccelChoice accel = choose_accel(spec.accel, survey.kvm, identity.privileged);
   if (accel.warning) {
     plan.warnings.push_back(*accel.warning);
   }
-  if (accel.node_group) {
-    plan.qemu.user.device_groups.push_back(*accel.node_group);
-  }
   plan.accel = accel.kvm ? "kvm" : "tcg";
   add_host_steps(spec, survey, identity, plan);
+  if (identity.privileged) {
+    plan.qemu.nodes = nodes_of(plan);
+  }
   add_qemu_arguments(spec, survey, accel.kvm, plan);
   return plan;
 }

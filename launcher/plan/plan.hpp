@@ -38,7 +38,6 @@ struct FileUse {
 struct QemuUser {
   std::string name;
   std::optional<sandbox::Credentials> credentials;  ///< nothing: a uid that nobody else has
-  std::vector<gid_t> device_groups;                 ///< for nodes that only a group may open
 
   bool operator==(const QemuUser&) const = default;
 };
@@ -48,6 +47,9 @@ struct Qemu {
   std::vector<std::string> arguments;  ///< without the program's name
   std::vector<std::string> environment;
   QemuUser user;
+  /// In a /dev of its own, beside what everybody may open: "kvm", "vfio/7". Nothing: it sees the
+  /// host's /dev.
+  std::optional<std::vector<std::string>> nodes = {};
   bool serial_stdio = false;  ///< the serial port is on descriptor kSerialFd
   /// What QEMU may lock in memory: devices reach the guest's memory only where it is pinned.
   /// Nothing: as it is.

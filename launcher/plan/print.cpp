@@ -33,10 +33,15 @@ std::string describe(const QemuUser& user) {
     text += " (uid " + std::to_string(user.credentials->uid) + ", gid " +
             std::to_string(user.credentials->gid) + ")";
   }
-  for (const gid_t group : user.device_groups) {
-    text += ", with group " + std::to_string(group) + " for /dev/kvm";
-  }
   return text + "; no capabilities, no_new_privs";
+}
+
+std::string describe_dev(const std::optional<std::vector<std::string>>& nodes) {
+  if (!nodes) {
+    return "the host's";
+  }
+  return "null zero full random urandom " + (nodes->empty() ? "" : base::join(*nodes, " ") + " ") +
+         "and nothing else";
 }
 
 /// One option with its value a line; what follows "\" in a shell.
@@ -112,6 +117,7 @@ std::string to_text(const Plan& plan) {
   }
   text += plan.files.empty() ? "  none\n" : "";
   text += "\nQEMU runs as " + describe(plan.qemu.user) + "\n";
+  text += "  its /dev: " + describe_dev(plan.qemu.nodes) + "\n";
   if (plan.qemu.memlock) {
     text += "  may lock " + base::to_string(*plan.qemu.memlock) + " of memory\n";
   }
@@ -152,7 +158,7 @@ Json to_json(const Plan& plan) {
     changes.push_back({{"change", step->describe()}, {"undo", step->describe_undo()}});
   }
   const QemuUser& user = plan.qemu.user;
-  Json qemu_user = {{"name", user.name}, {"device_groups", user.device_groups}};
+  Json qemu_user = {{"name", user.name}};
   if (user.credentials) {
     qemu_user["uid"] = user.credentials->uid;
     qemu_user["gid"] = user.credentials->gid;
@@ -168,6 +174,7 @@ Json to_json(const Plan& plan) {
             {"arguments", plan.qemu.arguments},
             {"environment", plan.qemu.environment},
             {"memlock", plan.qemu.memlock ? Json(plan.qemu.memlock->bytes) : Json(nullptr)},
+            {"nodes", plan.qemu.nodes ? Json(*plan.qemu.nodes) : Json(nullptr)},
             {"user", qemu_user}}},
           {"deadlines_ms",
            {{"handshake", plan.deadlines.handshake.count()},

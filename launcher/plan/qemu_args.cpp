@@ -8,6 +8,8 @@
 
 #include "base/text.hpp"
 #include "launcher/exit_code.hpp"
+#include "launcher/plan/network.hpp"
+#include "launcher/steps/steps.hpp"
 
 namespace vmlaunch::launcher::plan {
 
@@ -331,8 +333,8 @@ class Builder {
     }
   }
 
-  void nic(const VmSpec::Nic& nic, std::size_t index) {
-    const std::string number = std::to_string(index);
+  Json user_backend(const VmSpec::Nic& nic) {
+    Json backend = {{"type", "user"}};
     Json forwards = Json::array();
     for (const config::PortForward& forward : nic.forwards) {
       forwards.push_back(
@@ -341,16 +343,33 @@ class Builder {
                 ":" + forward.host_address + ":" + std::to_string(forward.host_port) +
                 "-:" + std::to_string(forward.guest_port)}});
     }
-    Json backend = {{"type", "user"}, {"id", "net" + number}};
     if (!forwards.empty()) {
       backend["hostfwd"] = forwards;
     }
+    return backend;
+  }
+
+  Json tap_backend(const VmSpec::Nic& nic, unsigned index) {
+    Json backend = {{"type", "tap"}, {"fd", std::to_string(steps::tap_fd(index))}};
+    if (uses_vhost(nic, survey_)) {
+      backend["vhost"] = true;
+      backend["vhostfd"] = std::to_string(steps::vhost_fd(index));
+    }
+    return backend;
+  }
+
+  void nic(const VmSpec::Nic& nic, std::size_t index) {
+    const std::string number = std::to_string(index);
+    Json backend = nic.kind == config::NicKind::user
+                       ? user_backend(nic)
+                       : tap_backend(nic, static_cast<unsigned>(index));
+    backend["id"] = "net" + number;
     add_json("-netdev", backend);
     Json front = device(nic.model == config::NicModel::virtio ? "virtio-net-pci" : "e1000e",
                         "nic" + number,
                         kFirstNicSlot + index);
     front["netdev"] = "net" + number;
-    front["romfile"] = "";  // there is nothing to boot from behind user networking
+    front["romfile"] = "";  // guests boot from disks and kernels
     if (nic.mac) {
       front["mac"] = nic.mac->text;
     }

@@ -6,6 +6,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "base/unique_fd.hpp"
 #include "launcher/wire.hpp"
 #include "sandbox/privileges.hpp"
 
@@ -20,6 +21,8 @@ struct Context {
   sandbox::Credentials qemu;  ///< who QEMU is to be
   /// Starts QEMU; calls what it is given with the child's number before that may go on.
   std::function<void(const std::function<void(pid_t)>& born)> start;
+  /// A descriptor that QEMU gets under that number.
+  std::function<void(int theirs, base::UniqueFd fd)> give;
   /// Tells what a step waits for, or how far it has come; only what is new is passed on, so a step
   /// may call it at every look. Throws Failure when the run is to end: then the step gives up.
   std::function<void(const std::string& text)> waiting;

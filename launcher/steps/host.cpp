@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <linux/mempolicy.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -11,15 +12,19 @@
 #include <array>
 #include <cerrno>
 #include <csignal>
+#include <optional>
 #include <system_error>
+#include <utility>
 
 #include <climits>
 
 #include "base/errors.hpp"
 #include "base/file.hpp"
+#include "base/packet.hpp"
 #include "base/process.hpp"
 #include "base/text.hpp"
 #include "launcher/config/config.hpp"
+#include "launcher/steps/links.hpp"
 #include "launcher/wire.hpp"
 
 namespace vmlaunch::launcher::steps {
@@ -61,22 +66,44 @@ void call_in_child(const std::string& action, base::Milliseconds limit, Work wor
   }
 }
 
+/// The same for a child that throws std::system_error.
+template <typename Work>
+void do_in_child(const std::string& action, base::Milliseconds limit, Work work) {
+  call_in_child(action, limit, [&] {
+    try {
+      work();
+      return 0;
+    } catch (const std::system_error& error) {
+      return error.code().value();
+    }
+  });
+}
+
 /// The same for what waits for systemd.
 template <typename Work>
 void ask_systemd(const std::string& action, base::Milliseconds limit, Work work) {
   try {
-    call_in_child(action, limit, [&] {
-      try {
-        work();
-        return 0;
-      } catch (const std::system_error& error) {
-        return error.code().value();
-      }
-    });
+    do_in_child(action, limit, work);
   } catch (const Stuck&) {
     throw Stuck("Cannot " + action + ": systemd has not answered for " + base::to_string(limit) +
                 "; type: systemctl status dbus");
   }
+}
+
+/// The same for a child that opens something for us.
+template <typename Open>
+base::UniqueFd open_in_child(const std::string& action, base::Milliseconds limit, Open open) {
+  auto [ours, childs] = base::make_socket_pair(SOCK_SEQPACKET);
+  do_in_child(action, limit, [&, socket = childs.get()] {
+    base::close_all_but({socket});
+    base::send_packet(socket, "fd", {open().get()});
+  });
+  childs.reset();
+  std::optional<base::Packet> packet = base::receive_packet(ours.get());
+  if (!packet || packet->fds.size() != 1) {
+    base::throw_errno(EIO, action);
+  }
+  return std::move(packet->fds.front());
 }
 
 /// What a child does with one attribute: `use` gets its descriptor.
@@ -173,18 +200,12 @@ void Host::remove_folder(const std::string& path) {
   base::check(::rmdir(tree_.path_of(path).c_str()), "remove " + path);
 }
 
-void Host::set_owner(const std::string& path, const Owner& owner) {
-  const base::UniqueFd fd = tree_.open(path, O_PATH | O_NOFOLLOW);
-  if (!fd) {
-    base::throw_errno("open " + path);
-  }
-  // By its name in /proc, since a node must not be opened for that, and chmod takes no O_PATH. Only
-  // an owner changes the mode without CAP_FOWNER, so it is ours for a moment.
-  const std::string self = "/proc/self/fd/" + std::to_string(fd.get());
-  const gid_t unchanged = static_cast<gid_t>(-1);
-  base::check(::chown(self.c_str(), ::geteuid(), unchanged), "take " + path);
-  base::check(::chmod(self.c_str(), owner.mode), "change the mode of " + path);
-  base::check(::chown(self.c_str(), owner.uid, owner.gid), "change the owner of " + path);
+base::UniqueFd Host::make_tap(const std::string& name,
+                              const std::string& bridge,
+                              const std::string& guest_mac) {
+  return open_in_child("make the tap " + name + " on the bridge " + bridge,
+                       deadlines_.attribute,
+                       [&] { return new_tap(name, bridge, guest_mac); });
 }
 
 systemd::Unit Host::unit(const std::string& name) const {
@@ -221,16 +242,23 @@ void Host::start_unit(const std::string& name) {
   });
 }
 
-std::optional<Owner> Host::owner(const std::string& path) const {
-  const base::UniqueFd fd = tree_.open(path, O_PATH | O_NOFOLLOW);
-  if (!fd && errno == ENOENT) {
-    return std::nullopt;
-  }
-  struct stat info {};
-  if (!fd || ::fstat(fd.get(), &info) != 0) {
-    base::throw_errno("look at " + path);
-  }
-  return Owner{info.st_uid, info.st_gid, info.st_mode & 07777U};
+base::UniqueFd Host::open_tap(const std::string& name, bool multi_queue) {
+  return open_in_child(
+      "open the tap " + name, deadlines_.attribute, [&] { return old_tap(name, multi_queue); });
+}
+
+void Host::add_macvtap(const std::string& name, const std::string& link, const std::string& mac) {
+  do_in_child("make the macvtap " + name + " on " + link, deadlines_.driver, [&] {
+    base::close_all_but({});
+    new_macvtap(name, link, mac);
+  });
+}
+
+void Host::remove_link(unsigned index) {
+  do_in_child("remove the network link number " + std::to_string(index), deadlines_.driver, [&] {
+    base::close_all_but({});
+    delete_link(index);
+  });
 }
 
 base::ExitStatus Host::run_program(const std::vector<std::string>& words) const {
@@ -268,12 +296,6 @@ std::vector<Holder> Host::holders(const base::PciAddress& device) const {
   };
   return read_holders(Json::parse(told_by_child(
       "see who has " + base::to_string(device) + " open", deadlines_.attribute, look)));
-}
-
-void Host::settle_udev() const {
-  if (tree_.exists("/run/udev/control")) {
-    static_cast<void>(run_program({"/bin/udevadm", "settle", "--timeout=5"}));
-  }
 }
 
 }  // namespace vmlaunch::launcher::steps

@@ -1,9 +1,6 @@
 #pragma once
 
-#include <sys/types.h>
-
 #include <functional>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,15 +19,6 @@ namespace vmlaunch::launcher::steps {
 class Stuck : public Failure {
  public:
   explicit Stuck(const std::string& message) : Failure(ExitCode::stuck, message) {}
-};
-
-/// Owner and permission bits of a node.
-struct Owner {
-  uid_t uid = 0;
-  gid_t gid = 0;
-  mode_t mode = 0;
-
-  bool operator==(const Owner&) const = default;
 };
 
 /// The host as steps see and change it. A kernel can hold on to whoever writes an attribute, and to
@@ -77,7 +65,16 @@ class Host {
 
   virtual void make_folder(const std::string& path);
   virtual void remove_folder(const std::string& path);
-  virtual void set_owner(const std::string& path, const Owner& owner);
+  /// Network links, as links.hpp says.
+  [[nodiscard]] virtual base::UniqueFd make_tap(const std::string& name,
+                                                const std::string& bridge,
+                                                const std::string& guest_mac);
+  [[nodiscard]] virtual base::UniqueFd open_tap(const std::string& name, bool multi_queue);
+  virtual void add_macvtap(const std::string& name,
+                           const std::string& link,
+                           const std::string& mac);
+  virtual void remove_link(unsigned index);
+
   /// Loads a module with what it needs. Throws Failure when modprobe cannot.
   virtual void load_module(const std::string& name);
 
@@ -86,14 +83,8 @@ class Host {
   virtual void stop_unit(const std::string& name);
   virtual void start_unit(const std::string& name);
 
-  /// Nothing: it is not there.
-  [[nodiscard]] virtual std::optional<Owner> owner(const std::string& path) const;
-
   /// Processes other than ours that have nodes of the device open or mapped.
   [[nodiscard]] virtual std::vector<Holder> holders(const base::PciAddress& device) const;
-
-  /// Waits until udev has done what it does with new nodes (owner, mode), a few seconds at most.
-  void settle_udev() const;
 
  private:
   void write_within(const std::string& path,

@@ -19,10 +19,12 @@ std::vector<Step> all_kinds() {
       override_driver({}, ""),
       await_release({}, {}),
       bind_driver({}, ""),
-      own_node(0),
       stop_unit("", {}),
       release_console(),
       release_framebuffer("", {}),
+      make_tap("", {}, ""),
+      use_tap({}),
+      make_macvtap("", {}, ""),
       start_qemu(false),
   };
 }

@@ -13,6 +13,24 @@
 /// the survey found, "" for none.
 namespace vmlaunch::launcher::steps {
 
+/// What a NIC's steps have in common.
+struct NicPart {
+  unsigned nic = 0;    ///< of the config, from 0
+  std::string link;    ///< the host's: bridge, tap, or what a macvtap is made on
+  bool vhost = false;  ///< the kernel carries the packets (/dev/vhost-net), not QEMU
+
+  bool operator==(const NicPart&) const = default;
+};
+
+/// Where QEMU finds a NIC's tap and vhost: numbers above those of files.
+constexpr int kFirstNicFd = 256;
+[[nodiscard]] constexpr int tap_fd(unsigned nic) {
+  return kFirstNicFd + 2 * static_cast<int>(nic);
+}
+[[nodiscard]] constexpr int vhost_fd(unsigned nic) {
+  return tap_fd(nic) + 1;
+}
+
 /// Huge pages of one size that are to be free on a node.
 struct PoolSize {
   unsigned node = 0;
@@ -30,7 +48,6 @@ struct PoolSize {
 [[nodiscard]] Step override_driver(const base::PciAddress& device, std::string from);
 [[nodiscard]] Step await_release(const base::PciAddress& device, base::Milliseconds limit);
 [[nodiscard]] Step bind_driver(const base::PciAddress& device, std::string from);
-[[nodiscard]] Step own_node(unsigned group);
 /// A device and the driver that it had.
 struct DriverOf {
   base::PciAddress device;
@@ -39,7 +56,14 @@ struct DriverOf {
 [[nodiscard]] Step stop_unit(std::string unit, std::vector<DriverOf> devices);
 [[nodiscard]] Step release_console();
 [[nodiscard]] Step release_framebuffer(std::string name, const base::PciAddress& device);
+[[nodiscard]] Step make_tap(std::string vm, NicPart part, std::string mac);
+[[nodiscard]] Step use_tap(NicPart part);
+[[nodiscard]] Step make_macvtap(std::string vm, NicPart part, std::string mac);
 [[nodiscard]] Step start_qemu(bool in_cgroup);
+
+/// The name of the link that is made for a NIC. At most 15 characters, as the kernel has it: begins
+/// like the VM's, and differs as that does.
+[[nodiscard]] std::string own_link_name(const std::string& vm, unsigned nic);
 
 /// Where make_cgroup makes the cgroup of a VM. Throws Failure (preflight) where cgroup2 cannot be
 /// used.

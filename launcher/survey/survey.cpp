@@ -79,16 +79,16 @@ std::string sound_socket_of(const std::string& uid) {
 
 Kvm look_at_kvm(const base::Tree& tree) {
   Kvm kvm;
-  if (const auto node = tree.status("/dev/kvm")) {
-    kvm.node = true;
-    kvm.uid = node->st_uid;
-    kvm.gid = node->st_gid;
-    kvm.mode = node->st_mode & 0777U;
-    kvm.usable_by_caller = ::access(tree.path_of("/dev/kvm").c_str(), R_OK | W_OK) == 0;
-  }
+  kvm.node = tree.exists("/dev/kvm");
+  kvm.usable_by_caller = ::access(tree.path_of("/dev/kvm").c_str(), R_OK | W_OK) == 0;
   kvm.vendor_module = tree.exists("/sys/module/kvm_intel") || tree.exists("/sys/module/kvm_amd");
   kvm.pvm_module = tree.exists("/sys/module/kvm_pvm");
   return kvm;
+}
+
+/// Root's guardian opens it whatever it belongs to.
+bool can_use(const base::Tree& tree, const std::string& node, bool privileged) {
+  return ::access(tree.path_of(node).c_str(), privileged ? F_OK : R_OK | W_OK) == 0;
 }
 
 Survey look(const std::string& root, const config::VmSpec& spec, bool privileged) {
@@ -105,6 +105,8 @@ Survey look(const std::string& root, const config::VmSpec& spec, bool privileged
   if (spec.single_gpu || !spec.stop_units.empty()) {
     survey.session = look_at_session(tree);
   }
+  survey.links = look_at_links(tree, spec.network);
+  survey.vhost_net = can_use(tree, "/dev/vhost-net", privileged);
   survey.kvm = look_at_kvm(tree);
   survey.uefi = find_uefi(tree);
   if (spec.run_as) {

@@ -13,6 +13,7 @@
 #include "base/tree.hpp"
 #include "launcher/config/vm_spec.hpp"
 #include "launcher/identity.hpp"
+#include "launcher/survey/links.hpp"
 #include "launcher/survey/memory.hpp"
 #include "launcher/survey/pci.hpp"
 #include "launcher/survey/screen.hpp"
@@ -24,9 +25,6 @@ namespace vmlaunch::launcher::survey {
 /// What the host has for KVM.
 struct Kvm {
   bool node = false;  ///< /dev/kvm exists
-  uid_t uid = 0;      ///< the node's owner, group and permission bits
-  gid_t gid = 0;
-  unsigned mode = 0;
   bool usable_by_caller = false;
   bool vendor_module = false;  ///< kvm_intel or kvm_amd: runs any guest
   bool pvm_module = false;     ///< kvm_pvm: runs only guests made for it
@@ -68,6 +66,8 @@ struct Survey {
   std::map<base::PciAddress, std::string> had;  ///< by running VMs, with who has each; from the
                                                 ///< locks, which only their owner can read
   std::set<unsigned> open_groups;               ///< IOMMU groups whose node the caller may open
+  std::map<std::string, Link> links;            ///< those that the config names and that are there
+  bool vhost_net = false;                       ///< /dev/vhost-net is there for the run
   std::vector<Node> nodes;  ///< looked at only for a VM that asks for huge pages or nodes
   unsigned cpus = 1;        ///< those that the caller may use
   std::map<std::string, bool>

@@ -2,8 +2,11 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <filesystem>
 #include <fstream>
+#include <iterator>
 
+#include "base/text.hpp"
 #include "tests/component/vm.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/skip.hpp"
@@ -61,6 +64,32 @@ long id_of(const Json& status, const char* field) {
   const std::string ids = status.value(field, "");
   const std::string first = ids.substr(0, ids.find('\t'));
   return ids == first + "\t" + first + "\t" + first + "\t" + first ? std::stol(first) : -1;
+}
+
+std::string mount_namespace_of(const std::string& pid) {
+  return std::filesystem::read_symlink("/proc/" + pid + "/ns/mnt");
+}
+
+/// Owner, mode and numbers of all that is in the host's /dev, as text.
+std::string host_nodes() {
+  std::string text;
+  for (const auto& entry : std::filesystem::directory_iterator("/dev")) {
+    struct stat info {};
+    if (::lstat(entry.path().c_str(), &info) == 0) {
+      text += base::join({entry.path().string(),
+                          std::to_string(info.st_mode),
+                          std::to_string(info.st_uid),
+                          std::to_string(info.st_gid),
+                          std::to_string(info.st_rdev) + "\n"},
+                         " ");
+    }
+  }
+  return text;
+}
+
+std::string text_of(const char* path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
 }
 
 std::string status_of(pid_t pid, const std::string& field) {
@@ -138,15 +167,61 @@ TEST_CASE(
     CHECK(status_of(program.pid(), "Uid").rfind("0\t", 0) == std::string::npos);
     CHECK(::getsid(guardian) == guardian);
     if (!start.as_person && is_root()) {
-      // CAP_KILL, SETGID, SETUID and SETPCAP; with a cgroup to make, DAC_OVERRIDE.
+      // CHOWN, KILL, SETGID, SETUID, SETPCAP, SYS_ADMIN and MKNOD; with a cgroup to make,
+      // DAC_OVERRIDE.
       const bool cgroup = program.output().find("make the cgroup") != std::string::npos;
-      const std::string kept = cgroup ? "00000000000001e2" : "00000000000001e0";
+      const std::string kept = cgroup ? "00000000082001e3" : "00000000082001e1";
       CHECK(status_of(guardian, "CapEff") == kept);
       CHECK(status_of(guardian, "CapBnd") == kept);
     }
     program.signal(SIGINT);
     CHECK(program.exit_code() == 0);
   }
+}
+
+TEST_CASE("confinement: as root QEMU sees a /dev with the nodes of the plan and no others") {
+  if (skipped_without_root()) {
+    return;
+  }
+  const std::string mounts = text_of("/proc/self/mountinfo");
+  const std::string nodes = host_nodes();
+  const Folder folder;
+  Json config = probe_config({"list-dev"});
+  config["run_as"] = 4242;
+  Program program(run_of(folder, config));
+  const bool running = program.says("] running");
+  INFO(program.output());
+  REQUIRE(running);
+  const Json report = probe_report(program);
+  Json expected = {"/dev/full 0666 0:0",
+                   "/dev/null 0666 0:0",
+                   "/dev/random 0666 0:0",
+                   "/dev/urandom 0666 0:0",
+                   "/dev/zero 0666 0:0"};
+  CHECK(report["nodes"] == expected);
+  CHECK(report["dev_writable"] == false);
+  // Mounts of its own: what the guardian sees, and the host, is as it was.
+  CHECK(report["mounts"] != mount_namespace_of("self"));
+  CHECK(mount_namespace_of(std::to_string(guardian_pid(program))) == mount_namespace_of("self"));
+  CHECK(text_of("/proc/self/mountinfo") == mounts);
+  CHECK(host_nodes() == nodes);
+  program.signal(SIGINT);
+  CHECK(program.exit_code() == 0);
+  CHECK(text_of("/proc/self/mountinfo") == mounts);
+  CHECK(host_nodes() == nodes);
+}
+
+TEST_CASE("confinement: a user's QEMU sees the host's /dev") {
+  const Folder folder;
+  Launch launch = run_of(folder, probe_config());
+  if (is_root()) {
+    launch.uid = kPerson;
+  }
+  Program program(launch);
+  REQUIRE(program.says("] running"));
+  CHECK(probe_report(program)["mounts"] == mount_namespace_of("self"));
+  program.signal(SIGINT);
+  CHECK(program.exit_code() == 0);
 }
 
 TEST_CASE("confinement: a config may not do more than its owner, and the right command is named") {

@@ -2,9 +2,11 @@
 // descriptor 3 as a run needs. Words among its arguments choose how it misbehaves.
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -72,6 +74,38 @@ Json descriptors() {
   return all;
 }
 
+/// "/dev/null 0666 0:0": each node that there is, with its owner's numbers.
+Json nodes() {
+  Json all = Json::array();
+  const auto skip = std::filesystem::directory_options::skip_permission_denied;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator("/dev", skip)) {
+    struct stat info {};
+    if (::lstat(entry.path().c_str(), &info) == 0 && !S_ISDIR(info.st_mode)) {
+      std::array<char, 64> text{};
+      static_cast<void>(std::snprintf(text.data(),
+                                      text.size(),
+                                      " %04o %u:%u",
+                                      info.st_mode & 07777U,
+                                      info.st_uid,
+                                      info.st_gid));
+      all.push_back(entry.path().string() + text.data());
+    }
+  }
+  std::sort(all.begin(), all.end());
+  return all;
+}
+
+/// Whether a file can be made there.
+bool can_write_to(const char* folder) {
+  const std::string path = std::string(folder) + "/vmlaunch-probe";
+  const int fd = ::open(path.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
+  if (fd >= 0) {
+    ::close(fd);
+    ::unlink(path.c_str());
+  }
+  return fd >= 0;
+}
+
 Json environment() {
   Json all = Json::array();
   for (char** variable = environ; *variable != nullptr; ++variable) {
@@ -88,6 +122,9 @@ void report() {
   const Json facts = {{"status", status_fields()},
                       {"fds", descriptors()},
                       {"environment", environment()},
+                      {"mounts", std::filesystem::read_symlink("/proc/self/ns/mnt").string()},
+                      {"nodes", told("list-dev") ? nodes() : Json()},
+                      {"dev_writable", can_write_to("/dev")},
                       {"parent_death", parent_death},
                       {"core", core.rlim_max},
                       {"session_leader", ::getsid(0) == ::getpid()}};

@@ -1,5 +1,7 @@
 #include "tests/support/fake_kernel.hpp"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
@@ -7,6 +9,7 @@
 #include <system_error>
 #include <utility>
 
+#include "base/file.hpp"
 #include "base/text.hpp"
 
 namespace vmlaunch::tests {
@@ -14,7 +17,6 @@ namespace vmlaunch::tests {
 namespace {
 
 namespace fs = std::filesystem;
-using launcher::steps::Owner;
 using launcher::steps::Stuck;
 
 constexpr const char* kDevices = "/sys/bus/pci/devices/";
@@ -208,10 +210,8 @@ void FakeKernel::bind(const std::string& address, const std::string& driver) {
   const std::string node = "/dev/vfio/" + *group;
   if (!has_vfio) {
     tree_.remove(node);
-    owners_.erase(node);
   } else if (!tree().exists(node)) {
     tree_.write(node, "");
-    owners_[node] = {0, 0, 0600};
   }
 }
 
@@ -226,13 +226,39 @@ void FakeKernel::remove_folder(const std::string& path) {
   meet([&] { tree_.remove(path); });
 }
 
-void FakeKernel::set_owner(const std::string& path, const Owner& owner) {
-  meet([&] { owners_[path] = owner; });
+base::UniqueFd FakeKernel::make_tap(const std::string& name,
+                                    const std::string& /*bridge*/,
+                                    const std::string& /*guest_mac*/) {
+  return open_tap(name, false);
 }
 
-std::optional<Owner> FakeKernel::owner(const std::string& path) const {
-  const auto found = owners_.find(path);
-  return found == owners_.end() ? std::nullopt : std::optional(found->second);
+base::UniqueFd FakeKernel::open_tap(const std::string& /*name*/, bool /*multi_queue*/) {
+  base::UniqueFd tap;
+  meet([&] { tap = base::open_file("/dev/null", O_RDWR); });
+  return tap;
+}
+
+void FakeKernel::add_macvtap(const std::string& name,
+                             const std::string& /*link*/,
+                             const std::string& mac) {
+  meet([&] {
+    const std::string index = std::to_string(++last_link_);
+    tree_.write("/sys/class/net/" + name + "/ifindex", index + "\n");
+    tree_.write("/sys/class/net/" + name + "/address", mac + "\n");
+    tree_.folder("/sys/class/net/" + name + "/macvtap/tap" + index);
+    tree_.write("/dev/tap" + index, "");
+  });
+}
+
+void FakeKernel::remove_link(unsigned index) {
+  meet([&] {
+    for (const std::string& name : tree().list("/sys/class/net")) {
+      if (tree().read("/sys/class/net/" + name + "/ifindex") == std::to_string(index)) {
+        tree_.remove("/sys/class/net/" + name);
+        tree_.remove("/dev/tap" + std::to_string(index));
+      }
+    }
+  });
 }
 
 std::vector<launcher::steps::Holder> FakeKernel::holders(const base::PciAddress& /*device*/) const {
@@ -287,6 +313,10 @@ void add_system(PciTree& tree) {
   }
   tree.write("/sys/module/kvm/parameters/ignore_msrs", "N\n");
   tree.write("/sys/module/kvm/parameters/report_ignored_msrs", "Y\n");
+  tree.write("/dev/net/tun", "");
+  tree.write("/dev/vhost-net", "");
+  tree.write("/sys/class/net/br0/ifindex", "2\n");
+  tree.write("/sys/class/net/enp3s0/ifindex", "3\n");
   // Loaded modules stay loaded: from the start, so that they are no difference.
   tree.folder("/sys/bus/pci/drivers/vfio-pci");
 }

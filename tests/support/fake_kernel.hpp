@@ -1,7 +1,6 @@
 #pragma once
 
 #include <map>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,8 +11,8 @@
 namespace vmlaunch::tests {
 
 /// Answers on a built tree like a kernel with vfio: a probe binds, a bound group has a node, a
-/// cgroup comes with its files, and huge pages are counted as hugetlb does. It counts the changes
-/// that are asked of it and can fail at each.
+/// cgroup comes with its files, huge pages are counted as hugetlb does, a tap goes with its
+/// descriptor. It counts the changes that are asked of it and can fail at each.
 class FakeKernel : public launcher::steps::Host {
  public:
   enum class Fault {
@@ -53,12 +52,18 @@ class FakeKernel : public launcher::steps::Host {
   void sync() override;
   void make_folder(const std::string& path) override;
   void remove_folder(const std::string& path) override;
-  void set_owner(const std::string& path, const launcher::steps::Owner& owner) override;
+  base::UniqueFd make_tap(const std::string& name,
+                          const std::string& bridge,
+                          const std::string& guest_mac) override;
+  base::UniqueFd open_tap(const std::string& name, bool multi_queue) override;
+  void add_macvtap(const std::string& name,
+                   const std::string& link,
+                   const std::string& mac) override;
+  void remove_link(unsigned index) override;
   void load_module(const std::string& name) override;
   [[nodiscard]] launcher::systemd::Unit unit(const std::string& name) const override;
   void stop_unit(const std::string& name) override;
   void start_unit(const std::string& name) override;
-  [[nodiscard]] std::optional<launcher::steps::Owner> owner(const std::string& path) const override;
   [[nodiscard]] std::vector<launcher::steps::Holder> holders(
       const base::PciAddress& device) const override;
 
@@ -78,10 +83,10 @@ class FakeKernel : public launcher::steps::Host {
   };
 
   PciTree& tree_;
-  std::map<std::string, launcher::steps::Owner> owners_;
   std::map<unsigned, Memory> memory_;
   std::map<int, std::vector<launcher::steps::Holder>> holders_;
   mutable int looks_ = 0;
+  unsigned last_link_ = 10;  ///< its number
   int count_ = 0;
   int fail_at_ = 0;
   Fault fault_ = Fault::fails;

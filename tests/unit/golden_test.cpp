@@ -33,8 +33,6 @@ survey::Survey host(bool has_kvm, void (*add_devices)(tests::PciTree&) = add_a_l
   survey::Survey survey;
   survey.cgroup = true;
   survey.kvm.node = has_kvm;
-  survey.kvm.gid = kKvmGroup;
-  survey.kvm.mode = 0660;
   survey.kvm.usable_by_caller = has_kvm;
   survey.kvm.vendor_module = has_kvm;
   tests::PciTree tree;
@@ -47,6 +45,9 @@ survey::Survey host(bool has_kvm, void (*add_devices)(tests::PciTree&) = add_a_l
   survey.uefi = {"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"};
   survey.block_devices = {"/dev/disk/by-id/nvme-EXAMPLE_SSD_1TB_S000000"};
   survey.sound_servers = {"/run/user/1000/pulse/native"};
+  survey.links["br0"] = {true, true, false, false, true};
+  survey.links["enp3s0"] = {true, false, false, false, true};
+  survey.vhost_net = true;
   return survey;
 }
 
@@ -77,6 +78,14 @@ std::vector<std::string> examples() {
   return names;
 }
 
+/// To take devices or memory from the host, and to make network links.
+bool needs_root(const config::VmSpec& spec) {
+  return !spec.pci.empty() || spec.memory.hugepages ||
+         std::any_of(spec.network.begin(), spec.network.end(), [](const auto& nic) {
+           return nic.kind == config::NicKind::bridge || nic.kind == config::NicKind::macvtap;
+         });
+}
+
 void check_plan(const std::string& name, const plan::Plan& plan) {
   tests::check_golden("golden/" + name + ".txt", plan::to_text(plan));
   tests::check_golden("golden/" + name + ".json", plan::to_json(plan).dump(2) + "\n");
@@ -88,9 +97,7 @@ TEST_CASE("plan: every example has the plan that is on record", "[plan]") {
     INFO(name);
     const config::VmSpec spec =
         read("configs/" + name + ".json", std::string(kExamples) + name + ".json");
-    // What takes devices or memory from the host needs root.
-    const bool needs_root = !spec.pci.empty() || spec.memory.hugepages;
-    const Identity identity = needs_root ? sudo_alice() : alice();
+    const Identity identity = needs_root(spec) ? sudo_alice() : alice();
     check_plan(name, plan::make_plan(spec, host(true), identity, Authority::user));
     tests::check_golden("golden/" + name + ".effective.json",
                         config::effective(spec).dump(2) + "\n");
@@ -149,7 +156,7 @@ TEST_CASE("config: a config with every key is accepted", "[config]") {
   CHECK(spec.linux_boot->initrd == "/vm/initrd.gz");
   CHECK(spec.uefi->vars == "/vm/full_VARS.fd");
   CHECK(spec.disks.size() == 3);
-  CHECK(spec.network.size() == 2);
+  CHECK(spec.network.size() == 5);
   CHECK(spec.run_as == "alice");
   CHECK(spec.single_gpu);
   CHECK(spec.stop_units ==

@@ -47,7 +47,7 @@ struct Laptop {
 };
 
 inline Context context() {
-  return {"vm", {1234, 1234, {}}, {}, [](const std::string&) {}};
+  return {"vm", {1234, 1234, {}}, {}, [](int, base::UniqueFd) {}, [](const std::string&) {}};
 }
 
 /// Applies steps in order; false when one failed.

@@ -49,6 +49,11 @@ std::string steps_of(const Plan& plan) {
   return base::join(lines, "\n");
 }
 
+/// What QEMU sees in its /dev beside what everybody may open.
+std::string nodes_of(const Plan& plan) {
+  return plan.qemu.nodes ? base::join(*plan.qemu.nodes, " ") : "the host's";
+}
+
 /// Exit code and text of the refusal.
 std::string refusal(const std::string& pci,
                     const survey::Survey& survey = laptop(),
@@ -82,8 +87,7 @@ TEST_CASE("pci: all functions of a card are bound, and the listed one is given",
         "wait until nobody has 0000:01:00.0 open, at most 15s\n"
         "wait until nobody has 0000:01:00.1 open, at most 15s\n"
         "bind 0000:01:00.0 to vfio-pci; it has nouveau\n"
-        "bind 0000:01:00.1 to vfio-pci; it has snd_hda_intel\n"
-        "let QEMU's user alone open /dev/vfio/2");
+        "bind 0000:01:00.1 to vfio-pci; it has snd_hda_intel");
   CHECK(devices_of(plan) ==
         "pcie-root-port  pcie.0 0x1c.0x0 multifunction\n"
         "vfio-pci 0000:01:00.0 port0 0x0.0x0\n");
@@ -145,8 +149,7 @@ TEST_CASE("pci: the whole group is taken where that is asked or all are listed",
       "wait until nobody has 0000:00:1f.3 open, at most 15s\n"
       "wait until nobody has 0000:00:1f.4 open, at most 15s\n"
       "bind 0000:00:1f.3 to vfio-pci; it has snd_hda_intel\n"
-      "bind 0000:00:1f.4 to vfio-pci; it has i801_smbus\n"
-      "let QEMU's user alone open /dev/vfio/11";
+      "bind 0000:00:1f.4 to vfio-pci; it has i801_smbus";
   CHECK(steps_of(plan_of(R"([{"device": "00:1f.3", "group": "all"}])")) == steps);
   CHECK(steps_of(plan_of(R"([{"device": "00:1f.3"}, {"device": "00:1f.4"}])")) == steps);
 }
@@ -157,16 +160,16 @@ TEST_CASE("pci: a device that vfio has already is taken as it is", "[pci]") {
   tree.bind("0000:02:00.0", "vfio-pci");
   survey::Survey survey = survey_of(tree);
   const unsigned group = *survey.pci.find({0, 2, 0, 0})->iommu_group;
-  const std::string node = "/dev/vfio/" + std::to_string(group);
   const std::string nic = R"([{"device": "02:00.0"}])";
   CHECK(steps_of(plan_of(nic, survey)) ==
         "make the cgroup vmlaunch-win10\n"
-        "keep 0000:02:00.0 awake: power/control on, d3cold_allowed 0\n"
-        "let QEMU's user alone open " +
-            node);
+        "keep 0000:02:00.0 awake: power/control on, d3cold_allowed 0");
+  const std::string node = "vfio/" + std::to_string(group);
+  CHECK(nodes_of(plan_of(nic, survey)) == "vfio/vfio " + node);
   // Without root it is enough that node and limit are there.
-  CHECK(refusal(nic, survey, kPlain) ==
-        "10: Cannot open " + node + "; type: sudo chown $USER " + node + ", or: sudo vmlaunch …");
+  CHECK(refusal(nic, survey, kPlain) == "10: Cannot open /dev/" + node +
+                                            "; type: sudo chown $USER /dev/" + node +
+                                            ", or: sudo vmlaunch …");
   survey.open_groups = {group};
   survey.memlock_limit = 2 * base::kGiB - 1;
   CHECK(refusal(nic, survey, kPlain) ==
@@ -214,13 +217,13 @@ TEST_CASE("pci: a virtual function is a device of its own", "[pci]") {
        {R"([{"device": "02:10.1"}])", R"([{"device": "02:10.1", "functions": "all"}])"}) {
     INFO(pci);
     const std::string steps = steps_of(plan_of(pci, survey_of(tree)));
-    CHECK(steps.find("bind 0000:02:10.1 to vfio-pci; it has igbvf\n") != std::string::npos);
+    CHECK(steps.find("bind 0000:02:10.1 to vfio-pci; it has igbvf") != std::string::npos);
     CHECK(steps.find("0000:02:10.0") == std::string::npos);
     CHECK(steps.find("0000:02:10.2") == std::string::npos);
   }
 }
 
-TEST_CASE("pci: QEMU's user gets the groups that the guest gets, and no others", "[pci]") {
+TEST_CASE("pci: QEMU sees the nodes of the groups that the guest gets, and no others", "[pci]") {
   PciTree tree;
   tests::add_laptop(tree);
   tree.add("0000:02:00.1",
@@ -229,10 +232,9 @@ TEST_CASE("pci: QEMU's user gets the groups that the guest gets, and no others",
             .driver = "igb",
             .group = 13,
             .bridge = "0000:00:1c.0"});
-  const std::string steps = steps_of(plan_of(R"([{"device": "02:00.0"}])", survey_of(tree)));
-  CHECK(steps.find("bind 0000:02:00.1 to vfio-pci; it has igb") != std::string::npos);
-  CHECK(steps.find("/dev/vfio/12") != std::string::npos);
-  CHECK(steps.find("/dev/vfio/13") == std::string::npos);
+  const Plan plan = plan_of(R"([{"device": "02:00.0"}])", survey_of(tree));
+  CHECK(steps_of(plan).find("bind 0000:02:00.1 to vfio-pci; it has igb") != std::string::npos);
+  CHECK(nodes_of(plan) == "vfio/vfio vfio/12");
 }
 
 TEST_CASE("pci: what cannot be given is refused, all of it at once", "[pci]") {

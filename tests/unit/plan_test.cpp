@@ -39,8 +39,6 @@ survey::Survey host() {
   survey::Survey survey;
   survey.cgroup = true;
   survey.kvm.node = true;
-  survey.kvm.gid = 106;
-  survey.kvm.mode = 0666;
   survey.kvm.usable_by_caller = true;
   survey.kvm.vendor_module = true;
   survey.uefi = survey::Uefi{"/usr/share/code.fd", "/usr/share/vars.fd"};
@@ -87,7 +85,7 @@ std::map<std::string, std::string> slots(const Plan& plan) {
   return slots;
 }
 
-/// "name uid:gid[,group…] +device group", or what was refused.
+/// "name uid:gid[,group…]", or what was refused.
 std::string qemu_user(const survey::Survey& survey, const Identity& identity, Authority authority) {
   Plan plan;
   const std::string refused =
@@ -103,9 +101,6 @@ std::string qemu_user(const survey::Survey& survey, const Identity& identity, Au
     for (const gid_t group : user.credentials->groups) {
       text += "," + std::to_string(group);
     }
-  }
-  for (const gid_t group : user.device_groups) {
-    text += " +" + std::to_string(group);
   }
   return text;
 }
@@ -180,30 +175,90 @@ TEST_CASE("plan: QEMU runs as whom caller, run_as and owner of the config agree 
   }
 }
 
-TEST_CASE("plan: a group-only KVM node brings its group to a QEMU of root's run", "[plan]") {
-  survey::Survey survey = host();
-  survey.kvm.mode = 0660;
-  CHECK(qemu_user(survey, kPlain, Authority::user) == "anna 1000:1001,1001,27,106");
-  CHECK(qemu_user(survey, kSudo, Authority::user) == "anna 1000:1001 +106");
-  CHECK(qemu_user(survey, kPureRoot, Authority::root) == "a uid of its own +106");
-  survey.kvm.uid = 1000;
-  CHECK(qemu_user(survey, kSudo, Authority::user) == "anna 1000:1001");
+TEST_CASE("plan: as root QEMU has a /dev of its own, with KVM if it is used", "[plan]") {
+  using Nodes = std::optional<std::vector<std::string>>;
+  CHECK(plan_of("{}").qemu.nodes == std::nullopt);
+  CHECK(plan_of("{}", host(), kSudo).qemu.nodes == Nodes({"kvm"}));
+  CHECK(plan_of("{}", without_kvm(), kPureRoot).qemu.nodes == Nodes(std::in_place));
 }
 
-TEST_CASE("plan: KVM that is closed to QEMU's user is refused if the config insists on it",
-          "[plan]") {
+/// A host with a bridge, a card, a wireless card and a tap.
+survey::Survey linked() {
   survey::Survey survey = host();
-  survey.kvm.mode = 0600;
-  survey.kvm.uid = 1000;
-  const VmSpec spec = load(R"({"accel": "kvm"})");
-  const auto accel = [&](const Identity& identity) {
-    return make_plan(spec, survey, identity, Authority::root).accel;
+  survey.links["br0"] = {true, true, false, false, true};
+  survey.links["eth0"] = {true, false, false, false, false};
+  survey.links["wlan0"] = {true, false, false, true, true};
+  survey.links["tap0"] = {true, false, true, false, true};
+  survey.vhost_net = true;
+  return survey;
+}
+
+TEST_CASE("plan: a NIC's tap reaches QEMU by descriptor, with vhost where that is there",
+          "[plan]") {
+  const std::string config =
+      R"({"network": [{"user": {}}, {"bridge": "br0"}, {"tap": "tap0", "model": "e1000e"}]})";
+  const Plan plan = plan_of(config, linked(), kSudo);
+  CHECK(value_of(plan, "-netdev") ==
+        R"({"id":"net0","type":"user"} | )"
+        R"({"fd":"258","id":"net1","type":"tap","vhost":true,"vhostfd":"259"} | )"
+        R"({"fd":"260","id":"net2","type":"tap"})");
+  CHECK(plan.warnings.empty());
+  survey::Survey survey = linked();
+  survey.vhost_net = false;
+  const Plan slow = plan_of(config, survey, kSudo);
+  CHECK(value_of(slow, "-netdev").find("vhost") == std::string::npos);
+  CHECK(
+      base::join(slow.warnings, "\n") ==
+      "NIC 1 is slower than it could be: there is no /dev/vhost-net for this run; to change that: "
+      "modprobe vhost_net");
+}
+
+TEST_CASE("plan: a link that cannot serve is refused with the reason, all of them at once",
+          "[plan]") {
+  const auto refused = [](const std::string& nics, const Identity& identity = kSudo) {
+    return tests::refusal(
+        [&] { static_cast<void>(plan_of(R"({"network": [)" + nics + "]}", linked(), identity)); });
   };
-  CHECK(accel(kPlain) == "kvm");
-  CHECK(accel(kSudo) == "kvm");
-  CHECK(tests::refusal([&] { static_cast<void>(accel(kPureRoot)); }) ==
-        "10: Cannot use KVM, which the config asks for: QEMU's user may not open /dev/kvm; type: "
-        "chgrp kvm /dev/kvm && chmod 0660 /dev/kvm");
+  CHECK(
+      refused(R"({"bridge": "br1"}, {"bridge": "eth0"})") ==
+      "10: Cannot find the network link br1; type: ip -br link\n"
+      "Cannot use eth0 as a bridge: it is another kind of link; type: ip -d link show type bridge");
+  CHECK(refused(R"({"tap": "br0"})") ==
+        "10: Cannot use br0 as a tap: it is another kind of link; type: ip -d link show br0");
+  CHECK(refused(R"({"macvtap": "wlan0"})") ==
+        "10: Cannot make a macvtap on wlan0: it is wireless, and carries one MAC address only; "
+        "type: ip -br link");
+  CHECK(refused(R"({"bridge": "br0"})", kPlain).find("without root; type: sudo vmlaunch …") !=
+        std::string::npos);
+  CHECK(refused(R"({"macvtap": "eth0"})", kPlain).find("without root") != std::string::npos);
+  CHECK(refused(R"({"tap": "tap0"})", kPlain) == "nothing");
+}
+
+TEST_CASE("plan: a bridge whose address would change is a warning", "[plan]") {
+  survey::Survey survey = linked();
+  survey.links["br0"].steady = false;
+  CHECK(
+      base::join(plan_of(R"({"network": [{"bridge": "br0"}]})", survey, kSudo).warnings, "\n") ==
+      "the address of br0, which has no port, changes with this VM's tap; to change that: ip link "
+      "set br0 address 52:54:00:…");
+}
+
+TEST_CASE("plan: a link that is down is a warning", "[plan]") {
+  CHECK(base::join(plan_of(R"({"network": [{"macvtap": "eth0"}]})", linked(), kSudo).warnings,
+                   "\n") ==
+        "NIC 0 reaches nothing: eth0 is down; to change that: ip link set eth0 up");
+}
+
+TEST_CASE("plan: a NIC in the host's network has the same address at each start", "[plan]") {
+  const auto mac = [](const std::string& config, std::size_t nic) {
+    return load(config).network.at(nic).mac.value_or(config::MacAddress{"QEMU's"}).text;
+  };
+  const std::string two = R"({"network": [{"bridge": "br0"}, {"tap": "tap0"}, {"user": {}}]})";
+  CHECK(mac(two, 0) == mac(two, 0));
+  CHECK(mac(two, 0).starts_with("52:54:00:"));
+  CHECK(mac(two, 0) != mac(two, 1));
+  CHECK(mac(two, 2) == "QEMU's");
+  CHECK(mac(R"({"name": "other", "network": [{"bridge": "br0"}]})", 0) != mac(two, 0));
 }
 
 TEST_CASE("plan: extra arguments need rights that are the caller's own or root's", "[plan]") {

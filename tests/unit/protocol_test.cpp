@@ -39,14 +39,13 @@ Seal rich_seal() {
                      steps::load_vfio(),
                      steps::keep_awake(device),
                      steps::override_driver(device, ""),
-                     steps::bind_driver(device, "snd_hda_intel"),
-                     steps::own_node(7)};
+                     steps::bind_driver(device, "snd_hda_intel")};
   seal.plan.qemu.memlock = base::ByteSize{base::kGiB};
   seal.plan.qemu.binary = "/usr/bin/qemu";
   seal.plan.qemu.arguments = {"-S", "", "-append", "a \\ b\t\x7f"};
   seal.plan.qemu.environment = {"PATH=/usr/bin", "LANG=C.UTF-8"};
   seal.plan.qemu.user.credentials = sandbox::Credentials{1000, 0, {}};
-  seal.plan.qemu.user.device_groups = {106, 4294967294U};
+  seal.plan.qemu.nodes = {{"kvm", "vfio/vfio", "vfio/7"}};
   seal.plan.qemu.serial_stdio = true;
   seal.plan.deadlines = {30s, 10s, 0ms, 1ms, 2s, 3s, 1000h};
   seal.program_opened = true;
@@ -108,7 +107,7 @@ TEST_CASE("protocol: of QEMU's user only the uid travels", "[guardian]") {
   sent.plan.qemu.user.credentials = sandbox::Credentials{1000, 1001, {27, 0}};
   const Request request = decode_request(encode(Request(sent)));
   const plan::QemuUser& user = std::get<Seal>(request).plan.qemu.user;
-  CHECK(user == plan::QemuUser{"", sandbox::Credentials{1000, 0, {}}, {106, 4294967294U}});
+  CHECK(user == plan::QemuUser{"", sandbox::Credentials{1000, 0, {}}});
 }
 
 TEST_CASE("protocol: every request is the same after a round trip", "[guardian]") {
@@ -287,7 +286,7 @@ TEST_CASE("protocol: a plan that lacks any field is refused", "[guardian]") {
     CHECK(complaint(json) == "\"" + key + "\" is missing");
     ++fields;
   });
-  CHECK(fields == 9 + (3 + 1 + 2 + 3 + 3 + 2) + 3 * 8 + 7 + 5);
+  CHECK(fields == 9 + (3 + 1 + 2 + 3 + 3) + 3 * 8 + 7 + 5);
 }
 
 TEST_CASE("protocol: a plan with a field too many anywhere is refused", "[guardian]") {
@@ -325,7 +324,7 @@ TEST_CASE("protocol: a plan's field of another type is refused", "[guardian]") {
       const bool same = other.type() == right.type() ||
                         (right.is_number() && other.is_number_integer() && other >= 0);
       const bool list = right.is_array() && other == Json::array();
-      const bool no_uid = (key == "uid" || key == "memlock") && other.is_null();
+      const bool no_uid = (key == "uid" || key == "memlock" || key == "nodes") && other.is_null();
       if ((same && !(right.is_array() || right.is_object())) || list || no_uid || key == "do") {
         continue;
       }
@@ -347,9 +346,7 @@ TEST_CASE("protocol: a number out of its range is refused", "[guardian]") {
            Row{"/files/0/access", {0, 1, 2}, {3, -1, 256, 4294967296U}},
            Row{"/files/0/create", {0, 1, 2}, {3, -1, 256, 4294967296U}},
            Row{"/qemu/uid", {0, 1000, 4294967294U}, {4294967295U, 4294967296U, -1}},
-           Row{"/qemu/groups/0", {0, 106, 4294967294U}, {4294967295U, 4294967296U, -1}},
            Row{"/qemu/memlock", {0, 9223372036854775807}, {9223372036854775808U, -1, 1.5}},
-           Row{"/steps/5/group", {0, 2147483647}, {2147483648U, -1, 1.5}},
            Row{"/deadlines/powerdown", {0, 1000 * hours}, {1000 * hours + 1, -1, 1.5}},
            Row{"/deadlines/powerdown_again", {0, 1000 * hours}, {1000 * hours + 1, -1}},
            Row{"/deadlines/quit", {0, 1000 * hours}, {1000 * hours + 1, -1}},
@@ -399,6 +396,40 @@ TEST_CASE("protocol: a step of a form that no plan has is refused", "[guardian]"
        }) {
     INFO(row.pointer << " = " << row.value);
     CHECK(complaint(seal_with(row.pointer, row.value)) == row.complaint);
+  }
+}
+
+TEST_CASE("protocol: a node is KVM's, vfio's or an IOMMU group's", "[guardian]") {
+  for (const char* node : {"kvm", "vfio/vfio", "vfio/0", "vfio/4294967295"}) {
+    INFO(node);
+    CHECK(complaint(seal_with("/qemu/nodes/0", node)) == "nothing");
+  }
+  for (const char* node :
+       {"", "sda", "/kvm", "vfio/", "vfio/07", "vfio/-1", "vfio/../mem", "vfio/7/", "../dev/mem"}) {
+    INFO(node);
+    CHECK(complaint(seal_with("/qemu/nodes/0", node)) == "a node that no plan has");
+  }
+}
+
+TEST_CASE("protocol: a NIC's step is for this VM, with names and addresses of a config",
+          "[guardian]") {
+  const std::string mac = "52:54:00:00:00:01";
+  const Json tap = steps::to_json(steps::make_tap("win10", {7, "br0", true}, mac));
+  const auto with = [&](const char* field, const Json& value) {
+    Json step = tap;
+    step[field] = value;
+    return complaint(seal_with("/steps/0", step));
+  };
+  CHECK(with("nic", 0) == "nothing");
+  CHECK(with("nic", 8) == "\"nic\" has the wrong type or range");
+  CHECK(with("vm", "win11") == "a step that is no part of this plan");
+  for (const char* link : {"", "../br0", "br0/x", "a b", "sixteen-letters-", "tap%d"}) {
+    INFO(link);
+    CHECK(with("link", link) == "not a network link's name");
+  }
+  for (const char* other : {"", "52:54:00:00:00:0A", "01:00:00:00:00:00", "52:54:00:00:00"}) {
+    INFO(other);
+    CHECK(with("mac", other) == "not a MAC address");
   }
 }
 
@@ -463,8 +494,8 @@ TEST_CASE("protocol: more elements than a plan can have are refused", "[guardian
     INFO(field);
     CHECK(complaint(seal_with(field, many(4097, "x"))).ends_with("has the wrong type or range"));
   }
-  CHECK(complaint(seal_with("/qemu/groups", many(4097, 1))) ==
-        "\"groups\" has the wrong type or range");
+  CHECK(complaint(seal_with("/qemu/nodes", many(4097, "kvm"))) ==
+        "\"nodes\" has the wrong type or range");
   CHECK(complaint(seal_with("/opened", many(100000, 0))) ==
         "\"opened\" has the wrong type or range");
   Json files = Json::array();

@@ -18,6 +18,7 @@
 
 #include "base/errors.hpp"
 #include "base/file.hpp"
+#include "sandbox/private_dev.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/program.hpp"
 #include "tests/support/skip.hpp"
@@ -284,12 +285,41 @@ TEST_CASE("spawn: what was opened is what runs, whatever its name means now", "[
         "the first\n");
 }
 
+TEST_CASE("spawn: a child with a /dev of its own sees what was added, as its owner's",
+          "[sandbox]") {
+  if (tests::skipped_without_root()) {
+    return;
+  }
+  PrivateDev dev(somebody());
+  dev.add("tty");
+  const std::string program = "/bin/sh";
+  const base::UniqueFd shell = program_at(program);
+  ChildSpec spec{shell.get(),
+                 {program, "-c", "cd /dev && stat -c '%n %a %u %t:%T' * && echo x > null"},
+                 {"PATH=/usr/bin:/bin"},
+                 {},
+                 somebody()};
+  spec.dev = dev.tree();
+  CHECK(output_of(spec) ==
+        "full 666 0 1:7\nnull 666 0 1:3\nrandom 666 0 1:8\ntty 600 12345 5:0\nurandom 666 0 1:9\n"
+        "zero 666 0 1:5\n");
+}
+
+TEST_CASE("spawn: a node that the host has not is none of a child's", "[sandbox]") {
+  if (tests::skipped_without_root()) {
+    return;
+  }
+  PrivateDev dev(somebody());
+  CHECK_THROWS_WITH(dev.add("vfio/none"), "Cannot find /dev/vfio/none: No such file or directory");
+  CHECK_THROWS_WITH(dev.add("fd"), "Cannot use /dev/fd as a device: No such device");
+}
+
 // ---- failures
 
 TEST_CASE("spawn: a program that cannot be executed is told with its stage and cause",
           "[sandbox]") {
   const tests::Folder folder;
-  const std::string exec = "7: Cannot execute the program: ";
+  const std::string exec = "8: Cannot execute the program: ";
   const std::string no_entry =
       "No such file or directory (a script cannot be run here, nor a program whose loader is "
       "missing) (2)";
@@ -304,7 +334,7 @@ TEST_CASE("spawn: a program that cannot be executed is told with its stage and c
   CHECK(setup_error_of(folder.write("plain", "", 0644)) == exec + "Permission denied (13)");
   CHECK(setup_error_of(folder.path()) == exec + "Permission denied (13)");
   CHECK(setup_error({-1, {"x"}, {}, {}, somebody()}) ==
-        "3: Cannot place descriptors, close all others: Bad file descriptor (9)");
+        "4: Cannot place descriptors, close all others: Bad file descriptor (9)");
 }
 
 TEST_CASE("spawn: a program that only root may execute is refused to another user", "[sandbox]") {
@@ -315,13 +345,13 @@ TEST_CASE("spawn: a program that only root may execute is refused to another use
   std::filesystem::copy_file("/bin/true", folder.file("true"));
   base::check(::chmod(folder.file("true").c_str(), 0700), "close the program");
   CHECK(setup_error_of(folder.file("true")) ==
-        "7: Cannot execute the program: Permission denied (13)");
+        "8: Cannot execute the program: Permission denied (13)");
 }
 
 TEST_CASE("spawn: a descriptor that is not open is told", "[sandbox]") {
   const base::UniqueFd program = program_at("/bin/true");
   CHECK(setup_error({program.get(), {"true"}, {}, {{999, 3}}, somebody()}) ==
-        "3: Cannot place descriptors, close all others: Bad file descriptor (9)");
+        "4: Cannot place descriptors, close all others: Bad file descriptor (9)");
 }
 
 TEST_CASE("spawn: nobody is started as root, and nobody changes users without it", "[sandbox]") {
@@ -329,7 +359,7 @@ TEST_CASE("spawn: nobody is started as root, and nobody changes users without it
     return;
   }
   const std::string refused =
-      "5: Cannot change user, drop capabilities, set no_new_privs: Operation not permitted (1)";
+      "6: Cannot change user, drop capabilities, set no_new_privs: Operation not permitted (1)";
   CHECK(setup_error_of("/bin/true", {0, 0, {}}) == refused);
   for (const uid_t uid : {uid_t{0}, tests::kOther}) {
     INFO(uid);

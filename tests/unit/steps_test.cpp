@@ -13,6 +13,8 @@ namespace {
 
 using namespace tests;
 
+const std::string kMac = "52:54:00:00:00:01";
+
 TEST_CASE("steps: each is read back, and others of its kind are others", "[steps]") {
   const std::vector<Step> steps = {make_cgroup("a"),
                                    make_cgroup("b"),
@@ -37,8 +39,6 @@ TEST_CASE("steps: each is read back, and others of its kind are others", "[steps
                                    bind_driver(kGpu, ""),
                                    bind_driver(kGpu, "nouveau"),
                                    bind_driver(kSound, ""),
-                                   own_node(0),
-                                   own_node(1),
                                    make_cgroup("a", true),
                                    stop_unit("a.service", {}),
                                    stop_unit("b.service", {}),
@@ -49,6 +49,15 @@ TEST_CASE("steps: each is read back, and others of its kind are others", "[steps
                                    release_framebuffer("efi-framebuffer.0", kGpu),
                                    release_framebuffer("efi-framebuffer.1", kGpu),
                                    release_framebuffer("efi-framebuffer.0", kSound),
+                                   make_tap("a", {0, "br0", false}, kMac),
+                                   make_tap("b", {0, "br0", false}, kMac),
+                                   make_tap("a", {1, "br0", false}, kMac),
+                                   make_tap("a", {0, "br1", false}, kMac),
+                                   make_tap("a", {0, "br0", true}, kMac),
+                                   make_macvtap("a", {0, "br0", false}, kMac),
+                                   make_macvtap("a", {0, "br0", false}, "52:54:00:00:00:02"),
+                                   use_tap({0, "br0", false}),
+                                   use_tap({0, "tap0", false}),
                                    start_qemu(false),
                                    start_qemu(true)};
   for (std::size_t i = 0; i < steps.size(); ++i) {
@@ -57,32 +66,6 @@ TEST_CASE("steps: each is read back, and others of its kind are others", "[steps
       INFO(steps[i]->describe() << ", " << steps[j]->describe());
       CHECK((read == steps[j]) == (i == j));
     }
-  }
-}
-
-TEST_CASE("steps: what another user was given is a node's in any half of it", "[steps]") {
-  const Owner before{0, 44, 0660};
-  const Owner to{1234, 1234, 0600};
-  for (const Owner& half : {Owner{0, 44, 0600}, Owner{0, 44, 0660}, Owner{1234, 44, 0600}, to}) {
-    Laptop laptop;
-    FakeKernel kernel(laptop.tree);
-    kernel.set_owner("/dev/vfio/2", before);
-    Journal journal = laptop.journal();
-    apply(own_node(2), kernel, context(), journal);
-    CHECK(kernel.owner("/dev/vfio/2") == to);
-    kernel.set_owner("/dev/vfio/2", half);
-    CHECK(undo_all(kernel, journal).code == ExitCode::ended);
-    CHECK(kernel.owner("/dev/vfio/2") == before);
-  }
-  for (const Owner& others : {Owner{1234, 99, 0600}, Owner{1234, 1234, 0666}, Owner{7, 44, 0660}}) {
-    Laptop laptop;
-    FakeKernel kernel(laptop.tree);
-    kernel.set_owner("/dev/vfio/2", before);
-    Journal journal = laptop.journal();
-    apply(own_node(2), kernel, context(), journal);
-    kernel.set_owner("/dev/vfio/2", others);
-    CHECK(undo_all(kernel, journal).code == ExitCode::host_not_restored);
-    CHECK(kernel.owner("/dev/vfio/2") == others);
   }
 }
 
@@ -110,6 +93,76 @@ TEST_CASE("steps: an override that could not be put back is no override to chang
   CHECK(journal.entries().empty());
 }
 
+TEST_CASE(
+    "steps: a link that is made has a name of at most 15 characters, and a VM's and NIC's own",
+    "[steps]") {
+  CHECK(own_link_name("win10", 0) == "win10-b218-0");
+  CHECK(own_link_name(std::string(64, 'a'), 7).size() == 15);
+  CHECK(own_link_name("a.b", 0).starts_with("a_b-"));
+  CHECK(own_link_name("windows-10", 0) != own_link_name("windows-11", 0));
+  CHECK(own_link_name("win10", 0) != own_link_name("win10", 1));
+}
+
+TEST_CASE("steps: a link whose name somebody else has is not made", "[steps]") {
+  for (const Step& step :
+       {make_tap("vm", {0, "br0", false}, kMac), make_macvtap("vm", {0, "br0", false}, kMac)}) {
+    Laptop laptop;
+    FakeKernel kernel(laptop.tree);
+    const std::string name = own_link_name("vm", 0);
+    laptop.tree.write("/sys/class/net/" + name + "/ifindex", "9\n");
+    Journal journal = laptop.journal();
+    CHECK(vmlaunch::tests::refusal([&] { step->check(kernel); }) ==
+          "10: Cannot make the network link " + name +
+              ": somebody else has one of that name; type: ip -d link show " + name);
+    CHECK_THROWS_AS(apply(step, kernel, context(), journal), Failure);
+    CHECK(kernel.count() == 0);
+  }
+}
+
+TEST_CASE("steps: only the macvtap that was made is removed", "[steps]") {
+  const Step step = make_macvtap("vm", {0, "br0", false}, kMac);
+  const std::string folder = "/sys/class/net/" + own_link_name("vm", 0);
+  struct Row {
+    const char* file;
+    const char* content;
+  };
+  for (const Row& row : {Row{"/ifindex", "99\n"}, Row{"/address", "52:54:00:00:00:02\n"}}) {
+    INFO(row.file);
+    Laptop laptop;
+    FakeKernel kernel(laptop.tree);
+    Journal journal = laptop.journal();
+    apply(step, kernel, context(), journal);
+    laptop.tree.write(folder + row.file, row.content);
+    const Undone undone = undo_all(kernel, journal);
+    CHECK(undone.code == ExitCode::host_not_restored);
+    CHECK(undone.leftovers.at(0).find("is not the one that was made") != std::string::npos);
+    CHECK(kernel.tree().exists(folder));
+  }
+  // Killed between the making and the note.
+  Laptop laptop;
+  FakeKernel kernel(laptop.tree);
+  Journal journal = laptop.journal();
+  apply(step, kernel, context(), journal);
+  journal.note(0, {{"index", 0U}});
+  CHECK(undo_all(kernel, journal).code == ExitCode::ended);
+  CHECK_FALSE(kernel.tree().exists(folder));
+}
+
+TEST_CASE("steps: what is no tap is not opened as one", "[steps]") {
+  Laptop laptop;
+  FakeKernel kernel(laptop.tree);
+  const Step step = use_tap({0, "tap0", false});
+  const auto refused = [&] { return vmlaunch::tests::refusal([&] { step->check(kernel); }); };
+  CHECK(refused() == "10: Cannot find the network link tap0; type: ip -br link");
+  laptop.tree.remove("/dev/net/tun");
+  CHECK(refused() == "10: Cannot open a tap: there is no /dev/net/tun; type: sudo modprobe tun");
+  laptop.tree.write("/dev/net/tun", "");
+  laptop.tree.write("/sys/class/net/tap0/tun_flags", "0x1001\n");  // a tun: packets, no frames
+  CHECK(refused().find("it is no tap") != std::string::npos);
+  laptop.tree.write("/sys/class/net/tap0/tun_flags", "0x1002\n");
+  CHECK(refused() == "nothing");
+}
+
 TEST_CASE("steps: no record makes root remove or empty a folder that is not a VM's cgroup",
           "[steps]") {
   Laptop laptop;
@@ -129,23 +182,6 @@ TEST_CASE("steps: no record makes root remove or empty a folder that is not a VM
     CHECK(kernel.count() == 0);
     journal.remove();
   }
-}
-
-TEST_CASE("steps: a node of another owner changes hands without the right to any file", "[steps]") {
-  if (vmlaunch::tests::skipped_without_root()) {
-    return;
-  }
-  const Folder folder;
-  const std::string node = folder.write("node", "", 0660);
-  REQUIRE(::chown(node.c_str(), 1000, 44) == 0);
-  CHECK(vmlaunch::tests::in_child([&] {
-          sandbox::keep_only({CAP_CHOWN});
-          Host host;
-          host.set_owner(node, {1234, 1234, 0600});
-          host.set_owner(node, {1000, 44, 0660});
-          return "done";
-        }) == "done");
-  CHECK(Host().owner(node) == Owner{1000, 44, 0660});
 }
 
 TEST_CASE("steps: a FIFO in an attribute's place ends at the deadline", "[steps]") {

@@ -1,0 +1,159 @@
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+
+#include "launcher/steps/steps.hpp"
+#include "tests/lab/device_vm.hpp"
+#include "tests/lab/machine.hpp"
+#include "tests/support/catch.hpp"
+
+using namespace vmlaunch;
+using namespace vmlaunch::tests;
+
+namespace {
+
+constexpr uid_t kPerson = 12345;
+
+void shell(const std::string& command) {
+  INFO(command);
+  REQUIRE(std::system(command.c_str()) == 0);
+}
+
+/// A link or node for the time of a case.
+class Made {
+ public:
+  Made(const std::string& make, std::string remove) : remove_(std::move(remove)) { shell(make); }
+  Made(const Made&) = delete;
+  Made& operator=(const Made&) = delete;
+  ~Made() { CHECK(std::system(remove_.c_str()) == 0); }
+
+ private:
+  std::string remove_;
+};
+
+/// With the address that the demo guest asks for. The modules are what a host with udev has nodes
+/// for from its boot.
+Made a_bridge() {
+  return {
+      "modprobe -a tun vhost_net && ip link add br0 address 52:54:00:aa:00:01 type bridge && "
+      "ip link set br0 mtu 1400 up && ip addr add 10.0.2.2/24 dev br0",
+      "ip link del br0"};
+}
+
+std::string link_of(const std::string& nic) {
+  return std::filesystem::directory_iterator("/sys/bus/pci/devices/" + nic + "/net")
+      ->path()
+      .filename();
+}
+
+bool has_link(const std::string& name) {
+  return std::filesystem::exists("/sys/class/net/" + name);
+}
+
+Json on(Json config, const Json& nic) {
+  config["network"] = Json::array({nic});
+  return config;
+}
+
+std::string name_of(const Json& config) {
+  return config["name"].get<std::string>();
+}
+
+void kill_all(const Program& program) {
+  ::kill(guardian_pid(program), SIGKILL);
+  ::kill(program.pid(), SIGKILL);
+}
+
+void recover(const std::string& vm) {
+  Program recover(command_of({"recover", vm}));
+  CHECK(recover.exit_code(Seconds(100)) == 0);
+}
+
+}  // namespace
+
+TEST_CASE("network: a guest on a bridge is reached, and the bridge is as before", "[intel]") {
+  const Made bridge = a_bridge();
+  const std::string address = contents("/sys/class/net/br0/address");
+  const Folder folder;
+  for (const char* model : {"virtio", "e1000e"}) {
+    const Json config =
+        on(guest_config("demo.ping=10.0.2.2"), {{"bridge", "br0"}, {"model", model}});
+    Program program(run_of(folder, config));
+    const int code = program.exit_code(Seconds(200));
+    INFO(program.output());
+    CHECK(code == 0);
+    CHECK(said(program, "vmlaunch demo guest: ping 10.0.2.2 answered"));
+    CHECK_FALSE(said(program, "warning: "));  // the kernel carries a virtio NIC's packets
+    CHECK_FALSE(has_link(launcher::steps::own_link_name(name_of(config), 0)));
+    CHECK(contents("/sys/class/net/br0/address") == address);
+    CHECK(contents("/sys/class/net/br0/mtu") == "1400");
+  }
+}
+
+TEST_CASE("network: a tap on a bridge is gone with QEMU, whatever is killed", "[intel]") {
+  const Made bridge = a_bridge();
+  const Folder folder;
+  const Json config = on(probe_config(), {{"bridge", "br0"}});
+  const std::string tap = launcher::steps::own_link_name(name_of(config), 0);
+  Program program(run_of(folder, config));
+  REQUIRE(program.says("] running"));
+  CHECK(std::filesystem::read_symlink("/sys/class/net/" + tap + "/master").filename() == "br0");
+  CHECK(contents("/sys/class/net/" + tap + "/mtu") == "1400");
+  CHECK(probe_report(program)["fds"]["256"] == "/dev/net/tun");
+  kill_all(program);
+  CHECK(eventually([&] { return !has_link(tap); }));
+  recover(name_of(config));
+}
+
+TEST_CASE("network: a guest on a macvtap reaches the link's network, and nothing is left",
+          "[intel]") {
+  const std::string link = link_of(device::nic);
+  const Made up("ip link set " + link + " up", "ip link set " + link + " down");
+  const Folder folder;
+  const Json config = on(guest_config("demo.ping=10.0.2.2"), {{"macvtap", link}});
+  Program program(run_of(folder, config));
+  const int code = program.exit_code(Seconds(200));
+  INFO(program.output());
+  CHECK(code == 0);
+  CHECK(said(program, "vmlaunch demo guest: ping 10.0.2.2 answered"));
+  CHECK_FALSE(has_link(launcher::steps::own_link_name(name_of(config), 0)));
+}
+
+TEST_CASE("network: a macvtap that a killed run left is removed by recover", "[intel]") {
+  const std::string link = link_of(device::nic);
+  const Made up("ip link set " + link + " up", "ip link set " + link + " down");
+  const Folder folder;
+  const Json config = on(probe_config(), {{"macvtap", link}});
+  const std::string made = launcher::steps::own_link_name(name_of(config), 0);
+  Program program(run_of(folder, config));
+  REQUIRE(program.says("] running"));
+  kill_all(program);
+  CHECK(has_link(made));
+  recover(name_of(config));
+  CHECK_FALSE(has_link(made));
+}
+
+TEST_CASE("network: a user without root has a tap of the user's own, and no other", "[intel]") {
+  const Made tap(
+      "modprobe tun && chmod 0666 /dev/net/tun && ip tuntap add dev tap0 mode tap user 12345",
+      "ip tuntap del dev tap0 mode tap");
+  const Made other("ip tuntap add dev tap1 mode tap user 777", "ip tuntap del dev tap1 mode tap");
+  const Folder folder;
+  Launch launch = run_of(folder, on(probe_config(), {{"tap", "tap0"}}));
+  launch.uid = kPerson;
+  Program program(launch);
+  const bool running = program.says("] running");
+  INFO(program.output());
+  REQUIRE(running);
+  CHECK(probe_report(program)["fds"]["256"] == "/dev/net/tun");
+  program.signal(SIGTERM);
+  CHECK(program.exit_code() == 0);
+  CHECK(has_link("tap0"));
+
+  Launch refused = run_of(folder, on(probe_config(), {{"tap", "tap1"}}), "other.json");
+  refused.uid = kPerson;
+  Program second(refused);
+  CHECK(second.exit_code() == 10);
+  INFO(second.output());
+  CHECK(said(second, "Cannot open the tap tap1: it is another user's"));
+}
