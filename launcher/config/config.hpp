@@ -116,12 +116,12 @@ struct Config {
     std::optional<std::string> rom;
     std::optional<bool> rombar;
     std::optional<bool> x_vga;
+    std::optional<base::Milliseconds> release_timeout;
   };
   struct Audio {
     std::optional<AudioBackend> backend;
     std::optional<AudioDevice> device;
     std::optional<std::string> server;
-    std::optional<base::Milliseconds> release_timeout;
   };
   struct Qemu {
     std::optional<std::string> binary;

@@ -85,14 +85,14 @@ struct VmSpec {
     bool all_functions = false;       ///< the guest gets every function of the slot
     bool whole_group = false;         ///< the host gives up every device of the IOMMU group
     std::optional<PciIds> expect;
-    PciView view;  ///< of the listed function alone
+    PciView view;                               ///< of the listed function alone
+    base::Milliseconds release_timeout{15000};  ///< for those who have the device open to close it
   };
 
   struct Audio {
     AudioBackend backend = AudioBackend::none;
     AudioDevice device = AudioDevice::hda;
-    std::optional<std::string> server;          ///< nothing: that of QEMU's user
-    base::Milliseconds release_timeout{15000};  ///< for those who have the device open to close it
+    std::optional<std::string> server;  ///< nothing: that of QEMU's user
   };
 
   std::string file;  ///< the config's absolute path

@@ -151,17 +151,16 @@ json to_json(const Host& host, const PciNames& names) {
   for (const PciFunction& function : host.pci.functions) {
     devices.push_back(data_of(function, names));
   }
-  return {
-      {"iommu", or_null(host.pci.has_iommu())},
-      {"advice", host.pci.iommu_advice()},
-      {"iommu_table", or_null(host.pci.iommu_setup.table)},
-      {"devices", devices},
-      {"cpus", data_of(host.cpus)},
-      {"memory", data_of(host.memory)},
-      {"kernel", data_of(host.kernel)},
-      {"kvm", {{"node", host.kvm.node}, {"mode", host.kvm.node ? json(host.kvm.mode) : json()}}},
-      {"cgroup", host.cgroup ? data_of(*host.cgroup) : json()},
-      {"unseen", host.unseen}};
+  return {{"iommu", or_null(host.pci.has_iommu())},
+          {"advice", host.pci.iommu_advice()},
+          {"iommu_table", or_null(host.pci.iommu_setup.table)},
+          {"devices", devices},
+          {"cpus", data_of(host.cpus)},
+          {"memory", data_of(host.memory)},
+          {"kernel", data_of(host.kernel)},
+          {"kvm", {{"node", host.kvm.node}}},
+          {"cgroup", host.cgroup ? data_of(*host.cgroup) : json()},
+          {"unseen", host.unseen}};
 }
 
 }  // namespace vmlaunch::launcher::survey

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "launcher/exit_code.hpp"
 #include "launcher/plan/plan.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/hosts.hpp"
@@ -136,8 +137,16 @@ TEST_CASE("plan: a GPU of each host that was published is given as on record", "
         // Its functions share their reset, so all that the laptop has on that card goes with it.
         Row{"gpu.one-gpu-laptop", tests::add_one_gpu_laptop, "04:00.0", "1002:1638"}}) {
     INFO(row.name);
-    const config::VmSpec spec = gpu_example(row.address, row.ids);
-    check_plan(row.name, plan::make_plan(spec, host(true, row.add), sudo_alice(), Authority::user));
+    config::VmSpec spec = gpu_example(row.address, row.ids);
+    const survey::Survey survey = host(true, row.add);
+    try {
+      static_cast<void>(plan::make_plan(spec, survey, sudo_alice(), Authority::user));
+    } catch (const Failure& failure) {
+      tests::check_golden("golden/" + std::string(row.name) + ".refusal.txt",
+                          std::string(failure.what()) + "\n");
+      spec.single_gpu = true;
+    }
+    check_plan(row.name, plan::make_plan(spec, survey, sudo_alice(), Authority::user));
   }
 }
 

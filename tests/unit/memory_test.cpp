@@ -46,6 +46,7 @@ TEST_CASE("memory: the host's, its nodes and its pools are what the kernel says"
       base::parse_cpu_set("10-19,30-39").value(),
       ByteSize{64 * base::kGiB},
       ByteSize{60 * base::kGiB},
+      ByteSize{60 * base::kGiB},
       {21, 10},
       {{ByteSize{2 * base::kMiB}, 2048, 2048, 0, {}}, {ByteSize{base::kGiB}, 0, 0, 0, {}}}};
   CHECK(found.memory.nodes[1] == expected);

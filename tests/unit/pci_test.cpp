@@ -59,7 +59,6 @@ TEST_CASE("pci: a function is what its folder says", "[pci]") {
                                 .driver = "vfio-pci",
                                 .iommu_group = 1,
                                 .bridge = at("0000:00:01.0"),
-                                .numa_node = {},
                                 .reset_methods = {"flr", "bus"},
                                 .boot_vga = true,
                                 .physical = {},
