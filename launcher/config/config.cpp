@@ -106,6 +106,12 @@ const Names<MemoryFallback>& fallback_names() {
 /// What guests need of the host's modules, and harms nobody else.
 constexpr std::array kModuleParameters = {"kvm.ignore_msrs", "kvm.report_ignored_msrs"};
 
+const Names<PciTaker>& taker_names() {
+  static const Names<PciTaker> names = {{kVfioDriver, PciTaker::vfio},
+                                        {kStubDriver, PciTaker::stub}};
+  return names;
+}
+
 template <typename Enum>
 const char* name_of(const Names<Enum>& names, Enum value) {
   for (const auto& [name, meaning] : names) {
@@ -283,6 +289,8 @@ Config::Pci read_pci(ObjectReader& reader) {
   pci.x_vga = reader.boolean("x_vga");
   pci.release_timeout =
       reader.value("release_timeout", base::parse_duration, "a time such as \"15s\" or \"2m\"");
+  pci.driver = reader.choice("driver", taker_names());
+  pci.rescan = reader.boolean("rescan");
   return pci;
 }
 
@@ -410,6 +418,9 @@ const char* to_string(NicKind kind) {
 }
 const char* to_string(PciScope scope) {
   return name_of(scope_names(), scope);
+}
+const char* to_string(PciTaker taker) {
+  return name_of(taker_names(), taker);
 }
 
 const char* to_string(MemoryFallback fallback) {

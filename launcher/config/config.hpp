@@ -34,6 +34,10 @@ enum class NicKind { user, bridge, tap, macvtap };
 /// What else than the listed function is meant: the guest gets all functions of its slot; all of
 /// its IOMMU group is taken.
 enum class PciScope { listed, all };
+/// What takes a device from the host: for the guest, or only to keep it from everybody.
+enum class PciTaker { vfio, stub };
+constexpr const char* kVfioDriver = "vfio-pci";
+constexpr const char* kStubDriver = "pci-stub";
 
 /// Hyper-V's interface, which Windows guests know better than KVM's.
 struct Hyperv {
@@ -117,6 +121,8 @@ struct Config {
     std::optional<bool> rombar;
     std::optional<bool> x_vga;
     std::optional<base::Milliseconds> release_timeout;
+    std::optional<PciTaker> driver;
+    std::optional<bool> rescan;
   };
   struct Audio {
     std::optional<AudioBackend> backend;
@@ -168,6 +174,7 @@ struct Config {
 [[nodiscard]] const char* to_string(RtcBase base);
 [[nodiscard]] const char* to_string(NicKind kind);
 [[nodiscard]] const char* to_string(PciScope scope);
+[[nodiscard]] const char* to_string(PciTaker taker);
 [[nodiscard]] const char* to_string(MemoryFallback fallback);
 
 /// Whether a config may set it: "kvm.ignore_msrs".

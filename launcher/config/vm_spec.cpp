@@ -461,12 +461,31 @@ class Validator {
       device.device = given.device;
       device.view = pci_view(given, pointer);
       device.release_timeout = given.release_timeout.value_or(device.release_timeout);
+      take(given, pointer, device);
       if (given.device.empty()) {
         report(pointer + "/device", "missing: the address, as vmlaunch host shows it");
       } else if (!seen.insert(given.device).second) {
         report(pointer + "/device", "this device is listed twice");
       }
       spec.pci.push_back(device);
+    }
+  }
+
+  /// What is only kept from everybody is nothing to the guest.
+  void take(const Config::Pci& given, const std::string& pointer, VmSpec::Pci& device) {
+    device.driver = given.driver.value_or(PciTaker::vfio);
+    device.rescan = given.rescan.value_or(false);
+    if (device.driver == PciTaker::vfio) {
+      return;
+    }
+    for (const auto& [key, is_given] : {std::pair("/rom", given.rom.has_value()),
+                                        std::pair("/rombar", given.rombar.has_value()),
+                                        std::pair("/x_vga", given.x_vga.has_value()),
+                                        std::pair("/rescan", given.rescan.has_value())}) {
+      if (is_given) {
+        report(pointer + key,
+               "given for a device that \"driver\": \"pci-stub\" keeps from the guest");
+      }
     }
   }
 
@@ -604,6 +623,8 @@ Json effective_pci(const VmSpec& spec) {
                   {"group", to_string(device.whole_group ? PciScope::all : PciScope::listed)},
                   {"rombar", device.view.rombar},
                   {"x_vga", device.view.x_vga},
+                  {"driver", to_string(device.driver)},
+                  {"rescan", device.rescan},
                   {"release_timeout", base::to_string(device.release_timeout)}};
     if (device.view.rom) {
       entry["rom"] = *device.view.rom;

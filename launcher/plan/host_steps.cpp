@@ -1,5 +1,7 @@
 #include "launcher/plan/host_steps.hpp"
 
+#include <set>
+
 #include "base/text.hpp"
 #include "launcher/exit_code.hpp"
 #include "launcher/plan/desktop.hpp"
@@ -40,23 +42,28 @@ void add_device_steps(const config::VmSpec& spec, const survey::Survey& survey, 
   std::vector<steps::Step> await;
   std::vector<steps::Step> bind;
   std::vector<steps::Step> awake;
+  std::set<std::string> drivers;
   for_each_endpoint(plan.passthrough, [&](const GroupMember& member) {
     awake.push_back(steps::keep_awake(member.address));
     if (member.verdict == Verdict::must_bind) {
-      reserve.push_back(steps::override_driver(member.address, member.driver));
+      reserve.push_back(steps::override_driver(member.address, member.driver, member.taker));
       if (!member.driver.empty()) {
         await.push_back(steps::await_release(member.address, member.release_timeout));
       }
-      bind.push_back(steps::bind_driver(member.address, member.driver));
+      drivers.insert(member.taker);
+      bind.push_back(steps::bind_driver(member.address, member.driver, member.taker));
     }
   });
-  if (!bind.empty()) {
-    plan.steps.push_back(steps::load_vfio());
+  for (const std::string& driver : drivers) {
+    plan.steps.push_back(steps::load_driver(driver));
   }
   // Who uses a device goes before it is taken, and comes back as the last.
   add_desktop_steps(spec, survey, plan);
   for (const auto* list : {&awake, &reserve, &await, &bind}) {
     plan.steps.insert(plan.steps.end(), list->begin(), list->end());
+  }
+  for (const std::vector<base::PciAddress>& card : plan.passthrough.rescanned) {
+    plan.steps.push_back(steps::rescan_card(card));
   }
 }
 

@@ -83,8 +83,13 @@ class Chooser {
       require_sight();
       require_iommu();
     }
-    for (const VmSpec::Pci& entry : spec_.pci) {
-      choose(entry);
+    // What is only kept from all comes last: it may be a part of a card that is given.
+    for (const config::PciTaker taker : {config::PciTaker::vfio, config::PciTaker::stub}) {
+      for (const VmSpec::Pci& entry : spec_.pci) {
+        if (entry.driver == taker) {
+          choose(entry);
+        }
+      }
     }
     problems_.throw_if_any();
     Passthrough chosen;
@@ -95,6 +100,7 @@ class Chooser {
       chosen.slots.back().push_back(address);
     }
     chosen.views = std::move(views_);
+    chosen.rescanned = std::move(rescanned_);
     chosen.groups = judge_groups();
     refuse_had();
     refuse_losses();
@@ -103,6 +109,12 @@ class Chooser {
   }
 
  private:
+  /// How a device is taken from the host.
+  struct Taken {
+    base::Milliseconds release_timeout{};
+    std::string driver;
+  };
+
   /// A group could be larger than it looks.
   void require_sight() const {
     if (!pci_.unseen.empty()) {
@@ -186,7 +198,7 @@ class Chooser {
   /// "" for nobody.
   [[nodiscard]] std::string who_has(const PciAddress& address) const {
     if (const auto had = had_.find(address); had != had_.end()) {
-      return "a VM that runs has " + base::to_string(address) + had->second;
+      return had->second;
     }
     return taken_.contains(address) ? "this VM has " + base::to_string(address) + " already" : "";
   }
@@ -207,9 +219,14 @@ class Chooser {
       problems_.add(ExitCode::preflight,
                     "Cannot give " + shown + " to the guest: no IOMMU serves it" + no_iommu_mode() +
                         "; type: vmlaunch host");
+    } else if (entry.driver == config::PciTaker::stub) {
+      keep_from_all(entry, function, all_functions || entry.all_functions);
     } else {
       take_with_card(entry, function, all_functions || entry.all_functions);
       view(entry.view, function);
+      if (entry.rescan) {
+        rescan(function);
+      }
     }
   }
 
@@ -240,14 +257,49 @@ class Chooser {
       // Functions of one card share their reset, so vfio must have them all. On a root bus a slot's
       // functions are devices of their own.
       if (given || (of_slot && listed.bridge) || of_group) {
-        taken_.emplace(function.address, entry.release_timeout);
+        taken_.emplace(function.address, Taken{entry.release_timeout, config::kVfioDriver});
       }
+    }
+  }
+
+  /// What nobody is to have: also a function of a card whose others the guest gets.
+  void keep_from_all(const VmSpec::Pci& entry, const PciFunction& listed, bool all_functions) {
+    for (const PciFunction& function : pci_.functions) {
+      const bool of_slot = !function.is_virtual && !listed.is_virtual &&
+                           slot_of(function.address) == slot_of(listed.address);
+      if (function.address != listed.address && !(of_slot && all_functions)) {
+        continue;
+      }
+      if (given_.contains(function.address)) {
+        problems_.add(ExitCode::preflight,
+                      "Cannot keep " + base::to_string(function.address) +
+                          " from the guest with pci-stub: the config gives it to the guest too");
+      }
+      taken_[function.address] = Taken{entry.release_timeout, config::kStubDriver};
+    }
+  }
+
+  /// The whole card is found anew, with all of its functions.
+  void rescan(const PciFunction& listed) {
+    std::vector<PciAddress> card;
+    for (const PciFunction& function : pci_.functions) {
+      if (slot_of(function.address) == slot_of(listed.address)) {
+        card.push_back(function.address);
+      }
+    }
+    if (!listed.bridge) {
+      problems_.add(ExitCode::preflight,
+                    "Cannot find " + base::to_string(listed.address) +
+                        " anew: it is on a root bus, whose addresses are the firmware's; leave "
+                        "\"rescan\" out");
+    } else if (std::find(rescanned_.begin(), rescanned_.end(), card) == rescanned_.end()) {
+      rescanned_.push_back(card);
     }
   }
 
   std::vector<Group> judge_groups() {
     std::set<unsigned> numbers;
-    for (const auto& [address, timeout] : taken_) {
+    for (const auto& [address, taken] : taken_) {
       if (const auto group = pci_.find(address)->iommu_group) {
         numbers.insert(*group);
       }
@@ -256,11 +308,13 @@ class Chooser {
     for (const unsigned number : numbers) {
       Group group{number, {}};
       for (const PciFunction* member : pci_.group(number)) {
-        group.members.push_back({member->address,
-                                 judge(*member),
-                                 member->driver.value_or(""),
-                                 given_.contains(member->address),
-                                 release_timeout(member->address)});
+        GroupMember judged{member->address, judge(*member), member->driver.value_or("")};
+        judged.given = given_.contains(member->address);
+        if (const auto taken = taken_.find(member->address); taken != taken_.end()) {
+          judged.release_timeout = taken->second.release_timeout;
+          judged.taker = taken->second.driver;
+        }
+        group.members.push_back(std::move(judged));
       }
       refuse_if_in_use(group);
       groups.push_back(std::move(group));
@@ -268,23 +322,20 @@ class Chooser {
     return groups;
   }
 
-  [[nodiscard]] base::Milliseconds release_timeout(const PciAddress& address) const {
-    const auto taken = taken_.find(address);
-    return taken == taken_.end() ? base::Milliseconds() : taken->second;
-  }
-
   [[nodiscard]] Verdict judge(const PciFunction& member) const {
     if (member.is_bridge()) {
       return Verdict::bridge;
     }
-    if (is_on_vfio(member)) {
+    const auto taken = taken_.find(member.address);
+    const bool kept = taken != taken_.end() && taken->second.driver == config::kStubDriver;
+    if (is_on_vfio(member) && !kept) {
       return Verdict::vfio;
     }
-    if (taken_.contains(member.address)) {
+    // pci-stub only keeps others away (drivers/vfio/vfio_main.c lets it stand too).
+    const bool used = member.driver && *member.driver != config::kStubDriver;
+    if (taken != taken_.end() && (used || !kept)) {
       return Verdict::must_bind;
     }
-    // pci-stub only keeps others away (drivers/vfio/vfio_main.c lets it stand too).
-    const bool used = member.driver && *member.driver != "pci-stub";
     return used ? Verdict::in_use : Verdict::no_driver;
   }
 
@@ -311,8 +362,7 @@ class Chooser {
     for (const auto& [address, by] : had_) {
       if (taken_.contains(address)) {
         problems_.add(ExitCode::held,
-                      "Cannot take " + base::to_string(address) + ": a VM that runs has it" + by +
-                          "; stop that first");
+                      "Cannot take " + base::to_string(address) + ": " + by + "; stop that first");
       }
     }
   }
@@ -366,7 +416,8 @@ class Chooser {
   const std::map<PciAddress, std::string>& had_;
   std::set<PciAddress> given_;
   std::map<PciAddress, VmSpec::PciView> views_;
-  std::map<PciAddress, base::Milliseconds> taken_;  ///< with their release_timeout
+  std::map<PciAddress, Taken> taken_;
+  std::vector<std::vector<PciAddress>> rescanned_;
   Problems problems_;
 };
 
@@ -399,6 +450,7 @@ std::string describe(const GroupMember& member) {
     text += " by " + member.driver;
   } else if (member.verdict == Verdict::must_bind) {
     text += member.driver.empty() ? ", has no driver" : ", has " + member.driver;
+    text += member.taker == config::kStubDriver ? "; only kept from all" : "";
   }
   return text + (member.given ? ", the guest gets it" : "");
 }

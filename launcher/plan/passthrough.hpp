@@ -23,9 +23,10 @@ enum class Verdict {
 struct GroupMember {
   base::PciAddress address;
   Verdict verdict = Verdict::no_driver;
-  std::string driver;                    ///< "" for none
-  bool given = false;                    ///< the guest gets it
-  base::Milliseconds release_timeout{};  ///< for those who have it open to close it
+  std::string driver;                       ///< "" for none
+  bool given = false;                       ///< the guest gets it
+  base::Milliseconds release_timeout{};     ///< for those who have it open to close it
+  std::string taker = config::kVfioDriver;  ///< the driver that it is bound to
 
   bool operator==(const GroupMember&) const = default;
 };
@@ -45,6 +46,7 @@ struct Passthrough {
   std::vector<std::vector<base::PciAddress>> slots;  ///< given functions, those of a slot together
   std::map<base::PciAddress, config::VmSpec::PciView> views;  ///< of listed functions
   std::vector<Group> groups;
+  std::vector<std::vector<base::PciAddress>> rescanned;  ///< all functions of each such card
 
   bool operator==(const Passthrough&) const = default;
 };

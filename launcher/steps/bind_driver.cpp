@@ -13,33 +13,8 @@ namespace vmlaunch::launcher::steps {
 
 namespace {
 
-std::string driver_of(const Host& host, const base::PciAddress& device) {
-  return host.tree().link_name(device_folder(device) + "/driver").value_or("");
-}
-
-std::string named(const std::string& driver) {
-  return driver.empty() ? "no driver" : base::printable(driver);
-}
-
 void unbind(Host& host, const base::PciAddress& device) {
   host.write_to_driver(device_folder(device) + "/driver/unbind", base::to_string(device));
-}
-
-/// Whether the write says that it failed is no matter: some drivers refuse, and some kernels return
-/// an error for "no driver took it". Where the device is counts.
-void probe(Host& host, const base::PciAddress& device, const std::string& driver) {
-  std::string cause;
-  try {
-    host.write_to_driver("/sys/bus/pci/drivers_probe", base::to_string(device));
-  } catch (const std::system_error& error) {
-    cause = std::string(": ") + error.what();
-  }
-  if (driver_of(host, device) != driver) {
-    throw Failure(ExitCode::failed,
-                  "Cannot bind " + base::to_string(device) + " to " + driver + cause + "; it has " +
-                      named(driver_of(host, device)) + "; type: dmesg | grep " +
-                      base::to_string(device));
-  }
 }
 
 void require_driver(Host& host, const std::string& driver, const std::string& module) {
@@ -48,26 +23,29 @@ void require_driver(Host& host, const std::string& driver, const std::string& mo
   }
 }
 
-/// Takes a device from its driver and binds it to vfio-pci; back to the driver that had it.
+/// Takes a device from its driver and binds it to vfio-pci, or to pci-stub, which only keeps it
+/// from others; back to the driver that had it.
 class BindDriver final : public DeviceChange {
  public:
-  BindDriver(const base::PciAddress& device, std::string from)
-      : DeviceChange(device), from_(std::move(from)) {}
+  BindDriver(const base::PciAddress& device, std::string from, std::string to)
+      : DeviceChange(device), from_(std::move(from)), to_(std::move(to)) {}
 
   const char* kind() const override { return "bind-driver"; }
   int capability() const override { return CAP_SYS_MODULE; }
 
   Step read(Fields& fields) const override {
     const base::PciAddress device = read_address(fields, "device");
-    return bind_driver(device, read_driver(fields, "from"));
+    std::string from = read_driver(fields, "from");
+    return bind_driver(device, std::move(from), read_taker(fields, "to"));
   }
   void write(Json& json) const override {
     DeviceChange::write(json);
     json["from"] = from_;
+    json["to"] = to_;
   }
 
   std::string describe() const override {
-    return "bind " + base::to_string(device()) + " to vfio-pci; it has " + named(from_);
+    return "bind " + base::to_string(device()) + " to " + to_ + "; it has " + named(from_);
   }
   std::string describe_undo() const override {
     return from_.empty() ? "unbound" : "back to " + named(from_);
@@ -102,7 +80,7 @@ class BindDriver final : public DeviceChange {
       }
       unbind(host, device());
     }
-    probe(host, device(), kVfioDriver);
+    probe_driver(host, device(), to_);
     // vfio-pci lets what it takes over sleep (pm_runtime_allow); the step that keeps the device
     // awake came before, and puts back what was there at the end.
     if (host.tree().read(device_folder(device()) + "/power/control") == "auto") {
@@ -120,7 +98,7 @@ class BindDriver final : public DeviceChange {
     if (now == from_) {
       return;
     }
-    if (!now.empty() && now != kVfioDriver) {
+    if (!now.empty() && now != to_) {
       throw ChangedMeanwhile(base::to_string(device()) + " has " + named(now) + ", had " +
                              named(from_) + "; type: " + by_hand());
     }
@@ -133,7 +111,7 @@ class BindDriver final : public DeviceChange {
       unbind(host, device());
     }
     if (!from_.empty()) {
-      probe(host, device(), from_);
+      probe_driver(host, device(), from_);
     }
   }
 
@@ -148,12 +126,13 @@ class BindDriver final : public DeviceChange {
   }
 
   std::string from_;  ///< the driver that the survey found, "" for none
+  std::string to_;
 };
 
 }  // namespace
 
-Step bind_driver(const base::PciAddress& device, std::string from) {
-  return Step(std::make_shared<BindDriver>(device, std::move(from)));
+Step bind_driver(const base::PciAddress& device, std::string from, std::string to) {
+  return Step(std::make_shared<BindDriver>(device, std::move(from), std::move(to)));
 }
 
 }  // namespace vmlaunch::launcher::steps

@@ -189,9 +189,8 @@ std::string Lock::describe_holder(const std::string& folder, const std::string& 
 std::map<std::string, std::string> Lock::had_by_runs(const std::string& folder) {
   std::map<std::string, std::string> had;
   for (const std::string& name : names_in(folder)) {
-    const std::string by = describe_holder(folder, name);
-    if (!by.empty() && !is_recovery(path_in(folder, name))) {
-      had.emplace(name, by);
+    if (holder(folder, name) && !is_recovery(path_in(folder, name))) {
+      had.emplace(name, describe_owner(folder, name));
     }
   }
   return had;

@@ -21,25 +21,27 @@ std::string current_override(const Host& host, const base::PciAddress& device) {
 }
 
 /// Says which driver alone may take a device (driver_override). Nothing moves yet; but from here on
-/// whoever probes the device cannot take it away from vfio-pci.
+/// whoever probes the device cannot take it away from that one.
 class OverrideDriver final : public DeviceChange {
  public:
-  OverrideDriver(const base::PciAddress& device, std::string from)
-      : DeviceChange(device), from_(std::move(from)) {}
+  OverrideDriver(const base::PciAddress& device, std::string from, std::string to)
+      : DeviceChange(device), from_(std::move(from)), to_(std::move(to)) {}
 
   const char* kind() const override { return "override-driver"; }
 
   Step read(Fields& fields) const override {
     const base::PciAddress device = read_address(fields, "device");
-    return override_driver(device, read_driver(fields, "from"));
+    std::string from = read_driver(fields, "from");
+    return override_driver(device, std::move(from), read_taker(fields, "to"));
   }
   void write(Json& json) const override {
     DeviceChange::write(json);
     json["from"] = from_;
+    json["to"] = to_;
   }
 
   std::string describe() const override {
-    return "reserve " + base::to_string(device()) + " for vfio-pci (driver_override)";
+    return "reserve " + base::to_string(device()) + " for " + to_ + " (driver_override)";
   }
   std::string describe_undo() const override { return "driver_override as it was"; }
 
@@ -58,7 +60,7 @@ class OverrideDriver final : public DeviceChange {
              const Context& /*context*/,
              const Json& /*found*/,
              const Note& /*note*/) const override {
-    host.write(override_file(device()), kVfioDriver);
+    host.write(override_file(device()), to_);
   }
 
   void undo(Host& host, const Json& found) const override {
@@ -70,7 +72,7 @@ class OverrideDriver final : public DeviceChange {
       return;
     }
     // The way back to its driver leads over an override with that driver's name.
-    if (now != kVfioDriver && (from_.empty() || now != from_)) {
+    if (now != to_ && (from_.empty() || now != from_)) {
       throw ChangedMeanwhile(override_file(device()) + " is \"" + base::printable(now) +
                              "\", was \"" + before + "\"; type: echo " +
                              (before.empty() ? "" : base::shell_quote(before) + " ") + "> " +
@@ -81,12 +83,13 @@ class OverrideDriver final : public DeviceChange {
 
  private:
   std::string from_;  ///< the driver that the survey found, "" for none
+  std::string to_;
 };
 
 }  // namespace
 
-Step override_driver(const base::PciAddress& device, std::string from) {
-  return Step(std::make_shared<OverrideDriver>(device, std::move(from)));
+Step override_driver(const base::PciAddress& device, std::string from, std::string to) {
+  return Step(std::make_shared<OverrideDriver>(device, std::move(from), std::move(to)));
 }
 
 }  // namespace vmlaunch::launcher::steps

@@ -1,5 +1,9 @@
 #include "launcher/steps/pci_paths.hpp"
 
+#include <system_error>
+
+#include "base/text.hpp"
+#include "launcher/config/config.hpp"
 #include "launcher/steps/context.hpp"
 #include "launcher/survey/pci.hpp"
 
@@ -20,6 +24,39 @@ std::string read_driver(Fields& fields, const char* key) {
     throw FormError("not a driver's name");
   }
   return name;
+}
+
+std::string read_taker(Fields& fields, const char* key) {
+  std::string name = fields.text(key);
+  if (name != config::kVfioDriver && name != config::kStubDriver) {
+    throw FormError("not a driver to take devices to");
+  }
+  return name;
+}
+
+std::string driver_of(const Host& host, const base::PciAddress& device) {
+  return host.tree().link_name(device_folder(device) + "/driver").value_or("");
+}
+
+std::string named(const std::string& driver) {
+  return driver.empty() ? "no driver" : base::printable(driver);
+}
+
+/// Whether the write says that it failed is no matter: some drivers refuse, and some kernels return
+/// an error for "no driver took it". Where the device is counts.
+void probe_driver(Host& host, const base::PciAddress& device, const std::string& driver) {
+  std::string cause;
+  try {
+    host.write_to_driver("/sys/bus/pci/drivers_probe", base::to_string(device));
+  } catch (const std::system_error& error) {
+    cause = std::string(": ") + error.what();
+  }
+  if (driver_of(host, device) != driver) {
+    throw Failure(ExitCode::failed,
+                  "Cannot bind " + base::to_string(device) + " to " + driver + cause + "; it has " +
+                      named(driver_of(host, device)) + "; type: dmesg | grep " +
+                      base::to_string(device));
+  }
 }
 
 void require_device(const Host& host, const base::PciAddress& device) {

@@ -8,8 +8,6 @@
 
 namespace vmlaunch::launcher::steps {
 
-constexpr const char* kVfioDriver = "vfio-pci";
-
 [[nodiscard]] inline std::string device_folder(const base::PciAddress& device) {
   return "/sys/bus/pci/devices/" + base::to_string(device);
 }
@@ -23,6 +21,19 @@ constexpr const char* kVfioDriver = "vfio-pci";
 
 /// A driver's name, "" for none. Throws FormError for what could leave its folder.
 [[nodiscard]] std::string read_driver(Fields& fields, const char* key);
+
+/// A driver that a device is taken to: its module has the same name. Throws FormError for one that
+/// is not made for that.
+[[nodiscard]] std::string read_taker(Fields& fields, const char* key);
+
+/// The driver that a device has, "" for none.
+[[nodiscard]] std::string driver_of(const Host& host, const base::PciAddress& device);
+
+/// For messages: "no driver", or its name.
+[[nodiscard]] std::string named(const std::string& driver);
+
+/// Lets the kernel find a driver, which must then be that one. Throws Failure.
+void probe_driver(Host& host, const base::PciAddress& device, const std::string& driver);
 
 /// Throws Failure (preflight) for a device that is not there.
 void require_device(const Host& host, const base::PciAddress& device);

@@ -12,7 +12,7 @@
 
 namespace vmlaunch::launcher::steps {
 
-/// The PCI devices that running VMs have, each with who has it: " (its guardian is pid 17)".
+/// The PCI devices that running VMs have, each with who has it: "the VM win10 has it (…)".
 [[nodiscard]] std::map<base::PciAddress, std::string> reserved_devices(const std::string& folder);
 
 /// What one run keeps from others for as long as this lives: a lock for each name that its steps

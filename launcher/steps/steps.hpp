@@ -43,11 +43,14 @@ struct PoolSize {
 [[nodiscard]] Step make_cgroup(std::string vm, bool in_unit = false);
 [[nodiscard]] Step set_parameter(std::string name, bool on);
 [[nodiscard]] Step fill_pool(const PoolSize& size);
-[[nodiscard]] Step load_vfio();
+[[nodiscard]] Step load_driver(std::string driver);
 [[nodiscard]] Step keep_awake(const base::PciAddress& device);
-[[nodiscard]] Step override_driver(const base::PciAddress& device, std::string from);
+[[nodiscard]] Step override_driver(const base::PciAddress& device,
+                                   std::string from,
+                                   std::string to);
 [[nodiscard]] Step await_release(const base::PciAddress& device, base::Milliseconds limit);
-[[nodiscard]] Step bind_driver(const base::PciAddress& device, std::string from);
+[[nodiscard]] Step bind_driver(const base::PciAddress& device, std::string from, std::string to);
+[[nodiscard]] Step rescan_card(std::vector<base::PciAddress> functions);
 /// A device and the driver that it had.
 struct DriverOf {
   base::PciAddress device;

@@ -58,7 +58,7 @@ class Look {
       : tree_(tree), link_(std::string(kDevices) + "/" + to_string(address)), address_(address) {}
 
   /// Nothing if too much of it is hidden; what is hidden is then in `hidden`. Throws Gone.
-  std::optional<PciFunction> take(std::vector<std::string>& hidden) {
+  std::optional<PciFunction> take(Windows windows, std::vector<std::string>& hidden) {
     PciFunction function;
     function.address = address_;
     folder_ = folder();
@@ -77,7 +77,9 @@ class Look {
     function.virtual_total = count("sriov_totalvfs");
     function.virtual_count = count("sriov_numvfs");
     function.numa_node = numa_node();
-    function.bars = bars();
+    if (windows == Windows::read) {
+      function.bars = bars();
+    }
     hidden.insert(hidden.end(), hidden_.begin(), hidden_.end());
     return complete ? std::optional(function) : std::nullopt;
   }
@@ -261,11 +263,12 @@ class Look {
 /// Nothing for a function that is gone or hidden.
 std::optional<PciFunction> look_at_function(const Tree& tree,
                                             const PciAddress& address,
+                                            Windows windows,
                                             std::vector<std::string>& hidden) {
   const std::string path = std::string(kDevices) + "/" + to_string(address);
   for (int look = 1;; ++look) {
     try {
-      return Look(tree, address).take(hidden);
+      return Look(tree, address).take(windows, hidden);
     } catch (const Gone&) {
       return std::nullopt;
     } catch (const Failure&) {
@@ -346,10 +349,10 @@ std::vector<std::string> Pci::iommu_advice() const {
 
 Pci look_at_pci(const Tree& tree) {
   Reader reader(tree);
-  return look_at_pci(reader);
+  return look_at_pci(reader, Windows::left_out);
 }
 
-Pci look_at_pci(Reader& reader) {
+Pci look_at_pci(Reader& reader, Windows windows) {
   const Tree& tree = reader.tree();
   Pci pci;
   pci.iommu_setup = look_at_iommu_setup(reader);
@@ -365,7 +368,7 @@ Pci look_at_pci(Reader& reader) {
       refuse(tree, std::string(kDevices) + "/" + name, "its name is no PCI address");
     }
     std::vector<std::string> hidden;
-    if (const auto function = look_at_function(tree, *address, hidden)) {
+    if (const auto function = look_at_function(tree, *address, windows, hidden)) {
       pci.functions.push_back(*function);
     }
     for (const std::string& path : hidden) {

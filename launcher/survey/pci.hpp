@@ -67,10 +67,14 @@ struct Pci {
 /// Whether a driver can have that name: a folder's in sysfs, which a journal and a terminal bear.
 [[nodiscard]] bool is_driver_name(std::string_view name);
 
+/// Whether a function's memory windows are looked at, too: to say what sizes one can have, the
+/// kernel wakes the device for a moment, which a plan must not.
+enum class Windows { left_out, read };
+
 /// Reads /sys/bus/pci/devices of the tree. Throws Failure (preflight) for a tree that cannot be a
 /// kernel's: names that are no addresses, links that lead elsewhere. A function that vanishes
 /// meanwhile is left out.
 [[nodiscard]] Pci look_at_pci(const base::Tree& tree);
-[[nodiscard]] Pci look_at_pci(Reader& reader);
+[[nodiscard]] Pci look_at_pci(Reader& reader, Windows windows);
 
 }  // namespace vmlaunch::launcher::survey

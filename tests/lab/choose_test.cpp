@@ -142,7 +142,7 @@ TEST_CASE("choose: ids of two cards are refused with both, and one that is free 
   Program second(run_of(folder, probe_with(either), "second.json"));
   REQUIRE(second.says("] running"));
   CHECK(driver_of(device::second_gpu) == kVfio);
-  check_says(either, 21, "a VM that runs has " + device::second_gpu + " (its guardian is pid ");
+  check_says(either, 21, device::second_gpu + ": the VM ");
   for (Program* program : {&first, &second}) {
     program->signal(SIGTERM);
     CHECK(program->exit_code() == 0);
@@ -200,4 +200,40 @@ TEST_CASE("choose: Ctrl-C ends the wait for who has the GPU, and nothing was cha
   CHECK(said(program, "host restored"));
   CHECK(driver_of(device::gpu) == "bochs-drm");
   CHECK(attribute(device::gpu, "driver_override") == "(null)");
+}
+
+TEST_CASE("choose: what pci-stub has is nobody's, and the rest of its card is the guest's",
+          "[intel]") {
+  const Folder folder;
+  Program program(run_of(folder,
+                         probe_with({{{"device", device::gpu}},
+                                     {{"device", device::gpu_audio}, {"driver", "pci-stub"}}})));
+  REQUIRE(program.says("] running"));
+  CHECK(driver_of(device::gpu) == kVfio);
+  CHECK(driver_of(device::gpu_audio) == "pci-stub");
+  program.signal(SIGTERM);
+  CHECK(program.exit_code() == 0);
+  CHECK(driver_of(device::gpu) == "bochs-drm");
+  CHECK(driver_of(device::gpu_audio) == "snd_hda_intel");
+}
+
+TEST_CASE("choose: a card that is found anew is in the guest, and comes back", "[intel]") {
+  const Folder folder;
+  Program program(
+      run_of(folder,
+             with_devices(guest_config("demo.stay"),
+                          {{{"device", device::gpu}, {"functions", "all"}, {"rescan", true}}})));
+  REQUIRE(program.says("vmlaunch demo guest: ready", Seconds(200)));
+  CHECK(said(program, "] remove " + device::gpu + ", " + device::gpu_audio + " and find it anew"));
+  CHECK(driver_of(device::gpu) == kVfio);
+  CHECK(driver_of(device::gpu_audio) == kVfio);
+  CHECK(attribute(device::gpu, "power/control") == "on");
+  CHECK(contents("/sys/bus/pci/drivers_autoprobe") == "1");
+  program.signal(SIGTERM);
+  const int code = program.exit_code(Seconds(100));
+  INFO(program.output());
+  CHECK(code == 0);
+  CHECK(said(program, " 1234:1111 class 0380"));
+  CHECK(driver_of(device::gpu) == "bochs-drm");
+  CHECK(driver_of(device::gpu_audio) == "snd_hda_intel");
 }

@@ -95,6 +95,7 @@ class Survey {
         attribute(device / name);
       }
     }
+    attribute("/sys/bus/pci/drivers_autoprobe");
     for (const fs::path& group : entries("/sys/kernel/iommu_groups")) {
       attribute(group / "type");
     }

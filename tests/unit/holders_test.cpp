@@ -216,11 +216,11 @@ TEST_CASE("holders: a device that was opened after the wait is not unbound", "[h
   Laptop laptop;
   FakeKernel kernel(laptop.tree);
   Journal journal = laptop.journal();
-  apply(override_driver(kGpu, "nouveau"), kernel, tests::context(), journal);
+  apply(override_driver(kGpu, "nouveau", "vfio-pci"), kernel, tests::context(), journal);
   const int before = kernel.count();
   kernel.hold(1, kXorg);
   CHECK(vmlaunch::tests::refusal([&] {
-          apply(bind_driver(kGpu, "nouveau"), kernel, tests::context(), journal);
+          apply(bind_driver(kGpu, "nouveau", "vfio-pci"), kernel, tests::context(), journal);
         }).starts_with("11: Cannot take 0000:01:00.0 from the host: Xorg :0 (1234) has "));
   CHECK(kernel.count() == before);
 }

@@ -16,7 +16,7 @@ TEST_CASE("steps: what another VM has by now is not put back from under it", "[s
   FakeKernel kernel(laptop.tree);
   {
     Journal journal = laptop.journal();
-    REQUIRE(apply_all({override_driver(kGpu, "nouveau")}, kernel, journal));
+    REQUIRE(apply_all({override_driver(kGpu, "nouveau", "vfio-pci")}, kernel, journal));
   }
   const auto changed = vmlaunch::tests::snapshot(laptop.tree);
   {
@@ -41,7 +41,8 @@ TEST_CASE("steps: what was put back already may be another VM's by now", "[steps
   FakeKernel kernel(laptop.tree);
   {
     Journal journal = laptop.journal();
-    REQUIRE(apply_all({override_driver(kGpu, "nouveau"), override_driver(kSound, "snd_hda_intel")},
+    REQUIRE(apply_all({override_driver(kGpu, "nouveau", "vfio-pci"),
+                       override_driver(kSound, "snd_hda_intel", "vfio-pci")},
                       kernel,
                       journal));
     journal.settle(0);
@@ -156,7 +157,7 @@ TEST_CASE("lock: what the dead have left is cleared away, and what the living ha
 TEST_CASE("lock: the devices that running VMs have are told, not those of the dead", "[steps]") {
   const Folder folder;
   const auto take = [&](const char* name, Lock::Purpose purpose) {
-    return [&folder, name, purpose] { return Lock::take(folder.path(), name, purpose); };
+    return [&folder, name, purpose] { return Lock::take(folder.path(), name, purpose, "win10"); };
   };
   folder.write("0000:00:1f.3.lock", "", 0600);
   const AnotherProcess vm(take("vm", kRun));
@@ -164,7 +165,7 @@ TEST_CASE("lock: the devices that running VMs have are told, not those of the de
   const AnotherProcess recovered(take("0000:02:00.0", Lock::Purpose::recovery));
   CHECK(reserved_devices(folder.path()) ==
         std::map<base::PciAddress, std::string>{
-            {kGpu, " (its guardian is pid " + std::to_string(gpu.pid()) + ")"}});
+            {kGpu, "the VM win10 has it (its guardian is pid " + std::to_string(gpu.pid()) + ")"}});
   CHECK(reserved_devices(folder.file("none")).empty());
 }
 

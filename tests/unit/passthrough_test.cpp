@@ -303,16 +303,16 @@ TEST_CASE("pci: of several the first that is there and free is chosen", "[pci]")
   CHECK(chosen(R"([{"device": ["05:00.0", "02:00.0", "01:00.0"]}])", survey) == "0000:02:00.0 ");
   CHECK(chosen(R"([{"device": "02:00.0"}, {"device": ["02:00.0", "01:00.0"]}])", survey) ==
         "0000:01:00.0 0000:02:00.0 ");
-  survey.had = {{{0, 2, 0, 0}, " (its guardian is pid 17)"}};
+  survey.had = {{{0, 2, 0, 0}, "the VM win7 has it (its guardian is pid 17)"}};
   CHECK(chosen(R"([{"device": ["02:00.0", "01:00.0"]}])", survey) == "0000:01:00.0 ");
   CHECK(refusal(R"([{"device": ["05:00.0", "02:00.0"]}])", survey) ==
         "21: Cannot find a free one of the PCI devices that the config names:\n"
         "  0000:05:00.0: it is not there\n"
-        "  0000:02:00.0: a VM that runs has 0000:02:00.0 (its guardian is pid 17)\n"
+        "  0000:02:00.0: the VM win7 has it (its guardian is pid 17)\n"
         "  type: vmlaunch host");
-  CHECK(refusal(R"([{"device": "02:00.0"}])", survey) ==
-        "21: Cannot take 0000:02:00.0: a VM that runs has it (its guardian is pid 17); stop that "
-        "first");
+  CHECK(
+      refusal(R"([{"device": "02:00.0"}])", survey) ==
+      "21: Cannot take 0000:02:00.0: the VM win7 has it (its guardian is pid 17); stop that first");
 }
 
 TEST_CASE("pci: what the host needs is refused, all of it at once", "[pci]") {
@@ -388,6 +388,36 @@ TEST_CASE("pci: what weakens the walls between groups is told", "[pci]") {
           .starts_with("10: Cannot give PCI devices to the guest: the host's IOMMU is off; vfio's "
                        "no-IOMMU mode is not used, since a guest could then write to all of the "
                        "host's memory\n"));
+}
+
+TEST_CASE("pci: what pci-stub keeps from all is not the guest's, also of a card that is", "[pci]") {
+  const Plan plan =
+      plan_of(R"([{"device": "01:00.1", "driver": "pci-stub"}, {"device": "01:00.0"}])");
+  const std::string steps = steps_of(plan);
+  INFO(steps);
+  CHECK(steps.find("load the kernel module pci-stub\nload the kernel module vfio-pci") !=
+        std::string::npos);
+  CHECK(steps.find("reserve 0000:01:00.1 for pci-stub (driver_override)") != std::string::npos);
+  CHECK(
+      steps.ends_with("bind 0000:01:00.0 to vfio-pci; it has nouveau\n"
+                      "bind 0000:01:00.1 to pci-stub; it has snd_hda_intel"));
+  CHECK(devices_of(plan).ends_with("vfio-pci 0000:01:00.0 port0 0x0.0x0\n"));
+  CHECK(to_text(plan).find("0000:01:00.1 must bind, has snd_hda_intel; only kept from all") !=
+        std::string::npos);
+  CHECK(refusal(R"([{"device": "01:00.1", "driver": "pci-stub"},
+                    {"device": "01:00.0", "functions": "all"}])") ==
+        "10: Cannot keep 0000:01:00.1 from the guest with pci-stub: the config gives it to the "
+        "guest too");
+}
+
+TEST_CASE("pci: a whole card is found anew once it is bound", "[pci]") {
+  CHECK(steps_of(plan_of(R"([{"device": "01:00.0", "rescan": true}, {"device": "01:00.1",
+                              "rescan": true}])"))
+            .ends_with("bind 0000:01:00.1 to vfio-pci; it has snd_hda_intel\n"
+                       "remove 0000:01:00.0, 0000:01:00.1 and find it anew"));
+  CHECK(refusal(R"([{"device": "00:1f.3", "group": "all", "rescan": true}])") ==
+        "10: Cannot find 0000:00:1f.3 anew: it is on a root bus, whose addresses are the "
+        "firmware's; leave \"rescan\" out");
 }
 
 }  // namespace

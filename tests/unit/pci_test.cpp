@@ -179,7 +179,10 @@ TEST_CASE("pci: a function's node, windows and virtual functions are what its fo
   built.write(folder + "/resource1_resize", "0000000000000340\n");
   built.add("0000:01:10.0", {});
   built.link(built.device("0000:01:10.0") + "/physfn", "../0000:01:00.0");
-  const Pci pci = look_at_pci(built.tree());
+  const base::Tree tree = built.tree();
+  Reader reader(tree);
+  const Pci pci = look_at_pci(reader, Windows::read);
+  CHECK(look_at_pci(tree).functions.at(0).bars.empty());
   REQUIRE(pci.functions.size() == 2);
   const PciFunction& card = pci.functions[0];
   CHECK(card.numa_node == 1U);
@@ -275,7 +278,9 @@ std::string refusal_after(const std::function<void(PciTree&, const std::string&)
   built.add("0000:01:00.0",
             {.driver = "nouveau", .group = 1, .reset = "bus", .bridge = "0000:00:01.0"});
   change(built, built.device("0000:01:00.0"));
-  const std::string text = refusal([&] { static_cast<void>(look_at_pci(built.tree())); });
+  const base::Tree tree = built.tree();
+  Reader reader(tree);
+  const std::string text = refusal([&] { static_cast<void>(look_at_pci(reader, Windows::read)); });
   const std::string start = "10: Cannot take " + built.root();
   const std::size_t command = text.rfind("; type: ls -ld ");
   return text.starts_with(start) && command != std::string::npos

@@ -36,10 +36,10 @@ Seal rich_seal() {
       {"serial log", "/s", FileUse::Access::append, FileUse::Create::empty, "", 255, false}};
   const base::PciAddress device{0, 4, 0, 1};
   seal.plan.steps = {steps::make_cgroup("win10"),
-                     steps::load_vfio(),
+                     steps::load_driver("vfio-pci"),
                      steps::keep_awake(device),
-                     steps::override_driver(device, ""),
-                     steps::bind_driver(device, "snd_hda_intel")};
+                     steps::override_driver(device, "", "vfio-pci"),
+                     steps::bind_driver(device, "snd_hda_intel", "vfio-pci")};
   seal.plan.qemu.memlock = base::ByteSize{base::kGiB};
   seal.plan.qemu.binary = "/usr/bin/qemu";
   seal.plan.qemu.arguments = {"-S", "", "-append", "a \\ b\t\x7f"};
@@ -286,7 +286,7 @@ TEST_CASE("protocol: a plan that lacks any field is refused", "[guardian]") {
     CHECK(complaint(json) == "\"" + key + "\" is missing");
     ++fields;
   });
-  CHECK(fields == 9 + (3 + 1 + 2 + 3 + 3) + 3 * 8 + 7 + 5);
+  CHECK(fields == 9 + (3 + 2 + 2 + 4 + 4) + 3 * 8 + 7 + 5);
 }
 
 TEST_CASE("protocol: a plan with a field too many anywhere is refused", "[guardian]") {

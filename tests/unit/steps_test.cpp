@@ -27,18 +27,23 @@ TEST_CASE("steps: each is read back, and others of its kind are others", "[steps
                                    fill_pool({0, {2 * base::kMiB}, 6}),
                                    fill_pool({0, {2 * base::kMiB}, 5, false}),
                                    fill_pool({0, {2 * base::kMiB}, 5, true, true}),
-                                   load_vfio(),
+                                   load_driver("vfio-pci"),
+                                   load_driver("pci-stub"),
+                                   bind_driver(kGpu, "nouveau", "pci-stub"),
+                                   override_driver(kGpu, "nouveau", "pci-stub"),
+                                   rescan_card({kGpu}),
+                                   rescan_card({kGpu, kSound}),
                                    keep_awake(kGpu),
                                    keep_awake(kSound),
-                                   override_driver(kGpu, ""),
-                                   override_driver(kGpu, "nouveau"),
-                                   override_driver(kSound, ""),
+                                   override_driver(kGpu, "", "vfio-pci"),
+                                   override_driver(kGpu, "nouveau", "vfio-pci"),
+                                   override_driver(kSound, "", "vfio-pci"),
                                    await_release(kGpu, base::Milliseconds(0)),
                                    await_release(kGpu, base::Milliseconds(15000)),
                                    await_release(kSound, base::Milliseconds(0)),
-                                   bind_driver(kGpu, ""),
-                                   bind_driver(kGpu, "nouveau"),
-                                   bind_driver(kSound, ""),
+                                   bind_driver(kGpu, "", "vfio-pci"),
+                                   bind_driver(kGpu, "nouveau", "vfio-pci"),
+                                   bind_driver(kSound, "", "vfio-pci"),
                                    make_cgroup("a", true),
                                    stop_unit("a.service", {}),
                                    stop_unit("b.service", {}),
@@ -75,7 +80,7 @@ TEST_CASE("steps: a device whose driver changed since the survey is busy, and is
   FakeKernel kernel(laptop.tree);
   laptop.tree.bind("0000:01:00.0", "nvidia");
   Journal journal = laptop.journal();
-  const Step step = bind_driver(kGpu, "nouveau");
+  const Step step = bind_driver(kGpu, "nouveau", "vfio-pci");
   CHECK(vmlaunch::tests::refusal([&] { step->check(kernel); }) ==
         "11: Cannot take 0000:01:00.0: it has nvidia now, and had nouveau a moment ago; try again");
   CHECK_THROWS_AS(apply(step, kernel, context(), journal), Failure);
@@ -83,12 +88,57 @@ TEST_CASE("steps: a device whose driver changed since the survey is busy, and is
   CHECK(journal.entries().empty());
 }
 
+TEST_CASE("steps: a card that is found anew has its settings and its driver, and nobody else's",
+          "[steps]") {
+  for (const bool comes_back : {true, false}) {
+    INFO((comes_back ? "it comes back" : "a part of it is lost"));
+    Laptop laptop;
+    laptop.tree.bind("0000:01:00.0", "vfio-pci");
+    laptop.tree.bind("0000:01:00.1", "vfio-pci");
+    for (const char* address : {"0000:01:00.0", "0000:01:00.1"}) {
+      laptop.tree.write(laptop.tree.device(address) + "/driver_override", "vfio-pci\n");
+      laptop.tree.write(laptop.tree.device(address) + "/power/control", "on\n");
+    }
+    laptop.tree.write("/dev/vfio/2", "");
+    FakeKernel kernel(laptop.tree);
+    Journal journal = laptop.journal();
+    const auto before = vmlaunch::tests::snapshot(laptop.tree);
+    const Step step = rescan_card({kGpu, kSound});
+    if (!comes_back) {
+      kernel.lose("0000:01:00.1");
+      CHECK_THROWS_AS(apply(step, kernel, context(), journal), ChangedMeanwhile);
+      CHECK(laptop.tree.tree().read("/sys/bus/pci/drivers_autoprobe") == "1");
+      CHECK(undo_all(kernel, journal)
+                .leftovers.at(0)
+                .ends_with(
+                    "the PCI device 0000:01:00.1 is gone; type: echo 1 > /sys/bus/pci/rescan"));
+      continue;
+    }
+    apply(step, kernel, context(), journal);
+    CHECK(vmlaunch::tests::difference(before, vmlaunch::tests::snapshot(laptop.tree)) == "");
+    CHECK(undo_all(kernel, journal).code == ExitCode::ended);
+    CHECK(vmlaunch::tests::difference(before, vmlaunch::tests::snapshot(laptop.tree)) == "");
+  }
+}
+
+TEST_CASE("steps: only the functions of one card are found anew", "[steps]") {
+  for (const char* functions : {R"([])",
+                                R"(["0000:01:00.0", "0000:02:00.0"])",
+                                R"(["0000:01:00.0", "0000:01:01.0"])",
+                                R"(["01:00"])"}) {
+    INFO(functions);
+    CHECK_THROWS_AS(read_step({{"kind", "rescan-card"}, {"functions", Json::parse(functions)}}),
+                    FormError);
+  }
+}
+
 TEST_CASE("steps: an override that could not be put back is no override to change", "[steps]") {
   Laptop laptop;
   FakeKernel kernel(laptop.tree);
   laptop.tree.write(laptop.tree.device("0000:01:00.0") + "/driver_override", "a/b\n");
   Journal journal = laptop.journal();
-  CHECK_THROWS_AS(apply(override_driver(kGpu, "nouveau"), kernel, context(), journal), Failure);
+  CHECK_THROWS_AS(apply(override_driver(kGpu, "nouveau", "vfio-pci"), kernel, context(), journal),
+                  Failure);
   CHECK(kernel.count() == 0);
   CHECK(journal.entries().empty());
 }
@@ -196,7 +246,7 @@ TEST_CASE("steps: a FIFO in an attribute's place ends at the deadline", "[steps]
                   Stuck);
   Journal journal = laptop.journal();
   try {
-    apply(override_driver(kGpu, "nouveau"), host, context(), journal);
+    apply(override_driver(kGpu, "nouveau", "vfio-pci"), host, context(), journal);
     FAIL("it was applied");
   } catch (const Stuck& stuck) {
     CHECK(stuck.code() == ExitCode::stuck);

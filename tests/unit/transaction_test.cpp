@@ -11,16 +11,24 @@ using namespace tests;
 
 using Fault = FakeKernel::Fault;
 
+/// Every example, and a config for what none of them needs.
+std::vector<std::string> configs() {
+  std::vector<std::string> texts = {R"({"pci": [{"device": "01:00.0", "rescan": true},
+                                                {"device": "01:00.1", "driver": "pci-stub"}]})"};
+  for (const std::string& file : vmlaunch::tests::sources_in("configs", ".json")) {
+    if (!file.ends_with(".schema.json")) {
+      texts.push_back(vmlaunch::tests::read_source("configs/" + file));
+    }
+  }
+  return texts;
+}
+
 /// The steps of every example config on the laptop, as a run by root has them.
 std::vector<std::vector<Step>> plans_of_examples(const PciTree& tree) {
   std::vector<std::vector<Step>> all;
-  for (const std::string& file : vmlaunch::tests::sources_in("configs", ".json")) {
-    if (file.ends_with(".schema.json")) {
-      continue;
-    }
-    const std::string path = "/configs/" + file;
-    const config::VmSpec spec =
-        config::load(config::Document(path, vmlaunch::tests::read_source("configs/" + file)), path);
+  for (const std::string& text : configs()) {
+    const std::string path = "/configs/vm.json";
+    const config::VmSpec spec = config::load(config::Document(path, text), path);
     survey::Survey survey;
     survey.cgroup = true;
     survey.kvm = {true, true, true, false};
@@ -54,8 +62,8 @@ int changes_of(const std::vector<Step>& steps) {
 std::vector<Step> gpu_steps() {
   return {make_cgroup("vm"),
           keep_awake(kGpu),
-          override_driver(kGpu, "nouveau"),
-          bind_driver(kGpu, "nouveau")};
+          override_driver(kGpu, "nouveau", "vfio-pci"),
+          bind_driver(kGpu, "nouveau", "vfio-pci")};
 }
 
 TEST_CASE("steps: what every example's steps change is undone from their journal", "[steps]") {
@@ -139,8 +147,8 @@ TEST_CASE("steps: an undo that fails is told, the others go on, and the next try
   const auto before = vmlaunch::tests::snapshot(laptop.tree);
   Journal journal = laptop.journal();
   REQUIRE(apply_all({keep_awake(kGpu),
-                     override_driver(kGpu, "nouveau"),
-                     bind_driver(kGpu, "nouveau"),
+                     override_driver(kGpu, "nouveau", "vfio-pci"),
+                     bind_driver(kGpu, "nouveau", "vfio-pci"),
                      keep_awake(kSound)},
                     kernel,
                     journal));
@@ -175,7 +183,8 @@ TEST_CASE("steps: what a start would put back first is told of every VM that doe
   Laptop laptop;
   FakeKernel kernel(laptop.tree);
   Journal journal = laptop.journal();
-  REQUIRE(apply_all({keep_awake(kGpu), override_driver(kGpu, "nouveau")}, kernel, journal));
+  REQUIRE(
+      apply_all({keep_awake(kGpu), override_driver(kGpu, "nouveau", "vfio-pci")}, kernel, journal));
   laptop.state.write("garbage", "x\n", 0600);
   const auto lines = leftovers(laptop.folders(), "another");
   REQUIRE(lines.size() == 3);
@@ -217,10 +226,10 @@ TEST_CASE("steps: a device that went away is named, and the rest is restored", "
   Laptop laptop;
   FakeKernel kernel(laptop.tree);
   Journal journal = laptop.journal();
-  REQUIRE(apply_all({override_driver(kGpu, "nouveau"),
-                     bind_driver(kGpu, "nouveau"),
-                     override_driver(kSound, "snd_hda_intel"),
-                     bind_driver(kSound, "snd_hda_intel")},
+  REQUIRE(apply_all({override_driver(kGpu, "nouveau", "vfio-pci"),
+                     bind_driver(kGpu, "nouveau", "vfio-pci"),
+                     override_driver(kSound, "snd_hda_intel", "vfio-pci"),
+                     bind_driver(kSound, "snd_hda_intel", "vfio-pci")},
                     kernel,
                     journal));
   laptop.tree.remove("/sys/bus/pci/devices/0000:01:00.0");
@@ -238,8 +247,8 @@ TEST_CASE("steps: behind a call that is stuck nothing is forced, and the journal
   const std::vector<Step> steps = {make_cgroup("vm"),
                                    keep_awake(kSound),
                                    keep_awake(kGpu),
-                                   override_driver(kGpu, "nouveau"),
-                                   bind_driver(kGpu, "nouveau")};
+                                   override_driver(kGpu, "nouveau", "vfio-pci"),
+                                   bind_driver(kGpu, "nouveau", "vfio-pci")};
   const int changes = changes_of(steps);
   kernel.fail_at(changes - 1, Fault::stuck);  // the unbind
   CHECK_THROWS_AS(
@@ -263,10 +272,11 @@ TEST_CASE("steps: while QEMU may live no device is touched", "[steps]") {
   Laptop laptop;
   FakeKernel kernel(laptop.tree);
   Journal journal = laptop.journal();
-  REQUIRE(
-      apply_all({make_cgroup("vm"), override_driver(kGpu, "nouveau"), bind_driver(kGpu, "nouveau")},
-                kernel,
-                journal));
+  REQUIRE(apply_all({make_cgroup("vm"),
+                     override_driver(kGpu, "nouveau", "vfio-pci"),
+                     bind_driver(kGpu, "nouveau", "vfio-pci")},
+                    kernel,
+                    journal));
   journal.begin(start_qemu(true),
                 {{"cgroup", "/sys/fs/cgroup/vmlaunch-vm"}, {"pid", 0U}, {"start", 0U}});
   laptop.tree.write("/sys/fs/cgroup/vmlaunch-vm/cgroup.events", "populated 1\nfrozen 0\n");

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <system_error>
+#include <utility>
 
 #include "launcher/steps/pci_paths.hpp"
 #include "launcher/steps/steps.hpp"
@@ -11,34 +12,32 @@ namespace vmlaunch::launcher::steps {
 
 namespace {
 
-bool is_loaded(const Host& host) {
-  return host.tree().exists(driver_folder(kVfioDriver));
-}
-
 std::string modules_folder() {
   utsname kernel{};
   ::uname(&kernel);
   return std::string("/lib/modules/") + kernel.release;
 }
 
-/// Loads vfio-pci. It stays loaded: taking it away would hurt other VMs, and fails where it is
-/// built in.
-class LoadVfio final : public Change {
+/// Loads a driver that devices are taken to. It stays loaded: taking it away would hurt other VMs,
+/// and fails where it is built in.
+class LoadDriver final : public Change {
  public:
-  const char* kind() const override { return "load-vfio"; }
+  explicit LoadDriver(std::string driver) : driver_(std::move(driver)) {}
+
+  const char* kind() const override { return "load-driver"; }
   int capability() const override { return CAP_SYS_MODULE; }
 
-  Step read(Fields& /*fields*/) const override { return load_vfio(); }
-  void write(Json& /*json*/) const override {}
+  Step read(Fields& fields) const override { return load_driver(read_taker(fields, "driver")); }
+  void write(Json& json) const override { json["driver"] = driver_; }
 
-  std::string describe() const override { return "load the kernel module vfio-pci"; }
+  std::string describe() const override { return "load the kernel module " + driver_; }
   std::string describe_undo() const override { return "nothing, it stays loaded"; }
-  std::string object() const override { return "vfio-pci"; }
+  std::string object() const override { return driver_; }
 
   void check(const Host& host) const override {
     if (!is_loaded(host) && !host.tree().exists(modules_folder())) {
       throw Failure(ExitCode::preflight,
-                    "Cannot load vfio-pci: " + modules_folder() +
+                    "Cannot load " + driver_ + ": " + modules_folder() +
                         " is not there; after a new kernel was installed, reboot into it");
     }
   }
@@ -55,23 +54,31 @@ class LoadVfio final : public Change {
       return;
     }
     try {
-      host.load_module("vfio-pci");
+      host.load_module(driver_);
     } catch (const std::system_error&) {
       // What counts is whether it is there.
     }
     if (!is_loaded(host)) {
-      throw Failure(ExitCode::preflight,
-                    "Cannot load vfio-pci; type: modprobe -v vfio-pci, and dmesg | tail");
+      throw Failure(
+          ExitCode::preflight,
+          "Cannot load " + driver_ + "; type: modprobe -v " + driver_ + ", and dmesg | tail");
     }
   }
 
   void undo(Host& /*host*/, const Json& /*found*/) const override {}
+
+ private:
+  [[nodiscard]] bool is_loaded(const Host& host) const {
+    return host.tree().exists(driver_folder(driver_));
+  }
+
+  std::string driver_;
 };
 
 }  // namespace
 
-Step load_vfio() {
-  return Step(std::make_shared<LoadVfio>());
+Step load_driver(std::string driver) {
+  return Step(std::make_shared<LoadDriver>(std::move(driver)));
 }
 
 }  // namespace vmlaunch::launcher::steps
