@@ -1,11 +1,20 @@
+#include <linux/mempolicy.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <csignal>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 
+#include "base/errors.hpp"
+#include "launcher/steps/lock.hpp"
 #include "tests/lab/device_vm.hpp"
 #include "tests/lab/machine.hpp"
 #include "tests/support/catch.hpp"
 
+using namespace vmlaunch;
 using namespace vmlaunch::tests;
 
 namespace {
@@ -68,6 +77,44 @@ std::string huge_pages_of(pid_t pid) {
   }
   return found;
 }
+
+void write_pages(const std::string& size, int count) {
+  std::ofstream(kNode + "/hugepages/hugepages-" + size + "/nr_hugepages") << count;
+}
+
+/// Somebody else, who uses all huge pages that the second node can have but `left`.
+class Neighbour {
+ public:
+  explicit Neighbour(int left) {
+    write_pages("2048kB", 1024);
+    count_ = pages("nr_hugepages") - left;
+    write_pages("2048kB", count_);
+    const unsigned long node = 2;  // bit 1
+    base::check(::syscall(SYS_set_mempolicy, MPOL_BIND, &node, 8), "stay on the node");
+    memory_ = ::mmap(nullptr,
+                     size(),
+                     PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_POPULATE,
+                     -1,
+                     0);
+    REQUIRE(memory_ != MAP_FAILED);
+    base::check(::syscall(SYS_set_mempolicy, MPOL_DEFAULT, nullptr, 0), "go anywhere");
+  }
+  Neighbour(const Neighbour&) = delete;
+  Neighbour& operator=(const Neighbour&) = delete;
+  ~Neighbour() {
+    ::munmap(memory_, size());
+    write_pages("2048kB", 0);
+  }
+
+  [[nodiscard]] int count() const { return count_; }
+
+ private:
+  [[nodiscard]] std::size_t size() const { return static_cast<std::size_t>(count_) << 21U; }
+
+  int count_ = 0;
+  void* memory_ = nullptr;
+};
 
 }  // namespace
 
@@ -168,4 +215,54 @@ TEST_CASE("memory: a VM of which all was killed takes no parameter from another"
   CHECK(contents(kIgnoreMsrs) == "Y");
   stop(second);
   CHECK(contents(kIgnoreMsrs) == "N");
+}
+
+TEST_CASE("memory: a pool that cannot be filled gives back what it took, and says what it got",
+          "[intel]") {
+  const Folder folder;
+  Json config = huge_config();
+  config["memory"]["size"] = "1G";
+  std::filesystem::create_directories("/run/vmlaunch");
+  // Between the plan, which saw enough, and the filling: the turn is somebody else's.
+  auto turn = launcher::steps::Lock::take(
+      "/run/vmlaunch", "huge pages", launcher::steps::Lock::Purpose::run, "neighbour");
+  REQUIRE(turn);
+  Program program(run_of(folder, config));
+  REQUIRE(program.says("waiting for huge pages: the VM neighbour has it"));
+  const Neighbour neighbour(200);
+  turn.reset();
+  CHECK(program.exit_code(Seconds(100)) == 13);
+  INFO(program.output());
+  CHECK(said(program, "Cannot set aside 512 huge pages of 2M on node 1: got "));
+  CHECK(said(program, " of 512"));
+  CHECK(said(program, "host restored"));
+  CHECK(pages("nr_hugepages") == neighbour.count());
+}
+
+TEST_CASE("memory: a huge page of 1G is found anew, and goes with QEMU however that dies",
+          "[intel-6.12][each]") {
+  const std::string pool = kNode + "/hugepages/hugepages-1048576kB/";
+  REQUIRE(contents(pool + "nr_hugepages") == "1");  // since the boot: nothing else has that memory
+  const Folder folder;
+  Json config = huge_config();
+  config["memory"] = {{"size", "1G"}, {"hugepages", "1G"}, {"node", 1}};
+  {
+    Program program(run_of(folder, config));
+    REQUIRE(program.says("] running"));
+    CHECK(contents(pool + "free_hugepages") == "0");
+    CHECK(contents(pool + "surplus_hugepages") == "0");
+    stop(program);
+  }
+  CHECK(contents(pool + "nr_hugepages") == "1");
+  CHECK(contents(pool + "free_hugepages") == "1");
+  write_pages("1048576kB", 0);
+  Program program(run_of(folder, config));
+  REQUIRE(program.says("] running"));
+  CHECK(contents(pool + "nr_hugepages") == "1");
+  CHECK(contents(pool + "surplus_hugepages") == "1");
+  kill_all(program);
+  CHECK(eventually([&] { return contents(pool + "nr_hugepages") == "0"; }));
+  CHECK(recover(config) == 0);
+  write_pages("1048576kB", 1);
+  CHECK(contents(pool + "nr_hugepages") == "1");
 }

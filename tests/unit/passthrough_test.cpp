@@ -410,15 +410,5 @@ TEST_CASE("pci: what pci-stub keeps from all is not the guest's, also of a card 
         "guest too");
 }
 
-TEST_CASE("pci: a whole card is found anew once it is bound", "[pci]") {
-  CHECK(steps_of(plan_of(R"([{"device": "01:00.0", "rescan": true}, {"device": "01:00.1",
-                              "rescan": true}])"))
-            .ends_with("bind 0000:01:00.1 to vfio-pci; it has snd_hda_intel\n"
-                       "remove 0000:01:00.0, 0000:01:00.1 and find it anew"));
-  CHECK(refusal(R"([{"device": "00:1f.3", "group": "all", "rescan": true}])") ==
-        "10: Cannot find 0000:00:1f.3 anew: it is on a root bus, whose addresses are the "
-        "firmware's; leave \"rescan\" out");
-}
-
 }  // namespace
 }  // namespace vmlaunch::launcher::plan
