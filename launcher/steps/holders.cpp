@@ -7,6 +7,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <cerrno>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
@@ -111,6 +113,12 @@ class Search {
 
   std::optional<Holder> look_at(const std::string& pid) const {
     const std::string folder = "/proc/" + pid;
+    // Most processes of a host are the kernel's own, which have no program and open nothing.
+    std::array<char, 1> program{};
+    if (::readlink((folder + "/exe").c_str(), program.data(), program.size()) < 0 &&
+        errno == ENOENT) {
+      return std::nullopt;
+    }
     std::optional<std::string> node = open_in(folder + "/fd");
     if (!node) {
       node = mapped_in(folder + "/maps");

@@ -1,6 +1,10 @@
 #include "tests/lab/device_vm.hpp"
 
+#include <cstdlib>
 #include <filesystem>
+#include <utility>
+
+#include "tests/support/catch.hpp"
 
 namespace vmlaunch::tests {
 
@@ -26,6 +30,28 @@ std::string vfio_node_of(const std::string& address) {
   const std::filesystem::path group =
       std::filesystem::read_symlink("/sys/bus/pci/devices/" + address + "/iommu_group");
   return "/dev/vfio/" + group.filename().string();
+}
+
+Made::Made(const std::string& make, std::string remove) : remove_(std::move(remove)) {
+  INFO(make);
+  REQUIRE(std::system(make.c_str()) == 0);
+}
+
+Made::~Made() {
+  CHECK(std::system(remove_.c_str()) == 0);
+}
+
+Made a_bridge() {
+  return {
+      "modprobe -a tun vhost_net && ip link add br0 address 52:54:00:aa:00:01 type bridge && "
+      "ip link set br0 mtu 1400 up && ip addr add 10.0.2.2/24 dev br0",
+      "ip link del br0"};
+}
+
+std::string link_of(const std::string& nic) {
+  return std::filesystem::directory_iterator("/sys/bus/pci/devices/" + nic + "/net")
+      ->path()
+      .filename();
 }
 
 }  // namespace vmlaunch::tests

@@ -23,4 +23,23 @@ inline const std::string kVfio = "vfio-pci";
 /// The node of a device's IOMMU group.
 [[nodiscard]] std::string vfio_node_of(const std::string& address);
 
+/// A link or node of the host for the time of a case, by commands of a shell.
+class Made {
+ public:
+  Made(const std::string& make, std::string remove);
+  Made(const Made&) = delete;
+  Made& operator=(const Made&) = delete;
+  ~Made();
+
+ private:
+  std::string remove_;
+};
+
+/// br0, with the address that the demo guest asks for. The modules are what a host with udev has
+/// nodes for from its boot.
+[[nodiscard]] Made a_bridge();
+
+/// The link of a NIC.
+[[nodiscard]] std::string link_of(const std::string& nic);
+
 }  // namespace vmlaunch::tests

@@ -14,38 +14,6 @@ namespace {
 
 constexpr uid_t kPerson = 12345;
 
-void shell(const std::string& command) {
-  INFO(command);
-  REQUIRE(std::system(command.c_str()) == 0);
-}
-
-/// A link or node for the time of a case.
-class Made {
- public:
-  Made(const std::string& make, std::string remove) : remove_(std::move(remove)) { shell(make); }
-  Made(const Made&) = delete;
-  Made& operator=(const Made&) = delete;
-  ~Made() { CHECK(std::system(remove_.c_str()) == 0); }
-
- private:
-  std::string remove_;
-};
-
-/// With the address that the demo guest asks for. The modules are what a host with udev has nodes
-/// for from its boot.
-Made a_bridge() {
-  return {
-      "modprobe -a tun vhost_net && ip link add br0 address 52:54:00:aa:00:01 type bridge && "
-      "ip link set br0 mtu 1400 up && ip addr add 10.0.2.2/24 dev br0",
-      "ip link del br0"};
-}
-
-std::string link_of(const std::string& nic) {
-  return std::filesystem::directory_iterator("/sys/bus/pci/devices/" + nic + "/net")
-      ->path()
-      .filename();
-}
-
 bool has_link(const std::string& name) {
   return std::filesystem::exists("/sys/class/net/" + name);
 }

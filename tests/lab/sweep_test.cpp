@@ -1,6 +1,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <csignal>
 #include <cstdio>
 #include <utility>
@@ -196,8 +197,20 @@ void check_same(const HostSnapshot& before) {
   CHECK(changed == "");
 }
 
-Json swept_config() {
+Json nic_config() {
   return probe_with({{{"device", device::nic}}});
+}
+
+/// With every kind of step that needs no systemd.
+Json whole_config() {
+  Json config = probe_with({{{"device", device::boot_gpu}},
+                            {{"device", device::gpu}, {"rescan", true}},
+                            {{"device", device::gpu_audio}, {"driver", "pci-stub"}}});
+  config["single_gpu"] = true;
+  config["memory"] = {{"size", "64M"}, {"hugepages", "2M"}, {"node", 1}};
+  config["module_parameters"] = {{"kvm.ignore_msrs", true}};
+  config["network"] = {{{"bridge", "br0"}}, {{"macvtap", link_of(device::nic)}}};
+  return config;
 }
 
 /// How many were killed of how many points.
@@ -214,13 +227,15 @@ void report(const char* victim, const char* points, const Swept& swept, int firs
 
 /// Kills `victim` at each entry of the journal, `step` apart; the host must be as before, at once
 /// where a guardian is left, else after `recover`.
-Swept sweep(Victim victim, int first, int step, Starter starter) {
+template <typename VictimAt>
+Swept sweep(VictimAt victim_at, int first, int step, Starter starter, Json (*make_config)()) {
   Swept swept;
   for (int write = first;; write += step) {
+    const Victim victim = victim_at(write);
     INFO(name_of(victim) << " at entry " << write);
     const Folder folder;
     const HostSnapshot before = host_snapshot();
-    const Json config = swept_config();
+    const Json config = make_config();
     HeldRun held_run(start(folder, config, starter), write);
     TracedRun& run = held_run.run();
     if (!held_run.wait_until_held()) {
@@ -243,8 +258,21 @@ Swept sweep(Victim victim, int first, int step, Starter starter) {
   }
 }
 
-void sweep_whole(Victim victim, int first, int step, Starter starter = Starter::root) {
-  report(name_of(victim), "entries", sweep(victim, first, step, starter), first, step);
+void sweep_nic(Victim victim, int first, int step, Starter starter = Starter::root) {
+  const auto same = [&](int /*write*/) { return victim; };
+  report(name_of(victim), "entries", sweep(same, first, step, starter, nic_config), first, step);
+}
+
+/// With every kind of step: the supervisor, the guardian or both, in turn.
+void sweep_whole(int first, int step) {
+  const Made bridge = a_bridge();
+  const auto victim_at = [](int write) {
+    return std::array{Victim::supervisor, Victim::guardian, Victim::both}.at(
+        static_cast<std::size_t>(write) % 3);
+  };
+  const Swept swept = sweep(victim_at, first, step, Starter::root, whole_config);
+  CHECK(swept.points >= 50);
+  report("one of three", "entries with every kind of step", swept, first, step);
 }
 
 /// Kills the supervisor as it sends its `first`-th packet, and so on, `step` apart. The guardian
@@ -256,7 +284,7 @@ void sweep_packets(int first, int step) {
     const Folder folder;
     const HostSnapshot before = host_snapshot();
     // Without -f: the guardian's packets do not count.
-    TracedRun run(start(folder, swept_config(), Starter::root),
+    TracedRun run(start(folder, nic_config(), Starter::root),
                   {"-e",
                    "trace=sendmsg",
                    "-e",
@@ -280,16 +308,16 @@ void sweep_packets(int first, int step) {
 
 TEST_CASE("sweep: killed at a sample of the journal's entries, the host comes back", "[intel]") {
   // Together: what is made, kept awake, reserved, bound, given and started, and the ways back.
-  sweep_whole(Victim::supervisor, 4, 7);
-  sweep_whole(Victim::guardian, 6, 7);
-  sweep_whole(Victim::both, 5, 7);
-  sweep_whole(Victim::group, 7, 7);
+  sweep_nic(Victim::supervisor, 4, 7);
+  sweep_nic(Victim::guardian, 6, 7);
+  sweep_nic(Victim::both, 5, 7);
+  sweep_nic(Victim::group, 7, 7);
 }
 
 TEST_CASE("sweep: started with sudo and killed at a sample of the entries, the host comes back",
           "[intel]") {
   for (const Victim victim : {Victim::supervisor, Victim::guardian}) {
-    sweep_whole(victim, 9, 10, Starter::sudo);
+    sweep_nic(victim, 9, 10, Starter::sudo);
   }
 }
 
@@ -305,39 +333,58 @@ TEST_CASE("sweep: the supervisor killed at every packet, the host comes back at 
 
 TEST_CASE("sweep: the supervisor killed at every entry, the host comes back",
           "[intel][intel-6.12][full]") {
-  sweep_whole(Victim::supervisor, 1, 1);
+  sweep_nic(Victim::supervisor, 1, 1);
 }
 
 TEST_CASE("sweep: the guardian killed at every entry, the host comes back",
           "[intel][intel-6.12][full]") {
-  sweep_whole(Victim::guardian, 1, 1);
+  sweep_nic(Victim::guardian, 1, 1);
 }
 
 TEST_CASE("sweep: both killed at every entry, the host comes back", "[intel][intel-6.12][full]") {
-  sweep_whole(Victim::both, 1, 1);
+  sweep_nic(Victim::both, 1, 1);
 }
 
 TEST_CASE("sweep: the process group killed at every entry, the host comes back",
           "[intel][intel-6.12][full]") {
-  sweep_whole(Victim::group, 1, 1);
+  sweep_nic(Victim::group, 1, 1);
 }
 
 TEST_CASE("sweep: started with sudo, the supervisor killed at every entry, the host comes back",
           "[intel][full]") {
-  sweep_whole(Victim::supervisor, 1, 1, Starter::sudo);
+  sweep_nic(Victim::supervisor, 1, 1, Starter::sudo);
 }
 
 TEST_CASE("sweep: started with sudo, the guardian killed at every entry, the host comes back",
           "[intel][full]") {
-  sweep_whole(Victim::guardian, 1, 1, Starter::sudo);
+  sweep_nic(Victim::guardian, 1, 1, Starter::sudo);
 }
 
 TEST_CASE("sweep: started with sudo, both killed at every entry, the host comes back",
           "[intel][full]") {
-  sweep_whole(Victim::both, 1, 1, Starter::sudo);
+  sweep_nic(Victim::both, 1, 1, Starter::sudo);
 }
 
 TEST_CASE("sweep: started with sudo, the process group killed at every entry, the host comes back",
           "[intel][full]") {
-  sweep_whole(Victim::group, 1, 1, Starter::sudo);
+  sweep_nic(Victim::group, 1, 1, Starter::sudo);
+}
+
+TEST_CASE("sweep: with every kind of step, killed at a sample of the entries, the host comes back",
+          "[intel]") {
+  sweep_whole(11, 13);  // both, the supervisor, the guardian, and both again
+}
+
+// In parts, since a case has only so much time.
+TEMPLATE_TEST_CASE_SIG("sweep: with every kind of step, killed at each entry, the host comes back",
+                       "[intel][intel-6.12][full]",
+                       ((int first), first),
+                       1,
+                       2,
+                       3,
+                       4,
+                       5,
+                       6,
+                       7) {
+  sweep_whole(first, 7);
 }

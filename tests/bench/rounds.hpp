@@ -1,0 +1,36 @@
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+/// What benchmarks of a start share: vmlaunch and bare QEMU with the same arguments take turns,
+/// each round gives one ratio, and the median of the ratios is what counts, since absolute times do
+/// not travel from machine to machine.
+namespace vmlaunch::bench {
+
+using Json = nlohmann::json;
+
+[[nodiscard]] double milliseconds_since(std::chrono::steady_clock::time_point start);
+
+[[nodiscard]] double median(std::vector<double> values);
+
+/// The plan of a config, in JSON. Ends the program when there is none.
+[[nodiscard]] Json plan_of(const std::string& config);
+
+/// From the start of QEMU as the plan has it to its running guest, in ms. It is killed then.
+[[nodiscard]] double bare_start(const Json& plan);
+
+/// From the start of vmlaunch to the running guest, in ms. It is killed then.
+[[nodiscard]] double our_start(const std::string& config);
+
+/// One line with the medians, and the ratio beside its limit; true when that is met.
+[[nodiscard]] bool report(const std::string& what,
+                          const std::vector<double>& bare,
+                          const std::vector<double>& ours,
+                          double limit);
+
+}  // namespace vmlaunch::bench
