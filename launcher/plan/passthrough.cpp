@@ -354,14 +354,18 @@ class Chooser {
   /// What the host must keep, or what must be ended first.
   void refuse_losses() {
     for (const survey::Use& use : uses_.uses) {
-      if (taken_.contains(use.device)) {
-        refuse_loss(use.device, use.what, use.advice);
+      if (taken_.contains(use.place.device)) {
+        refuse_loss(use.place.device, use.what, use.advice);
       }
     }
-    const auto is_taken = [&](const PciAddress& address) { return taken_.contains(address); };
+    const auto is_taken = [&](const survey::Place& place) { return taken_.contains(place.device); };
     if (!uses_.other_keyboard &&
         std::all_of(uses_.keyboards.begin(), uses_.keyboards.end(), is_taken)) {
-      for (const PciAddress& address : uses_.keyboards) {
+      std::set<PciAddress> controllers;
+      for (const survey::Place& place : uses_.keyboards) {
+        controllers.insert(place.device);
+      }
+      for (const PciAddress& address : controllers) {
         refuse_loss(address,
                     "the host's only keyboard is there",
                     "plug one into another controller, to stop the guest with");
