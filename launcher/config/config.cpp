@@ -290,6 +290,7 @@ Config::Pci read_pci(ObjectReader& reader) {
   pci.release_timeout =
       reader.value("release_timeout", base::parse_duration, "a time such as \"15s\" or \"2m\"");
   pci.driver = reader.choice("driver", taker_names());
+  pci.rescan = reader.boolean("rescan");
   return pci;
 }
 

@@ -122,6 +122,7 @@ struct Config {
     std::optional<bool> x_vga;
     std::optional<base::Milliseconds> release_timeout;
     std::optional<PciTaker> driver;
+    std::optional<bool> rescan;
   };
   struct Audio {
     std::optional<AudioBackend> backend;

@@ -474,12 +474,14 @@ class Validator {
   /// What is only kept from everybody is nothing to the guest.
   void take(const Config::Pci& given, const std::string& pointer, VmSpec::Pci& device) {
     device.driver = given.driver.value_or(PciTaker::vfio);
+    device.rescan = given.rescan.value_or(false);
     if (device.driver == PciTaker::vfio) {
       return;
     }
     for (const auto& [key, is_given] : {std::pair("/rom", given.rom.has_value()),
                                         std::pair("/rombar", given.rombar.has_value()),
-                                        std::pair("/x_vga", given.x_vga.has_value())}) {
+                                        std::pair("/x_vga", given.x_vga.has_value()),
+                                        std::pair("/rescan", given.rescan.has_value())}) {
       if (is_given) {
         report(pointer + key,
                "given for a device that \"driver\": \"pci-stub\" keeps from the guest");
@@ -622,6 +624,7 @@ Json effective_pci(const VmSpec& spec) {
                   {"rombar", device.view.rombar},
                   {"x_vga", device.view.x_vga},
                   {"driver", to_string(device.driver)},
+                  {"rescan", device.rescan},
                   {"release_timeout", base::to_string(device.release_timeout)}};
     if (device.view.rom) {
       entry["rom"] = *device.view.rom;

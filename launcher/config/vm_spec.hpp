@@ -88,6 +88,7 @@ struct VmSpec {
     PciView view;                               ///< of the listed function alone
     base::Milliseconds release_timeout{15000};  ///< for those who have the device open to close it
     PciTaker driver = PciTaker::vfio;
+    bool rescan = false;  ///< the card is removed and found anew before the guest gets it
   };
 
   struct Audio {

@@ -17,6 +17,7 @@
 #include <csignal>
 #include <functional>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -30,6 +31,7 @@
 #include "launcher/guardian/host_changes.hpp"
 #include "launcher/guardian/plan_file.hpp"
 #include "launcher/guardian/protocol.hpp"
+#include "launcher/steps/pci_paths.hpp"
 #include "launcher/steps/steps.hpp"
 #include "sandbox/private_dev.hpp"
 #include "sandbox/spawn.hpp"
@@ -203,7 +205,7 @@ class Guardian {
 
   /// Its nodes follow when QEMU starts: those of vfio come with the devices.
   void make_dev() {
-    if (plan_.qemu.nodes.has_value() != identity_.privileged) {
+    if (plan_.qemu.dev.has_value() != identity_.privileged) {
       throw ProtocolError("a /dev of QEMU's own is for root's runs, and for all of them");
     }
     if (!identity_.privileged) {
@@ -369,9 +371,7 @@ class Guardian {
       child.memlock = plan_.qemu.memlock->bytes;
     }
     if (dev_) {
-      for (const std::string& node : *plan_.qemu.nodes) {
-        dev_->add(node);
-      }
+      fill_dev();
       child.dev = dev_->tree();
     }
     base::UniqueFd cgroup;
@@ -401,6 +401,17 @@ class Guardian {
     qmp_ = std::move(qmp_ours);
     given_.clear();  // a tap is to go with QEMU
     reply(Spawned{qemu_->pid}, handed);
+  }
+
+  /// A card that was found anew may be in another IOMMU group than it was.
+  void fill_dev() {
+    std::set<std::string> nodes(plan_.qemu.dev->nodes.begin(), plan_.qemu.dev->nodes.end());
+    for (const base::PciAddress& device : plan_.qemu.dev->devices) {
+      nodes.insert("vfio/" + steps::iommu_group_of(changes_.host(), device));
+    }
+    for (const std::string& node : nodes) {
+      dev_->add(node);
+    }
   }
 
   void note_start() {

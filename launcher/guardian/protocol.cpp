@@ -51,23 +51,42 @@ FileUse decode_file(const Json& json) {
   return file;
 }
 
+Json encode_dev(const plan::Dev& dev) {
+  Json json = {{"nodes", wire_texts(dev.nodes)}, {"devices", Json::array()}};
+  for (const base::PciAddress& device : dev.devices) {
+    json["devices"].push_back(base::to_string(device));
+  }
+  return json;
+}
+
 Json encode_qemu(const plan::Qemu& qemu) {
   Json json = {{"binary", wire_text(qemu.binary)},
                {"arguments", wire_texts(qemu.arguments)},
                {"environment", wire_texts(qemu.environment)},
                {"serial", qemu.serial_stdio}};
-  json["nodes"] = qemu.nodes ? wire_texts(*qemu.nodes) : Json(nullptr);
+  json["dev"] = qemu.dev ? encode_dev(*qemu.dev) : Json(nullptr);
   json["memlock"] = qemu.memlock ? Json(qemu.memlock->bytes) : Json(nullptr);
   json["uid"] = qemu.user.credentials ? Json(qemu.user.credentials->uid) : Json(nullptr);
   return json;
 }
 
-/// What QEMU may open by name below /dev.
-bool is_node(const std::string& name) {
-  const std::string vfio = "vfio/";
-  const auto group = name.starts_with(vfio) ? base::parse_number<unsigned>(name.substr(vfio.size()))
-                                            : std::nullopt;
-  return name == "kvm" || name == "vfio/vfio" || (group && name == vfio + std::to_string(*group));
+plan::Dev decode_dev(const Json& json) {
+  Fields fields(json);
+  plan::Dev dev{fields.texts("nodes"), {}};
+  for (const std::string& name : dev.nodes) {
+    if (name != "kvm" && name != "vfio/vfio") {
+      throw ProtocolError("a node that no plan has");
+    }
+  }
+  for (const std::string& text : fields.texts("devices")) {
+    const auto address = base::parse_pci_address(text);
+    if (!address) {
+      throw ProtocolError("not a PCI address");
+    }
+    dev.devices.push_back(*address);
+  }
+  fields.finish();
+  return dev;
 }
 
 plan::Qemu decode_qemu(const Json& json) {
@@ -77,11 +96,8 @@ plan::Qemu decode_qemu(const Json& json) {
   qemu.arguments = fields.texts("arguments");
   qemu.environment = fields.texts("environment");
   qemu.serial_stdio = fields.boolean("serial");
-  if (!fields.any("nodes").is_null()) {
-    qemu.nodes = fields.texts("nodes");
-    if (!std::all_of(qemu.nodes->begin(), qemu.nodes->end(), is_node)) {
-      throw ProtocolError("a node that no plan has");
-    }
+  if (const Json& dev = fields.any("dev"); !dev.is_null()) {
+    qemu.dev = decode_dev(dev);
   }
   if (!fields.any("memlock").is_null()) {
     qemu.memlock = base::ByteSize{fields.number("memlock", 0, INT64_MAX)};

@@ -62,6 +62,9 @@ void add_device_steps(const config::VmSpec& spec, const survey::Survey& survey, 
   for (const auto* list : {&awake, &reserve, &await, &bind}) {
     plan.steps.insert(plan.steps.end(), list->begin(), list->end());
   }
+  for (const std::vector<base::PciAddress>& card : plan.passthrough.rescanned) {
+    plan.steps.push_back(steps::rescan_card(card));
+  }
 }
 
 /// What the kernel was told makes its IOMMU groups less than they say.

@@ -100,6 +100,7 @@ class Chooser {
       chosen.slots.back().push_back(address);
     }
     chosen.views = std::move(views_);
+    chosen.rescanned = std::move(rescanned_);
     chosen.groups = judge_groups();
     refuse_had();
     refuse_losses();
@@ -223,6 +224,9 @@ class Chooser {
     } else {
       take_with_card(entry, function, all_functions || entry.all_functions);
       view(entry.view, function);
+      if (entry.rescan) {
+        rescan(function);
+      }
     }
   }
 
@@ -272,6 +276,24 @@ class Chooser {
                           " from the guest with pci-stub: the config gives it to the guest too");
       }
       taken_[function.address] = Taken{entry.release_timeout, config::kStubDriver};
+    }
+  }
+
+  /// The whole card is found anew, with all of its functions.
+  void rescan(const PciFunction& listed) {
+    std::vector<PciAddress> card;
+    for (const PciFunction& function : pci_.functions) {
+      if (slot_of(function.address) == slot_of(listed.address)) {
+        card.push_back(function.address);
+      }
+    }
+    if (!listed.bridge) {
+      problems_.add(ExitCode::preflight,
+                    "Cannot find " + base::to_string(listed.address) +
+                        " anew: it is on a root bus, whose addresses are the firmware's; leave "
+                        "\"rescan\" out");
+    } else if (std::find(rescanned_.begin(), rescanned_.end(), card) == rescanned_.end()) {
+      rescanned_.push_back(card);
     }
   }
 
@@ -399,6 +421,7 @@ class Chooser {
   std::set<PciAddress> given_;
   std::map<PciAddress, VmSpec::PciView> views_;
   std::map<PciAddress, Taken> taken_;
+  std::vector<std::vector<PciAddress>> rescanned_;
   Problems problems_;
 };
 

@@ -46,6 +46,7 @@ struct Passthrough {
   std::vector<std::vector<base::PciAddress>> slots;  ///< given functions, those of a slot together
   std::map<base::PciAddress, config::VmSpec::PciView> views;  ///< of listed functions
   std::vector<Group> groups;
+  std::vector<std::vector<base::PciAddress>> rescanned;  ///< all functions of each such card
 
   bool operator==(const Passthrough&) const = default;
 };

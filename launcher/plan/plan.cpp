@@ -60,20 +60,18 @@ Deadlines choose_deadlines(const config::VmSpec& spec) {
 }
 
 /// What QEMU opens by name; everything else it gets by descriptor.
-std::vector<std::string> nodes_of(const Plan& plan) {
-  std::vector<std::string> nodes;
+Dev dev_of(const Plan& plan) {
+  Dev dev;
   if (plan.accel == "kvm") {
-    nodes.emplace_back("kvm");
+    dev.nodes.emplace_back("kvm");
   }
   if (!plan.passthrough.slots.empty()) {
-    nodes.emplace_back("vfio/vfio");
+    dev.nodes.emplace_back("vfio/vfio");
   }
-  for (const Group& group : plan.passthrough.groups) {
-    if (group.given()) {
-      nodes.push_back("vfio/" + std::to_string(group.number));
-    }
+  for (const auto& slot : plan.passthrough.slots) {
+    dev.devices.insert(dev.devices.end(), slot.begin(), slot.end());
   }
-  return nodes;
+  return dev;
 }
 
 }  // namespace
@@ -96,7 +94,7 @@ Plan make_plan(const config::VmSpec& spec,
   plan.accel = accel.kvm ? "kvm" : "tcg";
   add_host_steps(spec, survey, identity, plan);
   if (identity.privileged) {
-    plan.qemu.nodes = nodes_of(plan);
+    plan.qemu.dev = dev_of(plan);
   }
   add_qemu_arguments(spec, survey, accel.kvm, plan);
   return plan;

@@ -42,15 +42,21 @@ struct QemuUser {
   bool operator==(const QemuUser&) const = default;
 };
 
+/// A /dev of QEMU's own, beside what everybody may open. Its nodes are looked up when QEMU starts.
+struct Dev {
+  std::vector<std::string> nodes;         ///< "kvm", "vfio/vfio"
+  std::vector<base::PciAddress> devices;  ///< the nodes of the IOMMU groups that they are in then
+
+  bool operator==(const Dev&) const = default;
+};
+
 struct Qemu {
   std::string binary;
   std::vector<std::string> arguments;  ///< without the program's name
   std::vector<std::string> environment;
   QemuUser user;
-  /// In a /dev of its own, beside what everybody may open: "kvm", "vfio/7". Nothing: it sees the
-  /// host's /dev.
-  std::optional<std::vector<std::string>> nodes = {};
-  bool serial_stdio = false;  ///< the serial port is on descriptor kSerialFd
+  std::optional<Dev> dev = {};  ///< nothing: it sees the host's /dev
+  bool serial_stdio = false;    ///< the serial port is on descriptor kSerialFd
   /// What QEMU may lock in memory: devices reach the guest's memory only where it is pinned.
   /// Nothing: as it is.
   std::optional<base::ByteSize> memlock = {};

@@ -36,12 +36,26 @@ std::string describe(const QemuUser& user) {
   return text + "; no capabilities, no_new_privs";
 }
 
-std::string describe_dev(const std::optional<std::vector<std::string>>& nodes) {
-  if (!nodes) {
+/// As the IOMMU groups are now.
+std::vector<std::string> nodes_of(const Plan& plan) {
+  std::vector<std::string> nodes = plan.qemu.dev->nodes;
+  for (const Group& group : plan.passthrough.groups) {
+    if (group.given()) {
+      nodes.push_back("vfio/" + std::to_string(group.number));
+    }
+  }
+  return nodes;
+}
+
+std::string describe_dev(const Plan& plan) {
+  if (!plan.qemu.dev) {
     return "the host's";
   }
-  return "null zero full random urandom " + (nodes->empty() ? "" : base::join(*nodes, " ") + " ") +
-         "and nothing else";
+  std::string text = "null zero full random urandom ";
+  for (const std::string& node : nodes_of(plan)) {
+    text += node + " ";
+  }
+  return text + "and nothing else";
 }
 
 /// One option with its value a line; what follows "\" in a shell.
@@ -117,7 +131,7 @@ std::string to_text(const Plan& plan) {
   }
   text += plan.files.empty() ? "  none\n" : "";
   text += "\nQEMU runs as " + describe(plan.qemu.user) + "\n";
-  text += "  its /dev: " + describe_dev(plan.qemu.nodes) + "\n";
+  text += "  its /dev: " + describe_dev(plan) + "\n";
   if (plan.qemu.memlock) {
     text += "  may lock " + base::to_string(*plan.qemu.memlock) + " of memory\n";
   }
@@ -174,7 +188,7 @@ Json to_json(const Plan& plan) {
             {"arguments", plan.qemu.arguments},
             {"environment", plan.qemu.environment},
             {"memlock", plan.qemu.memlock ? Json(plan.qemu.memlock->bytes) : Json(nullptr)},
-            {"nodes", plan.qemu.nodes ? Json(*plan.qemu.nodes) : Json(nullptr)},
+            {"nodes", plan.qemu.dev ? Json(nodes_of(plan)) : Json(nullptr)},
             {"user", qemu_user}}},
           {"deadlines_ms",
            {{"handshake", plan.deadlines.handshake.count()},

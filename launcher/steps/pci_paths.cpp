@@ -38,6 +38,16 @@ std::string driver_of(const Host& host, const base::PciAddress& device) {
   return host.tree().link_name(device_folder(device) + "/driver").value_or("");
 }
 
+std::string iommu_group_of(const Host& host, const base::PciAddress& device) {
+  const auto group = host.tree().link_name(device_folder(device) + "/iommu_group");
+  if (!group || !base::parse_number<unsigned>(*group)) {
+    throw Failure(ExitCode::preflight,
+                  "Cannot give " + base::to_string(device) +
+                      " to the guest: no IOMMU serves it any more; type: vmlaunch host");
+  }
+  return *group;
+}
+
 std::string named(const std::string& driver) {
   return driver.empty() ? "no driver" : base::printable(driver);
 }

@@ -29,6 +29,9 @@ namespace vmlaunch::launcher::steps {
 /// The driver that a device has, "" for none.
 [[nodiscard]] std::string driver_of(const Host& host, const base::PciAddress& device);
 
+/// The number of the IOMMU group that a device is in. Throws Failure for one that has none.
+[[nodiscard]] std::string iommu_group_of(const Host& host, const base::PciAddress& device);
+
 /// For messages: "no driver", or its name.
 [[nodiscard]] std::string named(const std::string& driver);
 

@@ -19,6 +19,7 @@ std::vector<Step> all_kinds() {
       override_driver({}, "", ""),
       await_release({}, {}),
       bind_driver({}, "", ""),
+      rescan_card({}),
       stop_unit("", {}),
       release_console(),
       release_framebuffer("", {}),

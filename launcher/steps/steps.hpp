@@ -52,6 +52,7 @@ struct PoolSize {
                                    std::string to);
 [[nodiscard]] Step await_release(const base::PciAddress& device, base::Milliseconds limit);
 [[nodiscard]] Step bind_driver(const base::PciAddress& device, std::string from, std::string to);
+[[nodiscard]] Step rescan_card(std::vector<base::PciAddress> functions);
 /// A device and the driver that it had.
 struct DriverOf {
   base::PciAddress device;

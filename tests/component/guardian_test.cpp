@@ -107,7 +107,7 @@ struct Sealing {
     seal.plan.name = "vm";
     seal.plan.qemu.binary = PROBE_PROGRAM;
     seal.plan.qemu.arguments = {"ignore-powerdown"};
-    seal.plan.qemu.nodes.emplace();
+    seal.plan.qemu.dev.emplace();
     seal.plan.deadlines.terminate = base::Milliseconds(1000);
     seal.plan.deadlines.kill = base::Milliseconds(1000);
   }
@@ -273,7 +273,7 @@ TEST_CASE("guardian: a plan that claims more than the config's owner may is not 
   CHECK(refused(
       root_alone(), 0, [](Sealing& s, auto&) { s.seal.plan.qemu.user.credentials = uid(0); }));
   CHECK(refused(root_alone(), 0, [](Sealing& s, auto&) {
-    s.seal.plan.qemu.nodes = std::nullopt;  // the host's /dev
+    s.seal.plan.qemu.dev = std::nullopt;  // the host's /dev
   }));
   CHECK(refused(person(), kPerson, [](Sealing& s, auto& fds) {
     s.seal.program_opened = false;  // root is to open the program

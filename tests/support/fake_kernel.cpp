@@ -156,6 +156,10 @@ void FakeKernel::write_to_driver(const std::string& path, const std::string& val
   meet([&] {
     if (path.starts_with(kPlatformDrivers)) {
       bind_platform(path.substr(std::string(kPlatformDrivers).size()), value);
+    } else if (path.ends_with("/remove")) {
+      tree_.take_away(address_of(path));
+    } else if (path.ends_with("/rescan")) {
+      tree_.bring_back(tree().read("/sys/bus/pci/drivers_autoprobe") == "1", lost_);
     } else {
       path.ends_with("/unbind") ? bind(value, "") : probe(value);
     }
@@ -317,6 +321,7 @@ void add_system(PciTree& tree) {
   tree.write("/dev/vhost-net", "");
   tree.write("/sys/class/net/br0/ifindex", "2\n");
   tree.write("/sys/class/net/enp3s0/ifindex", "3\n");
+  tree.write("/sys/bus/pci/drivers_autoprobe", "1\n");
   // Loaded modules stay loaded: from the start, so that they are no difference.
   tree.folder("/sys/bus/pci/drivers/vfio-pci");
   tree.folder("/sys/bus/pci/drivers/pci-stub");

@@ -38,6 +38,8 @@ class FakeKernel : public launcher::steps::Host {
   void take_pages(unsigned node, int pages);
   void give_pages_back(unsigned node, int pages);
 
+  /// That function does not come back once it is removed.
+  void lose(const std::string& address) { lost_.insert(address); }
   /// How many changes were asked for.
   [[nodiscard]] int count() const { return count_; }
 
@@ -86,6 +88,7 @@ class FakeKernel : public launcher::steps::Host {
   std::map<unsigned, Memory> memory_;
   std::map<int, std::vector<launcher::steps::Holder>> holders_;
   mutable int looks_ = 0;
+  std::set<std::string> lost_;
   unsigned last_link_ = 10;  ///< its number
   int count_ = 0;
   int fail_at_ = 0;

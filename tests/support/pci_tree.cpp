@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <utility>
 
 #include "base/errors.hpp"
 
@@ -71,9 +72,9 @@ void PciTree::add(const std::string& address, const PciParts& parts) {
   const std::string device =
       (parts.bridge.empty() ? "/sys/devices/pci" + bus : this->device(parts.bridge)) + "/" +
       address;
-  const std::string link_path = "/sys/bus/pci/devices/" + address;
+  parts_[address] = parts;
   remove(device);
-  link(link_path, relative(device, link_path));
+  list(address, device);
   write(device + "/vendor", hex(parts.vendor, 4));
   write(device + "/device", hex(parts.device, 4));
   write(device + "/class", hex(parts.class_code, 6));
@@ -88,14 +89,44 @@ void PciTree::add(const std::string& address, const PciParts& parts) {
   if (parts.boot_vga) {
     write(device + "/boot_vga", *parts.boot_vga ? "1\n" : "0\n");
   }
-  if (parts.group) {
-    const std::string group = "/sys/kernel/iommu_groups/" + std::to_string(*parts.group);
+  bind(address, parts.driver);
+}
+
+void PciTree::take_away(const std::string& address) {
+  const std::string real = device(address);
+  fs::rename(path_of(real), away_folder_.file(address));
+  remove("/sys/bus/pci/devices/" + address);
+  if (const auto group = parts_.at(address).group) {
+    remove("/sys/kernel/iommu_groups/" + std::to_string(*group) + "/devices/" + address);
+  }
+  away_[address] = real;
+}
+
+void PciTree::bring_back(bool probes, const std::set<std::string>& lost) {
+  for (const auto& [address, real] : std::exchange(away_, {})) {
+    if (lost.contains(address)) {
+      continue;
+    }
+    fs::rename(away_folder_.file(address), path_of(real));
+    list(address, real);
+    write(real + "/driver_override", "(null)\n");
+    write(real + "/power/control", "auto\n");
+    write(real + "/d3cold_allowed", "1\n");
+    bind(address, probes ? parts_.at(address).driver : "");
+  }
+}
+
+/// The links that lead to a function's folder.
+void PciTree::list(const std::string& address, const std::string& device) const {
+  const std::string link_path = "/sys/bus/pci/devices/" + address;
+  link(link_path, relative(device, link_path));
+  if (const auto number = parts_.at(address).group) {
+    const std::string group = "/sys/kernel/iommu_groups/" + std::to_string(*number);
     const std::string member = group + "/devices/" + address;
     write(group + "/type", "DMA-FQ\n");
     link(member, relative(device, member));
     link(device + "/iommu_group", relative(group, device + "/iommu_group"));
   }
-  bind(address, parts.driver);
 }
 
 void PciTree::bind(const std::string& address, const std::string& driver) {

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "base/tree.hpp"
@@ -36,6 +38,11 @@ class PciTree {
 
   void add(const std::string& address, const PciParts& parts);
 
+  /// As the kernel removes a function, and finds all such anew: without their settings, and with
+  /// their driver only if it probes by itself. Those in `lost` stay away.
+  void take_away(const std::string& address);
+  void bring_back(bool probes, const std::set<std::string>& lost);
+
   /// Binds another driver, or none.
   void bind(const std::string& address, const std::string& driver);
 
@@ -55,6 +62,12 @@ class PciTree {
 
  private:
   [[nodiscard]] std::string make_room(const std::string& path) const;
+
+  void list(const std::string& address, const std::string& device) const;
+
+  std::map<std::string, PciParts> parts_;
+  std::map<std::string, std::string> away_;  ///< removed functions, with where each was
+  Folder away_folder_;
 
   Folder folder_;
 };

@@ -51,7 +51,14 @@ std::string steps_of(const Plan& plan) {
 
 /// What QEMU sees in its /dev beside what everybody may open.
 std::string nodes_of(const Plan& plan) {
-  return plan.qemu.nodes ? base::join(*plan.qemu.nodes, " ") : "the host's";
+  if (!plan.qemu.dev) {
+    return "the host's";
+  }
+  std::string text = base::join(plan.qemu.dev->nodes, " ");
+  for (const base::PciAddress& device : plan.qemu.dev->devices) {
+    text += ", group of " + base::to_string(device);
+  }
+  return text;
 }
 
 /// Exit code and text of the refusal.
@@ -165,7 +172,7 @@ TEST_CASE("pci: a device that vfio has already is taken as it is", "[pci]") {
         "make the cgroup vmlaunch-win10\n"
         "keep 0000:02:00.0 awake: power/control on, d3cold_allowed 0");
   const std::string node = "vfio/" + std::to_string(group);
-  CHECK(nodes_of(plan_of(nic, survey)) == "vfio/vfio " + node);
+  CHECK(nodes_of(plan_of(nic, survey)) == "vfio/vfio, group of 0000:02:00.0");
   // Without root it is enough that node and limit are there.
   CHECK(refusal(nic, survey, kPlain) == "10: Cannot open /dev/" + node +
                                             "; type: sudo chown $USER /dev/" + node +
@@ -234,7 +241,10 @@ TEST_CASE("pci: QEMU sees the nodes of the groups that the guest gets, and no ot
             .bridge = "0000:00:1c.0"});
   const Plan plan = plan_of(R"([{"device": "02:00.0"}])", survey_of(tree));
   CHECK(steps_of(plan).find("bind 0000:02:00.1 to vfio-pci; it has igb") != std::string::npos);
-  CHECK(nodes_of(plan) == "vfio/vfio vfio/12");
+  CHECK(nodes_of(plan) == "vfio/vfio, group of 0000:02:00.0");
+  CHECK(to_text(plan).find(
+            "its /dev: null zero full random urandom vfio/vfio vfio/12 and nothing else") !=
+        std::string::npos);
 }
 
 TEST_CASE("pci: what cannot be given is refused, all of it at once", "[pci]") {
@@ -408,6 +418,16 @@ TEST_CASE("pci: what pci-stub keeps from all is not the guest's, also of a card 
                     {"device": "01:00.0", "functions": "all"}])") ==
         "10: Cannot keep 0000:01:00.1 from the guest with pci-stub: the config gives it to the "
         "guest too");
+}
+
+TEST_CASE("pci: a whole card is found anew once it is bound", "[pci]") {
+  CHECK(steps_of(plan_of(R"([{"device": "01:00.0", "rescan": true}, {"device": "01:00.1",
+                              "rescan": true}])"))
+            .ends_with("bind 0000:01:00.1 to vfio-pci; it has snd_hda_intel\n"
+                       "remove 0000:01:00.0, 0000:01:00.1 and find it anew"));
+  CHECK(refusal(R"([{"device": "00:1f.3", "group": "all", "rescan": true}])") ==
+        "10: Cannot find 0000:00:1f.3 anew: it is on a root bus, whose addresses are the "
+        "firmware's; leave \"rescan\" out");
 }
 
 }  // namespace

@@ -176,10 +176,9 @@ TEST_CASE("plan: QEMU runs as whom caller, run_as and owner of the config agree 
 }
 
 TEST_CASE("plan: as root QEMU has a /dev of its own, with KVM if it is used", "[plan]") {
-  using Nodes = std::optional<std::vector<std::string>>;
-  CHECK(plan_of("{}").qemu.nodes == std::nullopt);
-  CHECK(plan_of("{}", host(), kSudo).qemu.nodes == Nodes({"kvm"}));
-  CHECK(plan_of("{}", without_kvm(), kPureRoot).qemu.nodes == Nodes(std::in_place));
+  CHECK(plan_of("{}").qemu.dev == std::nullopt);
+  CHECK(plan_of("{}", host(), kSudo).qemu.dev == Dev{{"kvm"}, {}});
+  CHECK(plan_of("{}", without_kvm(), kPureRoot).qemu.dev == Dev{});
 }
 
 /// A host with a bridge, a card, a wireless card and a tap.

@@ -45,7 +45,7 @@ Seal rich_seal() {
   seal.plan.qemu.arguments = {"-S", "", "-append", "a \\ b\t\x7f"};
   seal.plan.qemu.environment = {"PATH=/usr/bin", "LANG=C.UTF-8"};
   seal.plan.qemu.user.credentials = sandbox::Credentials{1000, 0, {}};
-  seal.plan.qemu.nodes = {{"kvm", "vfio/vfio", "vfio/7"}};
+  seal.plan.qemu.dev = {{"kvm", "vfio/vfio"}, {device}};
   seal.plan.qemu.serial_stdio = true;
   seal.plan.deadlines = {30s, 10s, 0ms, 1ms, 2s, 3s, 1000h};
   seal.program_opened = true;
@@ -286,7 +286,7 @@ TEST_CASE("protocol: a plan that lacks any field is refused", "[guardian]") {
     CHECK(complaint(json) == "\"" + key + "\" is missing");
     ++fields;
   });
-  CHECK(fields == 9 + (3 + 2 + 2 + 4 + 4) + 3 * 8 + 7 + 5);
+  CHECK(fields == 9 + (3 + 2 + 2 + 4 + 4) + 3 * 8 + 7 + 2 + 5);
 }
 
 TEST_CASE("protocol: a plan with a field too many anywhere is refused", "[guardian]") {
@@ -324,7 +324,7 @@ TEST_CASE("protocol: a plan's field of another type is refused", "[guardian]") {
       const bool same = other.type() == right.type() ||
                         (right.is_number() && other.is_number_integer() && other >= 0);
       const bool list = right.is_array() && other == Json::array();
-      const bool no_uid = (key == "uid" || key == "memlock" || key == "nodes") && other.is_null();
+      const bool no_uid = (key == "uid" || key == "memlock" || key == "dev") && other.is_null();
       if ((same && !(right.is_array() || right.is_object())) || list || no_uid || key == "do") {
         continue;
       }
@@ -399,15 +399,18 @@ TEST_CASE("protocol: a step of a form that no plan has is refused", "[guardian]"
   }
 }
 
-TEST_CASE("protocol: a node is KVM's, vfio's or an IOMMU group's", "[guardian]") {
-  for (const char* node : {"kvm", "vfio/vfio", "vfio/0", "vfio/4294967295"}) {
+TEST_CASE("protocol: a node is KVM's, vfio's or a PCI device's", "[guardian]") {
+  for (const char* node : {"kvm", "vfio/vfio"}) {
     INFO(node);
-    CHECK(complaint(seal_with("/qemu/nodes/0", node)) == "nothing");
+    CHECK(complaint(seal_with("/qemu/dev/nodes/0", node)) == "nothing");
   }
-  for (const char* node :
-       {"", "sda", "/kvm", "vfio/", "vfio/07", "vfio/-1", "vfio/../mem", "vfio/7/", "../dev/mem"}) {
+  for (const char* node : {"", "sda", "/kvm", "vfio/", "vfio/7", "vfio/../mem", "../dev/mem"}) {
     INFO(node);
-    CHECK(complaint(seal_with("/qemu/nodes/0", node)) == "a node that no plan has");
+    CHECK(complaint(seal_with("/qemu/dev/nodes/0", node)) == "a node that no plan has");
+  }
+  for (const char* device : {"", "7", "../0000:01:00.0", "0000:01:00.0/"}) {
+    INFO(device);
+    CHECK(complaint(seal_with("/qemu/dev/devices/0", device)) == "not a PCI address");
   }
 }
 
@@ -494,7 +497,7 @@ TEST_CASE("protocol: more elements than a plan can have are refused", "[guardian
     INFO(field);
     CHECK(complaint(seal_with(field, many(4097, "x"))).ends_with("has the wrong type or range"));
   }
-  CHECK(complaint(seal_with("/qemu/nodes", many(4097, "kvm"))) ==
+  CHECK(complaint(seal_with("/qemu/dev/nodes", many(4097, "kvm"))) ==
         "\"nodes\" has the wrong type or range");
   CHECK(complaint(seal_with("/opened", many(100000, 0))) ==
         "\"opened\" has the wrong type or range");

@@ -31,6 +31,8 @@ TEST_CASE("steps: each is read back, and others of its kind are others", "[steps
                                    load_driver("pci-stub"),
                                    bind_driver(kGpu, "nouveau", "pci-stub"),
                                    override_driver(kGpu, "nouveau", "pci-stub"),
+                                   rescan_card({kGpu}),
+                                   rescan_card({kGpu, kSound}),
                                    keep_awake(kGpu),
                                    keep_awake(kSound),
                                    override_driver(kGpu, "", "vfio-pci"),
@@ -84,6 +86,50 @@ TEST_CASE("steps: a device whose driver changed since the survey is busy, and is
   CHECK_THROWS_AS(apply(step, kernel, context(), journal), Failure);
   CHECK(kernel.count() == 0);
   CHECK(journal.entries().empty());
+}
+
+TEST_CASE("steps: a card that is found anew has its settings and its driver, and nobody else's",
+          "[steps]") {
+  for (const bool comes_back : {true, false}) {
+    INFO((comes_back ? "it comes back" : "a part of it is lost"));
+    Laptop laptop;
+    laptop.tree.bind("0000:01:00.0", "vfio-pci");
+    laptop.tree.bind("0000:01:00.1", "vfio-pci");
+    for (const char* address : {"0000:01:00.0", "0000:01:00.1"}) {
+      laptop.tree.write(laptop.tree.device(address) + "/driver_override", "vfio-pci\n");
+      laptop.tree.write(laptop.tree.device(address) + "/power/control", "on\n");
+    }
+    laptop.tree.write("/dev/vfio/2", "");
+    FakeKernel kernel(laptop.tree);
+    Journal journal = laptop.journal();
+    const auto before = vmlaunch::tests::snapshot(laptop.tree);
+    const Step step = rescan_card({kGpu, kSound});
+    if (!comes_back) {
+      kernel.lose("0000:01:00.1");
+      CHECK_THROWS_AS(apply(step, kernel, context(), journal), ChangedMeanwhile);
+      CHECK(laptop.tree.tree().read("/sys/bus/pci/drivers_autoprobe") == "1");
+      CHECK(undo_all(kernel, journal)
+                .leftovers.at(0)
+                .ends_with(
+                    "the PCI device 0000:01:00.1 is gone; type: echo 1 > /sys/bus/pci/rescan"));
+      continue;
+    }
+    apply(step, kernel, context(), journal);
+    CHECK(vmlaunch::tests::difference(before, vmlaunch::tests::snapshot(laptop.tree)) == "");
+    CHECK(undo_all(kernel, journal).code == ExitCode::ended);
+    CHECK(vmlaunch::tests::difference(before, vmlaunch::tests::snapshot(laptop.tree)) == "");
+  }
+}
+
+TEST_CASE("steps: only the functions of one card are found anew", "[steps]") {
+  for (const char* functions : {R"([])",
+                                R"(["0000:01:00.0", "0000:02:00.0"])",
+                                R"(["0000:01:00.0", "0000:01:01.0"])",
+                                R"(["01:00"])"}) {
+    INFO(functions);
+    CHECK_THROWS_AS(read_step({{"kind", "rescan-card"}, {"functions", Json::parse(functions)}}),
+                    FormError);
+  }
 }
 
 TEST_CASE("steps: an override that could not be put back is no override to change", "[steps]") {

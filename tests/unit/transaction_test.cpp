@@ -13,7 +13,7 @@ using Fault = FakeKernel::Fault;
 
 /// Every example, and a config for what none of them needs.
 std::vector<std::string> configs() {
-  std::vector<std::string> texts = {R"({"pci": [{"device": "01:00.0"},
+  std::vector<std::string> texts = {R"({"pci": [{"device": "01:00.0", "rescan": true},
                                                 {"device": "01:00.1", "driver": "pci-stub"}]})"};
   for (const std::string& file : vmlaunch::tests::sources_in("configs", ".json")) {
     if (!file.ends_with(".schema.json")) {
