@@ -66,6 +66,7 @@ class Validator {
     disks(config, spec);
     network(config, spec);
     pci(config, spec);
+    usb(config, spec);
     single_gpu(config, spec);
     stop_units(config, spec);
     console(config, spec);
@@ -471,6 +472,37 @@ class Validator {
     }
   }
 
+  void usb(const Config& config, VmSpec& spec) {
+    if (config.usb.size() > kMostUsbDevices) {
+      report("/usb", "at most " + std::to_string(kMostUsbDevices) + " USB devices are possible");
+    }
+    std::set<UsbRule> seen;
+    for (std::size_t i = 0; i < config.usb.size(); ++i) {
+      const Config::Usb& given = config.usb[i];
+      const std::string pointer = child("/usb", i);
+      if (given.ways.empty()) {
+        report(pointer, "it names no device: give \"device\", \"port\" or \"address\"");
+      }
+      for (std::size_t k = 1; k < given.ways.size(); ++k) {
+        report(child(pointer, given.ways[k]),
+               std::string("a device is named in one way, and this one is by \"") +
+                   given.ways.front() + "\" already");
+      }
+      if (!given.device) {
+        continue;
+      }
+      const VmSpec::Usb device{*given.device, given.optional.value_or(false)};
+      if (!seen.insert(device.device).second) {
+        report(pointer, "this device is listed twice");
+      }
+      if (device.optional && std::holds_alternative<UsbAddress>(device.device)) {
+        report(pointer + "/optional",
+               "what comes later has another address then: name it by \"device\" or \"port\"");
+      }
+      spec.usb.push_back(device);
+    }
+  }
+
   /// What is only kept from everybody is nothing to the guest.
   void take(const Config::Pci& given, const std::string& pointer, VmSpec::Pci& device) {
     device.driver = given.driver.value_or(PciTaker::vfio);
@@ -637,6 +669,19 @@ Json effective_pci(const VmSpec& spec) {
   return pci;
 }
 
+const char* way_of(const UsbRule& rule) {
+  static constexpr std::array kWays = {"device", "port", "address"};
+  return kWays.at(rule.index());
+}
+
+Json effective_usb(const VmSpec& spec) {
+  Json usb = Json::array();
+  for (const VmSpec::Usb& entry : spec.usb) {
+    usb.push_back({{way_of(entry.device), to_string(entry.device)}, {"optional", entry.optional}});
+  }
+  return usb;
+}
+
 Json effective_memory(const VmSpec::Memory& spec) {
   Json memory = {{"size", base::to_string(spec.size)}, {"locked", spec.locked}};
   if (!spec.nodes.empty()) {
@@ -718,6 +763,7 @@ Json effective(const VmSpec& spec) {
       {"disks", effective_disks(spec)},
       {"network", effective_network(spec)},
       {"pci", effective_pci(spec)},
+      {"usb", effective_usb(spec)},
       {"video", to_string(spec.video)},
       {"single_gpu", spec.single_gpu},
       {"stop_units", spec.stop_units},

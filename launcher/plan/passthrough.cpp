@@ -5,8 +5,7 @@
 #include <set>
 #include <variant>
 
-#include "base/text.hpp"
-#include "launcher/exit_code.hpp"
+#include "launcher/plan/problems.hpp"
 
 namespace vmlaunch::launcher::plan {
 
@@ -15,24 +14,6 @@ namespace {
 using base::PciAddress;
 using config::VmSpec;
 using survey::PciFunction;
-
-/// Collects what is wrong, so that all of it is told at once.
-class Problems {
- public:
-  void add(ExitCode code, const std::string& text) {
-    code_ = worse(code_, code);
-    texts_.push_back(text);
-  }
-  void throw_if_any() const {
-    if (!texts_.empty()) {
-      throw Failure(code_, base::join(texts_, "\n"));
-    }
-  }
-
- private:
-  ExitCode code_ = ExitCode::ended;
-  std::vector<std::string> texts_;
-};
 
 PciAddress slot_of(PciAddress address) {
   address.function = 0;

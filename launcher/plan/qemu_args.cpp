@@ -28,6 +28,9 @@ constexpr std::size_t kPortsPerSlot = 8;  // a port is a function
 constexpr std::size_t kSoundSlot = 0x1e;
 static_assert(kFirstPortSlot + (config::kMostPciDevices - 1) / kPortsPerSlot < kSoundSlot);
 
+constexpr unsigned kUsbPorts = 15;  // the most that QEMU gives a controller
+static_assert(config::kMostUsbDevices < kUsbPorts);
+
 /// What current Windows guests ask for; an enlightenment may need one before it (QEMU's
 /// docs/system/i386/hyperv.rst). The lock is retried as often as that document advises.
 constexpr std::string_view kEnlightenments =
@@ -58,6 +61,7 @@ class Builder {
     network();
     pci_devices();
     serial();
+    usb();
     video();
     display();
     audio();
@@ -420,6 +424,35 @@ class Builder {
     }
   }
 
+  /// QEMU looks for what is missing every two seconds, and takes it when it is there.
+  void usb() {
+    if (spec_.usb.empty()) {
+      return;
+    }
+    Json controller = device("qemu-xhci", "usb", kUsbSlot);
+    controller["p2"] = kUsbPorts;
+    controller["p3"] = kUsbPorts;
+    add_json("-device", controller);
+    for (std::size_t i = 0; i < spec_.usb.size(); ++i) {
+      Json host = {
+          {"driver", "usb-host"}, {"id", "usb-host" + std::to_string(i)}, {"bus", "usb.0"}};
+      host.update(match(spec_.usb[i].device));
+      add_json("-device", host);
+    }
+  }
+
+  /// What QEMU finds the device by.
+  static Json match(const config::UsbRule& rule) {
+    if (const auto* ids = std::get_if<config::UsbIds>(&rule)) {
+      return {{"vendorid", ids->vendor}, {"productid", ids->product}};
+    }
+    if (const auto* port = std::get_if<config::UsbPort>(&rule)) {
+      return {{"hostbus", port->bus}, {"hostport", path_of(*port)}};
+    }
+    const auto& address = std::get<config::UsbAddress>(rule);
+    return {{"hostbus", address.bus}, {"hostaddr", address.device}};
+  }
+
   void serial() {
     if (spec_.serial.kind == config::Serial::Kind::none) {
       return;
@@ -442,7 +475,9 @@ class Builder {
       return;
     }
     add("-vnc", spec_.display.vnc->address + ":" + std::to_string(spec_.display.vnc->port - 5900));
-    add_json("-device", device("qemu-xhci", "usb", kUsbSlot));
+    if (spec_.usb.empty()) {
+      add_json("-device", device("qemu-xhci", "usb", kUsbSlot));
+    }
     add_json("-device", Json{{"driver", "usb-tablet"}, {"id", "tablet"}, {"bus", "usb.0"}});
   }
 

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cerrno>
 #include <memory>
 #include <system_error>
 #include <utility>
@@ -149,10 +150,10 @@ class LendUsb final : public Change {
       lent.push_back(read_lent(device));
     }
     const std::vector<survey::UsbDevice> devices = meant(host, rule_);
-    for (const survey::UsbDevice& device : devices) {
-      give_back(host, device, found_as(lent, device));
-    }
     Troubles troubles;
+    for (const survey::UsbDevice& device : devices) {
+      give_back(host, device, found_as(lent, device), troubles);
+    }
     for (const survey::UsbDevice& device : devices) {
       if (const Lent* before = found_as(lent, device)) {
         look_for_troubles(host, device, *before, troubles);
@@ -166,8 +167,12 @@ class LendUsb final : public Change {
   struct Troubles {
     std::vector<std::string> failed;   ///< another try may help
     std::vector<std::string> changed;  ///< by somebody else
+    bool denied = false;               ///< only root may write, which this run is not
 
     void throw_if_any() const {
+      if (!failed.empty() && denied) {
+        throw Lost(base::join(failed, "; "));
+      }
       if (!failed.empty()) {
         throw Failure(ExitCode::host_not_restored, base::join(failed, "; "));
       }
@@ -186,31 +191,50 @@ class LendUsb final : public Change {
   }
 
   /// What says that it failed is no matter: where the device is then counts.
-  static void try_to_write(Host& host, const std::string& path, const std::string& value) {
+  static void try_to_write(Host& host,
+                           const std::string& path,
+                           const std::string& value,
+                           Troubles& troubles) {
     try {
       host.write_to_driver(path, value);
-    } catch (const std::system_error&) {
+    } catch (const std::system_error& error) {
+      troubles.denied = troubles.denied || error.code().value() == EACCES;
     }
   }
 
-  static void give_back(Host& host, const survey::UsbDevice& device, const Lent* before) {
-    // A guest may choose another configuration, or none; the interfaces are others then.
-    if (before != nullptr && configuration_of(host, device) != before->configuration) {
-      try_to_write(host, configuration_file(device), before->configuration);
-    }
+  /// A guest may choose another configuration, or none; the interfaces are others then.
+  static bool is_configured_anew(const Host& host,
+                                 const survey::UsbDevice& device,
+                                 const Lent& before) {
+    return !before.configuration.empty() && configuration_of(host, device) != before.configuration;
+  }
+
+  /// Those that had a driver; of what came after the look, all.
+  static std::vector<std::string> interfaces_of(const survey::UsbDevice& device,
+                                                const Lent* before) {
     std::vector<std::string> interfaces;
     if (before != nullptr) {
       for (const auto& [interface, driver] : before->drivers) {
         interfaces.push_back(interface);
       }
-    } else {
-      for (const survey::UsbInterface& interface : device.interfaces) {
-        interfaces.push_back(interface.name);
-      }
+      return interfaces;
     }
-    for (const std::string& interface : interfaces) {
+    for (const survey::UsbInterface& interface : device.interfaces) {
+      interfaces.push_back(interface.name);
+    }
+    return interfaces;
+  }
+
+  static void give_back(Host& host,
+                        const survey::UsbDevice& device,
+                        const Lent* before,
+                        Troubles& troubles) {
+    if (before != nullptr && is_configured_anew(host, device, *before)) {
+      try_to_write(host, configuration_file(device), before->configuration, troubles);
+    }
+    for (const std::string& interface : interfaces_of(device, before)) {
       if (is_there(host, interface) && driver_of_interface(host, interface).empty()) {
-        try_to_write(host, kProbe, interface);
+        try_to_write(host, kProbe, interface, troubles);
       }
     }
   }
@@ -222,7 +246,7 @@ class LendUsb final : public Change {
     if (!is_there(host, device.name())) {
       return;
     }
-    if (configuration_of(host, device) != before.configuration) {
+    if (is_configured_anew(host, device, before)) {
       troubles.failed.push_back("the USB device " + device.name() +
                                 " has another configuration; type: echo " + before.configuration +
                                 " | sudo tee " + configuration_file(device));
@@ -230,7 +254,7 @@ class LendUsb final : public Change {
     }
     for (const auto& [interface, driver] : before.drivers) {
       const std::string now = driver_of_interface(host, interface);
-      if (now == driver) {
+      if (now == driver || !is_there(host, interface)) {
         continue;
       }
       const std::string what =

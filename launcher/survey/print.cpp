@@ -341,6 +341,7 @@ std::string to_text(const Host& host, const PciNames& names) {
     text += "  " + base::printable(line) + "\n";
   }
   add_devices(text, host, names);
+  text += to_text(host.usb);
   add_cpus(text, host.cpus);
   add_memory(text, host.memory);
   add_kernel(text, host);

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <iterator>
+#include <string_view>
+#include <utility>
 
 #include "base/text.hpp"
 
@@ -139,18 +142,24 @@ std::vector<UsbDevice> Usb::find(const config::UsbRule& rule) const {
 }
 
 Usb look_at_usb(Reader& reader, UsbNames names) {
+  constexpr std::string_view kBus = "usb";
   Usb usb;
-  for (const unsigned number : reader.numbered("/sys/bus/usb/devices", "usb")) {
-    if (auto bus = look_at_bus(reader, number)) {
-      usb.buses.push_back(std::move(*bus));
-    }
-  }
   std::vector<config::UsbPort> ports;
+  static_cast<void>(reader.has("/sys/bus/usb/devices"));  // tells it where it is hidden
   for (const std::string& name : reader.tree().list("/sys/bus/usb/devices")) {
-    if (const auto port = config::parse_usb_port(name)) {
+    const auto number = name.starts_with(kBus)
+                            ? base::parse_number<std::uint8_t>(name.substr(kBus.size()))
+                            : std::nullopt;
+    const auto port = config::parse_usb_port(name);
+    if (auto bus = number ? look_at_bus(reader, *number) : std::nullopt) {
+      usb.buses.push_back(std::move(*bus));
+    } else if (port) {
       ports.push_back(*port);
     }
   }
+  std::sort(usb.buses.begin(), usb.buses.end(), [](const UsbBus& one, const UsbBus& other) {
+    return one.number < other.number;
+  });
   std::sort(ports.begin(), ports.end());
   for (const config::UsbPort& port : ports) {
     const auto bus = std::find_if(usb.buses.begin(), usb.buses.end(), [&](const UsbBus& one) {

@@ -3,6 +3,8 @@
 #include <string>
 #include <vector>
 
+#include "launcher/survey/print.hpp"
+#include "launcher/survey/record.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/usb_tree.hpp"
 
@@ -191,6 +193,48 @@ TEST_CASE("usb: a device that is pulled out is not there any more", "[usb]") {
   const Found found = look(desk.tree);
   CHECK(found.unseen.empty());
   CHECK(found.usb.buses[0].devices.size() == 1);
+}
+
+TEST_CASE("usb: people are told each bus with its devices, and nothing writes to a terminal",
+          "[usb]") {
+  const Desk desk;
+  bind_usb(desk.tree, "1-10.3:1.0", "");
+  CHECK(to_text(look(desk.tree).usb) ==
+        "\nUSB bus 1 of 0000:02:00.0, 480 Mbit/s, 4 ports\n"
+        "  1-2 [046d:c051] \"Optical \\x1b[2JMouse\", number 4, 12 Mbit/s, input by usbhid\n"
+        "  1-10 [05e3:0608], number 5, 12 Mbit/s, hub by hub\n"
+        "  1-10.3 [0781:5567], number 17, 480 Mbit/s, storage without a driver\n");
+  CHECK(to_text(Usb{}).empty());
+}
+
+TEST_CASE("usb: programs are told the same", "[usb]") {
+  const Desk desk;
+  const base::Tree tree = desk.tree.tree();
+  Reader reader(tree);
+  const nlohmann::json buses = to_json(look_at_host(reader), PciNames("/nonexistent")).at("usb");
+  REQUIRE(buses.size() == 1);
+  CHECK(buses[0].at("controller") == kController);
+  CHECK(buses[0].at("devices").at(0) ==
+        nlohmann::json{
+            {"port", "1-2"},
+            {"number", 4},
+            {"ids", "046d:c051"},
+            {"manufacturer", nullptr},
+            {"product", "Optical \\x1b[2JMouse"},
+            {"speed", "12"},
+            {"class", "00"},
+            {"hub", false},
+            {"interfaces", {{{"name", "1-2:1.0"}, {"class", "030102"}, {"driver", "usbhid"}}}}});
+}
+
+TEST_CASE("usb: a look at a record finds what a look at the host found", "[usb]") {
+  const Desk desk;
+  const tests::Folder folder;
+  write_record(record(desk.tree.tree()), folder.file("tree"));
+  const base::Tree again(folder.file("tree"));
+  Reader reader(again);
+  CHECK(look_at_usb(reader, UsbNames::read) == look(desk.tree).usb);
+  CHECK(reader.unseen().empty());
 }
 
 }  // namespace
