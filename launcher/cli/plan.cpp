@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "launcher/cli/verbs.hpp"
+#include "launcher/config/effective.hpp"
 
 namespace vmlaunch::launcher::cli {
 

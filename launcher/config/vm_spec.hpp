@@ -138,7 +138,4 @@ struct VmSpec {
 /// problem at once.
 [[nodiscard]] VmSpec load(const Document& document, const std::string& path);
 
-/// The same as a config again, with every default written out.
-[[nodiscard]] Json effective(const VmSpec& spec);
-
 }  // namespace vmlaunch::launcher::config

@@ -1,5 +1,6 @@
 #include "launcher/plan/host_steps.hpp"
 
+#include <algorithm>
 #include <set>
 
 #include "base/text.hpp"
@@ -37,6 +38,28 @@ void for_each_given_group(const Passthrough& passthrough, Visit visit) {
   }
 }
 
+/// Before cards are bound. The host's driver has each again for a moment, and its framebuffer may
+/// get the console.
+void add_rescan_steps(Plan& plan) {
+  const auto& cards = plan.passthrough.rescanned;
+  const bool console =
+      std::find(plan.steps.begin(), plan.steps.end(), steps::release_console()) != plan.steps.end();
+  for_each_endpoint(plan.passthrough, [&](const GroupMember& member) {
+    const bool found_anew = std::any_of(cards.begin(), cards.end(), [&](const auto& card) {
+      return std::find(card.begin(), card.end(), member.address) != card.end();
+    });
+    if (found_anew && !member.driver.empty()) {
+      plan.steps.push_back(steps::await_release(member.address, member.release_timeout));
+    }
+  });
+  for (const std::vector<base::PciAddress>& card : cards) {
+    plan.steps.push_back(steps::rescan_card(card));
+  }
+  if (console && !cards.empty()) {
+    plan.steps.push_back(steps::release_console());
+  }
+}
+
 /// Cheapest to fail first; what takes a device from the host last.
 void add_device_steps(const config::VmSpec& spec, const survey::Survey& survey, Plan& plan) {
   std::vector<steps::Step> reserve;
@@ -60,11 +83,9 @@ void add_device_steps(const config::VmSpec& spec, const survey::Survey& survey, 
   }
   // Who uses a device goes before it is taken, and comes back as the last.
   add_desktop_steps(spec, survey, plan);
+  add_rescan_steps(plan);
   for (const auto* list : {&awake, &reserve, &await, &bind}) {
     plan.steps.insert(plan.steps.end(), list->begin(), list->end());
-  }
-  for (const std::vector<base::PciAddress>& card : plan.passthrough.rescanned) {
-    plan.steps.push_back(steps::rescan_card(card));
   }
 }
 
@@ -121,6 +142,10 @@ void require_prepared(const config::VmSpec& spec, const survey::Survey& survey, 
                          " to vfio-pci without root; type: sudo vmlaunch …");
     }
   });
+  for (const std::vector<base::PciAddress>& card : plan.passthrough.rescanned) {
+    problems.push_back("Cannot find " + base::to_string(card.front()) +
+                       " anew without root; type: sudo vmlaunch …");
+  }
   for_each_given_group(plan.passthrough, [&](unsigned group) {
     if (problems.empty() && !survey.open_groups.contains(group)) {
       problems.push_back(lacks_node("/dev/vfio/" + std::to_string(group)));

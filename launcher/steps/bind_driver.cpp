@@ -13,10 +13,6 @@ namespace vmlaunch::launcher::steps {
 
 namespace {
 
-void unbind(Host& host, const base::PciAddress& device) {
-  host.write_to_driver(device_folder(device) + "/driver/unbind", base::to_string(device));
-}
-
 void require_driver(Host& host, const std::string& driver, const std::string& module) {
   if (!module.empty() && !host.tree().exists(driver_folder(driver))) {
     host.load_module(module);

@@ -52,6 +52,10 @@ std::string named(const std::string& driver) {
   return driver.empty() ? "no driver" : base::printable(driver);
 }
 
+void unbind(Host& host, const base::PciAddress& device) {
+  host.write_to_driver(device_folder(device) + "/driver/unbind", base::to_string(device));
+}
+
 /// Whether the write says that it failed is no matter: some drivers refuse, and some kernels return
 /// an error for "no driver took it". Where the device is counts.
 void probe_driver(Host& host, const base::PciAddress& device, const std::string& driver) {

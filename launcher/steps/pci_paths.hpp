@@ -35,6 +35,9 @@ namespace vmlaunch::launcher::steps {
 /// For messages: "no driver", or its name.
 [[nodiscard]] std::string named(const std::string& driver);
 
+/// Takes a device from the driver that it has.
+void unbind(Host& host, const base::PciAddress& device);
+
 /// Lets the kernel find a driver, which must then be that one. Throws Failure.
 void probe_driver(Host& host, const base::PciAddress& device, const std::string& driver);
 

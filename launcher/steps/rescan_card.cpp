@@ -15,8 +15,6 @@ namespace {
 
 using std::chrono::steady_clock;
 
-constexpr const char* kAutoprobe = "/sys/bus/pci/drivers_autoprobe";
-
 /// The bus answers at once; a card that was powered down takes a second.
 constexpr std::chrono::seconds kReturn{10};
 
@@ -68,7 +66,9 @@ Function read_function(const Json& json) {
 }
 
 /// Removes a card and finds it anew: the kernel gives it other memory windows then, which helps
-/// where the firmware's overlap. Its settings and its drivers are as before.
+/// where the firmware's overlap. A driver that takes it at once cannot be kept off
+/// (pci_bus_add_device() asks all of them, whatever drivers_autoprobe says), so this comes before
+/// the card is bound to vfio-pci. Its settings and its drivers are as before.
 class RescanCard final : public Change {
  public:
   explicit RescanCard(std::vector<base::PciAddress> functions) : functions_(std::move(functions)) {}
@@ -105,9 +105,9 @@ class RescanCard final : public Change {
     for (const base::PciAddress& function : functions_) {
       names.push_back(base::to_string(function));
     }
-    return "remove " + base::join(names, ", ") + " and find it anew";
+    return "remove " + base::join(names, ", ") + " and find them anew, with their drivers";
   }
-  std::string describe_undo() const override { return "found anew, if it is missing"; }
+  std::string describe_undo() const override { return "found anew, if any is missing"; }
   std::string object() const override { return base::to_string(functions_.front()); }
   std::string reserves() const override { return object(); }
 
@@ -125,16 +125,18 @@ class RescanCard final : public Change {
     for (const base::PciAddress& function : functions_) {
       functions.push_back(look_at(host, function));
     }
-    return {{"bridge", wire_text(above.substr(above.rfind('/') + 1))},
-            {"autoprobe", host.tree().read(kAutoprobe).value_or("1") == "1"},
-            {"functions", functions}};
+    return {{"bridge", wire_text(above.substr(above.rfind('/') + 1))}, {"functions", functions}};
   }
 
   void apply(Host& host,
              const Context& /*context*/,
              const Json& found,
              const Note& /*note*/) const override {
-    host.write(kAutoprobe, "0");
+    for (const base::PciAddress& function : functions_) {
+      if (const std::vector<Holder> holders = host.holders(function); !holders.empty()) {
+        refuse_held(function, holders);
+      }
+    }
     for (auto function = functions_.rbegin(); function != functions_.rend(); ++function) {
       host.write_to_driver(device_folder(*function) + "/remove", "1");
     }
@@ -144,25 +146,20 @@ class RescanCard final : public Change {
   void undo(Host& host, const Json& found) const override { bring_back(host, found); }
 
  private:
-  /// The card as it was found. Between its return and its driver nobody else's driver may take it.
+  /// The card as it was found.
   void bring_back(Host& host, const Json& found) const {
     Fields fields(found);
     const base::PciAddress bridge = read_address(fields, "bridge");
-    const bool autoprobe = fields.boolean("autoprobe");
     std::vector<Function> functions;
     for (const Json& json : fields.array("functions", 8)) {
       functions.push_back(read_function(json));
     }
     if (!is_there(host)) {
-      host.write(kAutoprobe, "0");
       host.write_to_driver(device_folder(bridge) + "/rescan", "1");
       await(host);
     }
     for (const Function& function : functions) {
       restore(host, function);
-    }
-    if (autoprobe && host.tree().read(kAutoprobe) != "1") {
-      host.write(kAutoprobe, "1");
     }
     for (const Function& function : functions) {
       require_same(host, function);
@@ -197,7 +194,14 @@ class RescanCard final : public Change {
         host.write(folder + name, before);
       }
     }
-    if (!function.driver.empty() && driver_of(host, function.device).empty()) {
+    const std::string now = driver_of(host, function.device);
+    if (now == function.driver) {
+      return;
+    }
+    if (!now.empty()) {
+      unbind(host, function.device);
+    }
+    if (!function.driver.empty()) {
       probe_driver(host, function.device, function.driver);
     }
   }

@@ -72,7 +72,4 @@ enum class UsbNames { left_out, read };
 
 [[nodiscard]] Usb look_at_usb(Reader& reader, UsbNames names);
 
-/// For people: each bus and its devices.
-[[nodiscard]] std::string to_text(const Usb& usb);
-
 }  // namespace vmlaunch::launcher::survey

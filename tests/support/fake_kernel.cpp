@@ -164,7 +164,7 @@ void FakeKernel::write_to_driver(const std::string& path, const std::string& val
     } else if (path.ends_with("/remove")) {
       tree_.take_away(address_of(path));
     } else if (path.ends_with("/rescan")) {
-      tree_.bring_back(tree().read("/sys/bus/pci/drivers_autoprobe") == "1", lost_);
+      tree_.bring_back(lost_);
     } else {
       path.ends_with("/unbind") ? bind(value, "") : probe(value);
     }
@@ -333,7 +333,6 @@ void add_system(PciTree& tree) {
   tree.write("/dev/vhost-net", "");
   tree.write("/sys/class/net/br0/ifindex", "2\n");
   tree.write("/sys/class/net/enp3s0/ifindex", "3\n");
-  tree.write("/sys/bus/pci/drivers_autoprobe", "1\n");
   // Loaded modules stay loaded: from the start, so that they are no difference.
   tree.folder("/sys/bus/pci/drivers/vfio-pci");
   tree.folder("/sys/bus/pci/drivers/pci-stub");

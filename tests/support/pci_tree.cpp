@@ -102,7 +102,7 @@ void PciTree::take_away(const std::string& address) {
   away_[address] = real;
 }
 
-void PciTree::bring_back(bool probes, const std::set<std::string>& lost) {
+void PciTree::bring_back(const std::set<std::string>& lost) {
   for (const auto& [address, real] : std::exchange(away_, {})) {
     if (lost.contains(address)) {
       continue;
@@ -112,7 +112,7 @@ void PciTree::bring_back(bool probes, const std::set<std::string>& lost) {
     write(real + "/driver_override", "(null)\n");
     write(real + "/power/control", "auto\n");
     write(real + "/d3cold_allowed", "1\n");
-    bind(address, probes ? parts_.at(address).driver : "");
+    bind(address, parts_.at(address).driver);
   }
 }
 

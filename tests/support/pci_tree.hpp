@@ -41,7 +41,7 @@ class PciTree {
   /// As the kernel removes a function, and finds all such anew: without their settings, and with
   /// their driver only if it probes by itself. Those in `lost` stay away.
   void take_away(const std::string& address);
-  void bring_back(bool probes, const std::set<std::string>& lost);
+  void bring_back(const std::set<std::string>& lost);
 
   /// Binds another driver, or none.
   void bind(const std::string& address, const std::string& driver);

@@ -2,7 +2,7 @@
 #include <string>
 #include <vector>
 
-#include "launcher/config/vm_spec.hpp"
+#include "launcher/config/effective.hpp"
 #include "tests/support/catch.hpp"
 
 namespace vmlaunch::launcher::config {

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "launcher/config/effective.hpp"
 #include "launcher/exit_code.hpp"
 #include "launcher/plan/plan.hpp"
 #include "tests/support/catch.hpp"

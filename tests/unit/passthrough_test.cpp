@@ -420,11 +420,24 @@ TEST_CASE("pci: what pci-stub keeps from all is not the guest's, also of a card 
         "guest too");
 }
 
-TEST_CASE("pci: a whole card is found anew once it is bound", "[pci]") {
-  CHECK(steps_of(plan_of(R"([{"device": "01:00.0", "rescan": true}, {"device": "01:00.1",
-                              "rescan": true}])"))
-            .ends_with("bind 0000:01:00.1 to vfio-pci; it has snd_hda_intel\n"
-                       "remove 0000:01:00.0, 0000:01:00.1 and find it anew"));
+TEST_CASE("pci: a whole card is found anew before it is bound", "[pci]") {
+  const std::string card = R"([{"device": "01:00.0", "rescan": true},
+                               {"device": "01:00.1", "rescan": true}])";
+  const std::string steps = steps_of(plan_of(card));
+  INFO(steps);
+  CHECK(steps.find("wait until nobody has 0000:01:00.0 open, at most 15s\n"
+                   "wait until nobody has 0000:01:00.1 open, at most 15s\n"
+                   "remove 0000:01:00.0, 0000:01:00.1 and find them anew, with their drivers\n"
+                   "keep 0000:01:00.0 awake") != std::string::npos);
+  CHECK(steps.ends_with("bind 0000:01:00.1 to vfio-pci; it has snd_hda_intel"));
+  // The host's driver has made its framebuffer again.
+  survey::Survey screen = laptop();
+  screen.screen.consoles = {{0, 1, 0, 0}};
+  const std::string with_console = steps_of(plan_of(card, screen));
+  INFO(with_console);
+  CHECK(with_console.find("with their drivers\ntake the host's console off") != std::string::npos);
+  CHECK(refusal(card, laptop(), kPlain)
+            .ends_with("Cannot find 0000:01:00.0 anew without root; type: sudo vmlaunch …"));
   CHECK(refusal(R"([{"device": "00:1f.3", "group": "all", "rescan": true}])") ==
         "10: Cannot find 0000:00:1f.3 anew: it is on a root bus, whose addresses are the "
         "firmware's; leave \"rescan\" out");

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/text.hpp"
+#include "launcher/config/effective.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/pci_tree.hpp"
 #include "tests/unit/child.hpp"

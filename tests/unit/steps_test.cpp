@@ -107,7 +107,6 @@ TEST_CASE("steps: a card that is found anew has its settings and its driver, and
     if (!comes_back) {
       kernel.lose("0000:01:00.1");
       CHECK_THROWS_AS(apply(step, kernel, context(), journal), ChangedMeanwhile);
-      CHECK(laptop.tree.tree().read("/sys/bus/pci/drivers_autoprobe") == "1");
       CHECK(undo_all(kernel, journal)
                 .leftovers.at(0)
                 .ends_with(

@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "base/text.hpp"
-#include "launcher/survey/usb.hpp"
+#include "launcher/survey/print_parts.hpp"
 
 namespace vmlaunch::launcher::survey {
 
@@ -37,7 +37,7 @@ std::string describe(const UsbInterface& interface) {
 std::string describe(const UsbDevice& device) {
   std::string text = device.name() + " [" + to_string(device.ids) + "]";
   for (const std::string& words : {device.manufacturer, device.product}) {
-    text += words.empty() ? "" : " " + quoted(words);
+    text += words.empty() ? "" : " " + survey::quoted(words);
   }
   text += ", number " + std::to_string(device.number);
   text += device.speed.empty() ? "" : ", " + device.speed + " Mbit/s";
@@ -56,15 +56,13 @@ std::string describe(const UsbBus& bus) {
 
 }  // namespace
 
-std::string to_text(const Usb& usb) {
-  std::string text;
+void add_usb(std::string& text, const Usb& usb) {
   for (const UsbBus& bus : usb.buses) {
     text.append("\n").append(base::printable(describe(bus))).append("\n");
     for (const UsbDevice& device : bus.devices) {
       text.append("  ").append(base::printable(describe(device))).append("\n");
     }
   }
-  return text;
 }
 
 }  // namespace vmlaunch::launcher::survey

@@ -1,0 +1,195 @@
+#include "launcher/config/effective.hpp"
+
+#include <array>
+
+namespace vmlaunch::launcher::config {
+
+namespace {
+
+Json effective_cpu(const VmSpec::Cpu& cpu) {
+  Json json = {{"sockets", cpu.sockets},
+               {"cores", cpu.cores},
+               {"threads", cpu.threads},
+               {"hide_hypervisor", cpu.hide_hypervisor},
+               {"hyperv", cpu.hyperv.has_value()}};
+  if (cpu.model) {
+    json["model"] = *cpu.model;
+  }
+  if (cpu.hyperv && cpu.hyperv->vendor_id) {
+    json["hyperv"] = {{"vendor_id", *cpu.hyperv->vendor_id}};
+  }
+  return json;
+}
+
+Json effective_disks(const VmSpec& spec) {
+  Json disks = Json::array();
+  for (const VmSpec::Disk& disk : spec.disks) {
+    Json entry = {{"path", disk.path},
+                  {"format", to_string(disk.format)},
+                  {"readonly", disk.readonly},
+                  {"type", to_string(disk.type)},
+                  {"bus", to_string(disk.bus)},
+                  {"cache", to_string(disk.cache)},
+                  {"aio", to_string(disk.aio)},
+                  {"iothread", disk.iothread}};
+    if (disk.serial) {
+      entry["serial"] = *disk.serial;
+    }
+    disks.push_back(entry);
+  }
+  return disks;
+}
+
+Json effective_network(const VmSpec& spec) {
+  Json network = Json::array();
+  for (const VmSpec::Nic& nic : spec.network) {
+    Json entry = {{"model", to_string(nic.model)}};
+    if (nic.kind == NicKind::user) {
+      Json forwards = Json::array();
+      for (const PortForward& forward : nic.forwards) {
+        forwards.push_back(to_string(forward));
+      }
+      entry["user"] = {{"forwards", forwards}};
+    } else {
+      entry[to_string(nic.kind)] = nic.link;
+    }
+    if (nic.mac) {
+      entry["mac"] = nic.mac->text;
+    }
+    network.push_back(entry);
+  }
+  return network;
+}
+
+Json effective_selectors(const std::vector<PciSelector>& selectors) {
+  Json texts = Json::array();
+  for (const PciSelector& selector : selectors) {
+    texts.push_back(to_string(selector));
+  }
+  return texts.size() == 1 ? texts.front() : texts;
+}
+
+Json effective_pci(const VmSpec& spec) {
+  Json pci = Json::array();
+  for (const VmSpec::Pci& device : spec.pci) {
+    Json entry = {{"device", effective_selectors(device.device)},
+                  {"functions", to_string(device.all_functions ? PciScope::all : PciScope::listed)},
+                  {"group", to_string(device.whole_group ? PciScope::all : PciScope::listed)},
+                  {"rombar", device.view.rombar},
+                  {"x_vga", device.view.x_vga},
+                  {"driver", to_string(device.driver)},
+                  {"rescan", device.rescan},
+                  {"release_timeout", base::to_string(device.release_timeout)}};
+    if (device.view.rom) {
+      entry["rom"] = *device.view.rom;
+    }
+    if (device.expect) {
+      entry["expect"] = to_string(*device.expect);
+    }
+    pci.push_back(entry);
+  }
+  return pci;
+}
+
+const char* way_of(const UsbRule& rule) {
+  static constexpr std::array kWays = {"device", "port", "address"};
+  return kWays.at(rule.index());
+}
+
+Json effective_usb(const VmSpec& spec) {
+  Json usb = Json::array();
+  for (const VmSpec::Usb& entry : spec.usb) {
+    usb.push_back({{way_of(entry.device), to_string(entry.device)}, {"optional", entry.optional}});
+  }
+  return usb;
+}
+
+Json effective_memory(const VmSpec::Memory& spec) {
+  Json memory = {{"size", base::to_string(spec.size)}, {"locked", spec.locked}};
+  if (!spec.nodes.empty()) {
+    memory["node"] = spec.nodes;
+  }
+  if (spec.hugepages) {
+    memory["hugepages"] = base::to_string(spec.hugepages->size);
+    memory["fallback"] = to_string(spec.hugepages->fallback);
+    memory["compact"] = spec.hugepages->compact;
+    memory["drop_caches"] = spec.hugepages->drop_caches;
+  }
+  return memory;
+}
+
+Json effective_firmware(const VmSpec& spec) {
+  Json firmware = {{"uefi", spec.uefi.has_value()}};
+  if (spec.uefi) {
+    firmware["vars"] = spec.uefi->vars;
+    if (spec.uefi->code) {
+      firmware["code"] = *spec.uefi->code;
+    }
+    if (spec.uefi->vars_template) {
+      firmware["template"] = *spec.uefi->vars_template;
+    }
+  }
+  return firmware;
+}
+
+Json effective_audio(const VmSpec::Audio& audio) {
+  Json json = {{"backend", to_string(audio.backend)}, {"device", to_string(audio.device)}};
+  if (audio.server) {
+    json["server"] = *audio.server;
+  }
+  return json;
+}
+
+Json effective_serial(const Serial& serial) {
+  switch (serial.kind) {
+    case Serial::Kind::none:
+      return "none";
+    case Serial::Kind::stdio:
+      return "stdio";
+    case Serial::Kind::file:
+      return {{"file", serial.file}};
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+Json effective(const VmSpec& spec) {
+  Json config = {
+      {"name", spec.name},
+      {"machine", to_string(spec.machine)},
+      {"accel", to_string(spec.accel)},
+      {"cpu", effective_cpu(spec.cpu)},
+      {"memory", effective_memory(spec.memory)},
+      {"module_parameters", spec.module_parameters},
+      {"firmware", effective_firmware(spec)},
+      {"disks", effective_disks(spec)},
+      {"network", effective_network(spec)},
+      {"pci", effective_pci(spec)},
+      {"usb", effective_usb(spec)},
+      {"video", to_string(spec.video)},
+      {"single_gpu", spec.single_gpu},
+      {"stop_units", spec.stop_units},
+      {"serial", effective_serial(spec.serial)},
+      {"rtc", {{"base", to_string(spec.rtc_base)}}},
+      {"qemu", {{"binary", spec.qemu_binary}, {"extra_args", spec.extra_args}}},
+      {"stop", {{"timeout", base::to_string(spec.stop_timeout)}}},
+  };
+  if (spec.audio) {
+    config["audio"] = effective_audio(*spec.audio);
+  }
+  if (spec.linux_boot) {
+    config["kernel"] = spec.linux_boot->kernel;
+    config["append"] = spec.linux_boot->append;
+    if (spec.linux_boot->initrd) {
+      config["initrd"] = *spec.linux_boot->initrd;
+    }
+  }
+  config["display"] = spec.display.vnc ? Json{{"vnc", to_string(*spec.display.vnc)}} : Json("none");
+  if (spec.run_as) {
+    config["run_as"] = *spec.run_as;
+  }
+  return config;
+}
+
+}  // namespace vmlaunch::launcher::config

@@ -1,0 +1,49 @@
+#include "launcher/plan/arguments.hpp"
+
+#include <array>
+#include <cstdio>
+#include <utility>
+
+namespace vmlaunch::launcher::plan {
+
+void Arguments::add(const std::string& argument) {
+  plan.qemu.arguments.push_back(argument);
+}
+
+void Arguments::add(const std::string& option, const std::string& value) {
+  add(option);
+  add(value);
+}
+
+void Arguments::add_json(const std::string& option, const Json& value) {
+  add(option, value.dump());
+}
+
+int Arguments::use(FileUse file) {
+  file.fd = kFirstFileFd + static_cast<int>(plan.files.size());
+  plan.files.push_back(std::move(file));
+  return plan.files.back().fd;
+}
+
+std::string Arguments::fdset(FileUse file) {
+  const std::string number = std::to_string(use(std::move(file)));
+  add("-add-fd", "fd=" + number + ",set=" + number);
+  return "/dev/fdset/" + number;
+}
+
+std::string Arguments::reopened(const std::string& purpose, const std::string& path) {
+  FileUse file{purpose, path};
+  file.reopened = true;
+  return "/proc/self/fd/" + std::to_string(use(std::move(file)));
+}
+
+Json Arguments::device(const char* driver, const std::string& id, std::size_t slot) const {
+  std::array<char, 8> address{};
+  static_cast<void>(std::snprintf(address.data(), address.size(), "0x%zx", slot));
+  return {{"driver", driver},
+          {"id", id},
+          {"bus", spec.machine == config::Machine::q35 ? "pcie.0" : "pci.0"},
+          {"addr", address.data()}};
+}
+
+}  // namespace vmlaunch::launcher::plan

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstddef>
+#include <string>
+
+#include "launcher/plan/plan.hpp"
+
+namespace vmlaunch::launcher::plan {
+
+using config::Json;
+
+/// Slots of the root bus: 0, 1 and 0x1f are the chipset's on one machine type or the other.
+constexpr std::size_t kScreenSlot = 2;
+constexpr std::size_t kUsbSlot = 3;
+constexpr std::size_t kFirstDiskSlot = 4;
+constexpr std::size_t kFirstNicSlot = kFirstDiskSlot + config::kMostDisks;
+constexpr std::size_t kFirstPortSlot = kFirstNicSlot + config::kMostNics;
+constexpr std::size_t kPortsPerSlot = 8;  // a port is a function
+constexpr std::size_t kSoundSlot = 0x1e;
+static_assert(kFirstPortSlot + (config::kMostPciDevices - 1) / kPortsPerSlot < kSoundSlot);
+
+/// QEMU's command line while it grows, with the files that it names, and what it is made of.
+struct Arguments {
+  const config::VmSpec& spec;
+  const survey::Survey& survey;
+  bool kvm;
+  Plan& plan;
+
+  void add(const std::string& argument);
+  void add(const std::string& option, const std::string& value);
+  void add_json(const std::string& option, const Json& value);
+
+  /// Reserves a number for a file and returns it.
+  int use(FileUse file);
+
+  /// For options that open their file through QEMU's own layer: a set of one descriptor. The flags
+  /// that QEMU opens with must match the descriptor's.
+  std::string fdset(FileUse file);
+
+  /// For options that open a path on their own.
+  std::string reopened(const std::string& purpose, const std::string& path);
+
+  /// A device on the root bus. Each kind has slots of its own, so that a change of one kind does
+  /// not move another: guests take a NIC in a new slot for a new NIC.
+  [[nodiscard]] Json device(const char* driver, const std::string& id, std::size_t slot) const;
+};
+
+void add_disks(Arguments& args);
+void add_network(Arguments& args);
+
+void add_pci_devices(Arguments& args);
+void add_video(Arguments& args);
+void add_display(Arguments& args);
+/// The controller, with VNC's tablet and the host's devices.
+void add_usb(Arguments& args);
+void add_audio(Arguments& args);
+
+}  // namespace vmlaunch::launcher::plan
