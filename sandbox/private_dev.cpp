@@ -59,6 +59,10 @@ void PrivateDev::add(const std::string& name) {
   make(name, 0600, owner_.uid, owner_.gid);
 }
 
+void PrivateDev::remove(const std::string& name) {
+  check(::unlinkat(tree_.get(), name.c_str(), 0), "remove the node " + name + " of QEMU's /dev");
+}
+
 void PrivateDev::make(const std::string& name, mode_t mode, uid_t uid, gid_t gid) {
   const std::string action = "make the node " + name + " in QEMU's /dev";
   const dev_t numbers = host_numbers("/dev/" + name);

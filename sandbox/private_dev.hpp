@@ -17,6 +17,9 @@ class PrivateDev {
   /// The node that the host has at `name` below /dev ("vfio/7"), for the owner alone.
   void add(const std::string& name);
 
+  /// A node that was added, whatever the host has there by now.
+  void remove(const std::string& name);
+
   [[nodiscard]] int tree() const { return tree_.get(); }
 
  private:

@@ -39,8 +39,9 @@ Result check(const std::string& file, const std::optional<std::string>& as) {
   try {
     const Identity identity = find_identity(as);
     run::GuardianProcess guardian(identity, run::GuardianProcess::Kind::child);
-    run::Known known{steps::reserved_devices(steps::find_state_folders().locks),
-                     run::will_start_unit(identity)};
+    const std::string locks = steps::find_state_folders().locks;
+    run::Known known{
+        steps::reserved_devices(locks), steps::reserved_usb(locks), run::will_start_unit(identity)};
     const Trusted trusted = open_and_become(file, identity);
     config::VmSpec spec = run::load_config(trusted.config);
     result.warnings = guardian.begin({spec.name, true});

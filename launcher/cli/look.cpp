@@ -30,7 +30,9 @@ run::Prepared look_at(const std::string& file, const std::optional<std::string>&
   const Identity identity = find_identity(as);
   const steps::StateFolders folders = steps::find_state_folders();
   const std::vector<std::string> leftovers = steps::leftovers(folders, "");
-  run::Known known{steps::reserved_devices(folders.locks), run::will_start_unit(identity)};
+  run::Known known{steps::reserved_devices(folders.locks),
+                   steps::reserved_usb(folders.locks),
+                   run::will_start_unit(identity)};
   if (identity.privileged && identity.invoker) {
     sandbox::become(identity.user.credentials);
   }

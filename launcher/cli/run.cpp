@@ -22,7 +22,8 @@ ExitCode run_file(const std::string& file, const std::optional<std::string>& as)
   run::Console console;
   run::Terminal terminal;
   run::GuardianProcess guardian(identity, run::GuardianProcess::Kind::keeper);
-  run::Known known{steps::reserved_devices(steps::find_state_folders().locks), guardian.is_unit()};
+  const std::string locks = steps::find_state_folders().locks;
+  run::Known known{steps::reserved_devices(locks), steps::reserved_usb(locks), guardian.is_unit()};
   Trusted trusted = open_and_become(file, identity);
   config::VmSpec spec = run::load_config(trusted.config);
   for (const std::string& line : guardian.begin({spec.name})) {

@@ -11,6 +11,7 @@ void check_memory(const Config::Memory& given, VmSpec::Memory& memory, Review& r
 void check_disks(const Config& config, VmSpec& spec, Review& review);
 void check_network(const Config& config, VmSpec& spec, Review& review);
 void check_pci(const Config& config, VmSpec& spec, Review& review);
+void check_usb(const Config& config, VmSpec& spec, Review& review);
 void check_single_gpu(const Config& config, VmSpec& spec, Review& review);
 
 /// After the PCI devices and the display, which it depends on.

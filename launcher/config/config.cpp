@@ -294,6 +294,24 @@ Config::Pci read_pci(ObjectReader& reader) {
   return pci;
 }
 
+Config::Usb read_usb(ObjectReader& reader) {
+  Config::Usb usb;
+  const auto read = [&](const char* key, auto parse, const char* expected) {
+    if (reader.raw(key) == nullptr) {
+      return;
+    }
+    usb.ways.push_back(key);
+    if (const auto device = reader.value(key, parse, expected)) {
+      usb.device = *device;
+    }
+  };
+  read("device", parse_usb_ids, "vendor and product such as \"046d:c051\"");
+  read("port", parse_usb_port, "a USB port such as \"1-2.3\"");
+  read("address", parse_usb_address, "bus and device number such as \"1:4\"");
+  usb.optional = reader.boolean("optional");
+  return usb;
+}
+
 Config::Audio read_audio(ObjectReader& reader) {
   Config::Audio audio;
   audio.backend = reader.choice("backend", audio_names());
@@ -456,6 +474,7 @@ Config parse(const Document& document, std::vector<Issue>& issues) {
   reader.objects("disks", [&](ObjectReader& disk) { config.disks.push_back(read_disk(disk)); });
   read_network(reader, config);
   reader.objects("pci", [&](ObjectReader& pci) { config.pci.push_back(read_pci(pci)); });
+  reader.objects("usb", [&](ObjectReader& usb) { config.usb.push_back(read_usb(usb)); });
   config.single_gpu = reader.boolean("single_gpu");
   config.stop_units = reader.texts("stop_units");
   config.display = read_display(reader);

@@ -10,6 +10,7 @@
 #include "base/duration.hpp"
 #include "base/pci_address.hpp"
 #include "launcher/config/document.hpp"
+#include "launcher/config/usb_rule.hpp"
 #include "launcher/config/values.hpp"
 
 namespace vmlaunch::launcher::config {
@@ -124,6 +125,11 @@ struct Config {
     std::optional<PciTaker> driver;
     std::optional<bool> rescan;
   };
+  struct Usb {
+    std::vector<const char*> ways;  ///< keys that say which device is meant; one is right
+    std::optional<UsbRule> device;  ///< the last that was read
+    std::optional<bool> optional;
+  };
   struct Audio {
     std::optional<AudioBackend> backend;
     std::optional<AudioDevice> device;
@@ -147,6 +153,7 @@ struct Config {
   std::vector<Disk> disks;
   std::vector<Nic> network;
   std::vector<Pci> pci;
+  std::vector<Usb> usb;
   std::optional<bool> single_gpu;
   std::vector<std::optional<std::string>> stop_units;  ///< nothing for what could not be read
   std::optional<Display> display;

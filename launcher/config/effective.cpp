@@ -1,5 +1,7 @@
 #include "launcher/config/effective.hpp"
 
+#include <array>
+
 namespace vmlaunch::launcher::config {
 
 namespace {
@@ -89,6 +91,19 @@ Json effective_pci(const VmSpec& spec) {
   return pci;
 }
 
+const char* way_of(const UsbRule& rule) {
+  static constexpr std::array kWays = {"device", "port", "address"};
+  return kWays.at(rule.index());
+}
+
+Json effective_usb(const VmSpec& spec) {
+  Json usb = Json::array();
+  for (const VmSpec::Usb& entry : spec.usb) {
+    usb.push_back({{way_of(entry.device), to_string(entry.device)}, {"optional", entry.optional}});
+  }
+  return usb;
+}
+
 Json effective_memory(const VmSpec::Memory& spec) {
   Json memory = {{"size", base::to_string(spec.size)}, {"locked", spec.locked}};
   if (!spec.nodes.empty()) {
@@ -151,6 +166,7 @@ Json effective(const VmSpec& spec) {
       {"disks", effective_disks(spec)},
       {"network", effective_network(spec)},
       {"pci", effective_pci(spec)},
+      {"usb", effective_usb(spec)},
       {"video", to_string(spec.video)},
       {"single_gpu", spec.single_gpu},
       {"stop_units", spec.stop_units},

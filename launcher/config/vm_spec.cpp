@@ -187,6 +187,7 @@ VmSpec validate(const Config& config, Review& review) {
   check_disks(config, spec, review);
   check_network(config, spec, review);
   check_pci(config, spec, review);
+  check_usb(config, spec, review);
   check_single_gpu(config, spec, review);
   stop_units(config, spec, review);
   console(config, spec, review);

@@ -17,6 +17,8 @@ constexpr std::size_t kMostSataDisks = 6;  ///< ports of q35's own controller
 constexpr std::size_t kMostNics = 8;
 constexpr std::size_t kMostPciDevices = 16;
 
+constexpr std::size_t kMostUsbDevices = 14;  ///< ports of a controller, one for the tablet
+
 constexpr std::size_t kMostUnits = 16;
 
 /// A virtual machine as it is to be: checked, every default filled in, every path absolute.
@@ -91,6 +93,11 @@ struct VmSpec {
     bool rescan = false;  ///< the card is removed and found anew before the guest gets it
   };
 
+  struct Usb {
+    UsbRule device;
+    bool optional = false;  ///< it may be missing at the start, and come later
+  };
+
   struct Audio {
     AudioBackend backend = AudioBackend::none;
     AudioDevice device = AudioDevice::hda;
@@ -109,6 +116,7 @@ struct VmSpec {
   std::vector<Disk> disks;
   std::vector<Nic> network;
   std::vector<Pci> pci;
+  std::vector<Usb> usb;
   bool single_gpu = false;  ///< the host may lose its last GPU, which its own screen is on
   std::vector<std::string> stop_units;  ///< units of systemd that do not run while the VM does
   Display display;

@@ -31,6 +31,7 @@
 #include "launcher/guardian/host_changes.hpp"
 #include "launcher/guardian/plan_file.hpp"
 #include "launcher/guardian/protocol.hpp"
+#include "launcher/guardian/usb_nodes.hpp"
 #include "launcher/steps/pci_paths.hpp"
 #include "launcher/steps/steps.hpp"
 #include "sandbox/private_dev.hpp"
@@ -111,6 +112,8 @@ class Guardian {
         spawn();
       } else if (std::holds_alternative<Started>(request)) {
         note_start();
+      } else if (std::holds_alternative<UsbChanged>(request)) {
+        note_usb_change();
       } else if (const auto* signal = std::get_if<Signal>(&request)) {
         send_signal(*signal);
       } else if (std::holds_alternative<Stop>(request)) {
@@ -412,6 +415,45 @@ class Guardian {
     for (const std::string& node : nodes) {
       dev_->add(node);
     }
+    follow_usb();
+  }
+
+  /// A number that was a device's must not stay QEMU's: somebody else's may get it next.
+  void follow_usb() {
+    const std::set<std::string> now = usb_nodes(changes_.host().tree(), plan_.qemu.dev->usb);
+    for (auto node = usb_nodes_.begin(); node != usb_nodes_.end();) {
+      if (now.contains(*node)) {
+        ++node;
+      } else {
+        dev_->remove(*node);
+        node = usb_nodes_.erase(node);
+      }
+    }
+    for (const std::string& node : now) {
+      if (!usb_nodes_.contains(node)) {
+        add_usb_node(node);
+      }
+    }
+  }
+
+  void add_usb_node(const std::string& node) {
+    try {
+      dev_->add(node);
+      usb_nodes_.insert(node);
+    } catch (const std::system_error& error) {
+      // Pulled out since the look.
+      if (error.code().value() != ENOENT) {
+        throw;
+      }
+    }
+  }
+
+  void note_usb_change() {
+    if (!spawned_ || !dev_ || plan_.qemu.dev->usb.empty()) {
+      throw ProtocolError("a change of USB devices that the plan does not have");
+    }
+    follow_usb();
+    reply(StatusReply{state(), qemu_ ? qemu_->pid : 0});
   }
 
   void note_start() {
@@ -526,6 +568,7 @@ class Guardian {
   plan::Plan plan_;
   sandbox::Credentials credentials_;
   std::optional<sandbox::PrivateDev> dev_;  ///< QEMU's, in a run as root
+  std::set<std::string> usb_nodes_;         ///< those of it that come and go
   base::UniqueFd program_;
   std::vector<OpenFile> files_;
   std::vector<std::pair<int, base::UniqueFd>> given_;  ///< by steps, for QEMU under that number

@@ -52,9 +52,13 @@ FileUse decode_file(const Json& json) {
 }
 
 Json encode_dev(const plan::Dev& dev) {
-  Json json = {{"nodes", wire_texts(dev.nodes)}, {"devices", Json::array()}};
+  Json json = {
+      {"nodes", wire_texts(dev.nodes)}, {"devices", Json::array()}, {"usb", Json::array()}};
   for (const base::PciAddress& device : dev.devices) {
     json["devices"].push_back(base::to_string(device));
+  }
+  for (const config::UsbRule& rule : dev.usb) {
+    json["usb"].push_back(to_string(rule));
   }
   return json;
 }
@@ -72,7 +76,7 @@ Json encode_qemu(const plan::Qemu& qemu) {
 
 plan::Dev decode_dev(const Json& json) {
   Fields fields(json);
-  plan::Dev dev{fields.texts("nodes"), {}};
+  plan::Dev dev{fields.texts("nodes"), {}, {}};
   for (const std::string& name : dev.nodes) {
     if (name != "kvm" && name != "vfio/vfio") {
       throw ProtocolError("a node that no plan has");
@@ -84,6 +88,13 @@ plan::Dev decode_dev(const Json& json) {
       throw ProtocolError("not a PCI address");
     }
     dev.devices.push_back(*address);
+  }
+  for (const std::string& text : fields.texts("usb")) {
+    const auto rule = config::parse_usb_rule(text);
+    if (!rule || dev.usb.size() == config::kMostUsbDevices) {
+      throw ProtocolError("not a rule about USB devices, or too many");
+    }
+    dev.usb.push_back(*rule);
   }
   fields.finish();
   return dev;
@@ -226,6 +237,9 @@ Request decode_known(const std::string& what, Fields& fields) {
   if (what == "stop") {
     return Stop{};
   }
+  if (what == "usb-changed") {
+    return UsbChanged{};
+  }
   if (what == "signal") {
     return decode_signal(fields);
   }
@@ -360,6 +374,9 @@ std::string encode(const Request& request) {
           },
           [](const Stop&) {
             return Json{{"do", "stop"}};
+          },
+          [](const UsbChanged&) {
+            return Json{{"do", "usb-changed"}};
           },
           [](const Signal& signal) {
             return Json{{"do", "signal"}, {"signal", signal.signal}};

@@ -57,6 +57,10 @@ struct Started {};
 /// A step that waits gives up. Answered with StatusReply, after the step.
 struct Stop {};
 
+/// USB devices of the host came or went: QEMU's nodes become those of what the plan's rules mean
+/// now. Names no device, so that it can ask for none. Answered with StatusReply.
+struct UsbChanged {};
+
 /// Sends SIGTERM or SIGKILL to QEMU.
 struct Signal {
   int signal = 0;
@@ -70,7 +74,8 @@ struct Undo {
   bool keep_files = true;  ///< false: the run never came to life, files made for it go too
 };
 
-using Request = std::variant<Begin, Seal, Apply, Spawn, Started, Stop, Signal, Status, Undo>;
+using Request =
+    std::variant<Begin, Seal, Apply, Spawn, Started, Stop, UsbChanged, Signal, Status, Undo>;
 
 /// What the guardian found in a file that it opened: facts that only root could read.
 struct FileFacts {

@@ -51,6 +51,8 @@ void add_network(Arguments& args);
 void add_pci_devices(Arguments& args);
 void add_video(Arguments& args);
 void add_display(Arguments& args);
+/// The controller, with VNC's tablet and the host's devices.
+void add_usb(Arguments& args);
 void add_audio(Arguments& args);
 
 }  // namespace vmlaunch::launcher::plan

@@ -7,6 +7,7 @@
 #include "launcher/exit_code.hpp"
 #include "launcher/plan/desktop.hpp"
 #include "launcher/plan/network.hpp"
+#include "launcher/plan/usb.hpp"
 #include "launcher/steps/steps.hpp"
 
 namespace vmlaunch::launcher::plan {
@@ -93,6 +94,9 @@ void warn_of_weak_walls(const survey::Uses& uses, Plan& plan) {
   std::vector<std::string> numbers;
   for_each_given_group(plan.passthrough,
                        [&](unsigned group) { numbers.push_back(std::to_string(group)); });
+  if (numbers.empty()) {
+    return;
+  }
   const std::string groups = "IOMMU groups (" + base::join(numbers, ", ") + ")";
   if (uses.acs_override) {
     plan.warnings.push_back("pcie_acs_override is on the kernel's command line: that the guest's " +
@@ -181,15 +185,16 @@ void add_host_steps(const config::VmSpec& spec,
   if (!plan.passthrough.slots.empty() || spec.memory.locked) {
     plan.qemu.memlock = base::ByteSize{spec.memory.size.bytes + kMemlockMargin};
   }
-  if (!identity.privileged) {
+  if (identity.privileged) {
+    for (const auto& [name, on] : spec.module_parameters) {
+      plan.steps.push_back(steps::set_parameter(name, on));
+    }
+    add_memory_steps(spec.memory, plan);
+    add_device_steps(spec, survey, plan);
+  } else {
     require_prepared(spec, survey, plan);
-    return;
   }
-  for (const auto& [name, on] : spec.module_parameters) {
-    plan.steps.push_back(steps::set_parameter(name, on));
-  }
-  add_memory_steps(spec.memory, plan);
-  add_device_steps(spec, survey, plan);
+  add_usb_steps(spec, survey, identity, plan);
 }
 
 }  // namespace vmlaunch::launcher::plan

@@ -61,8 +61,6 @@ void add_display(Arguments& args) {
   args.add(
       "-vnc",
       args.spec.display.vnc->address + ":" + std::to_string(args.spec.display.vnc->port - 5900));
-  args.add_json("-device", args.device("qemu-xhci", "usb", kUsbSlot));
-  args.add_json("-device", Json{{"driver", "usb-tablet"}, {"id", "tablet"}, {"bus", "usb.0"}});
 }
 
 void add_audio(Arguments& args) {

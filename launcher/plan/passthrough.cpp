@@ -5,8 +5,7 @@
 #include <set>
 #include <variant>
 
-#include "base/text.hpp"
-#include "launcher/exit_code.hpp"
+#include "launcher/plan/problems.hpp"
 
 namespace vmlaunch::launcher::plan {
 
@@ -15,24 +14,6 @@ namespace {
 using base::PciAddress;
 using config::VmSpec;
 using survey::PciFunction;
-
-/// Collects what is wrong, so that all of it is told at once.
-class Problems {
- public:
-  void add(ExitCode code, const std::string& text) {
-    code_ = worse(code_, code);
-    texts_.push_back(text);
-  }
-  void throw_if_any() const {
-    if (!texts_.empty()) {
-      throw Failure(code_, base::join(texts_, "\n"));
-    }
-  }
-
- private:
-  ExitCode code_ = ExitCode::ended;
-  std::vector<std::string> texts_;
-};
 
 PciAddress slot_of(PciAddress address) {
   address.function = 0;
@@ -376,14 +357,18 @@ class Chooser {
   /// What the host must keep, or what must be ended first.
   void refuse_losses() {
     for (const survey::Use& use : uses_.uses) {
-      if (taken_.contains(use.device)) {
-        refuse_loss(use.device, use.what, use.advice);
+      if (taken_.contains(use.place.device)) {
+        refuse_loss(use.place.device, use.what, use.advice);
       }
     }
-    const auto is_taken = [&](const PciAddress& address) { return taken_.contains(address); };
+    const auto is_taken = [&](const survey::Place& place) { return taken_.contains(place.device); };
     if (!uses_.other_keyboard &&
         std::all_of(uses_.keyboards.begin(), uses_.keyboards.end(), is_taken)) {
-      for (const PciAddress& address : uses_.keyboards) {
+      std::set<PciAddress> controllers;
+      for (const survey::Place& place : uses_.keyboards) {
+        controllers.insert(place.device);
+      }
+      for (const PciAddress& address : controllers) {
         refuse_loss(address,
                     "the host's only keyboard is there",
                     "plug one into another controller, to stop the guest with");

@@ -60,7 +60,7 @@ Deadlines choose_deadlines(const config::VmSpec& spec) {
 }
 
 /// What QEMU opens by name; everything else it gets by descriptor.
-Dev dev_of(const Plan& plan) {
+Dev dev_of(const config::VmSpec& spec, const Plan& plan) {
   Dev dev;
   if (plan.accel == "kvm") {
     dev.nodes.emplace_back("kvm");
@@ -70,6 +70,9 @@ Dev dev_of(const Plan& plan) {
   }
   for (const auto& slot : plan.passthrough.slots) {
     dev.devices.insert(dev.devices.end(), slot.begin(), slot.end());
+  }
+  for (const config::VmSpec::Usb& entry : spec.usb) {
+    dev.usb.push_back(entry.device);
   }
   return dev;
 }
@@ -94,7 +97,7 @@ Plan make_plan(const config::VmSpec& spec,
   plan.accel = accel.kvm ? "kvm" : "tcg";
   add_host_steps(spec, survey, identity, plan);
   if (identity.privileged) {
-    plan.qemu.dev = dev_of(plan);
+    plan.qemu.dev = dev_of(spec, plan);
   }
   add_qemu_arguments(spec, survey, accel.kvm, plan);
   return plan;

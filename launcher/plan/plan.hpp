@@ -46,6 +46,7 @@ struct QemuUser {
 struct Dev {
   std::vector<std::string> nodes;         ///< "kvm", "vfio/vfio"
   std::vector<base::PciAddress> devices;  ///< the nodes of the IOMMU groups that they are in then
+  std::vector<config::UsbRule> usb;       ///< the nodes of what they mean, whenever that changes
 
   bool operator==(const Dev&) const = default;
 };

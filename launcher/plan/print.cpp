@@ -44,6 +44,9 @@ std::vector<std::string> nodes_of(const Plan& plan) {
       nodes.push_back("vfio/" + std::to_string(group.number));
     }
   }
+  for (const config::UsbRule& rule : plan.qemu.dev->usb) {
+    nodes.push_back("bus/usb of " + to_string(rule));
+  }
   return nodes;
 }
 

@@ -182,6 +182,7 @@ void add_qemu_arguments(const VmSpec& spec, const survey::Survey& survey, bool k
   serial(args);
   add_video(args);
   add_display(args);
+  add_usb(args);
   add_audio(args);
   clock(args);
   for (const std::string& argument : spec.extra_args) {

@@ -125,6 +125,7 @@ Prepared prepare(config::VmSpec spec, const Identity& identity, Authority author
   Prepared prepared{std::move(spec), {}};
   survey::Survey survey = survey::look("", prepared.spec, identity.privileged);
   survey.had = std::move(known.had);
+  survey.usb_had = std::move(known.usb_had);
   survey.guardian_unit = known.guardian_unit;
   prepared.plan = plan::make_plan(prepared.spec, survey, identity, authority);
   return prepared;

@@ -36,8 +36,9 @@ struct Prepared {
 
 /// What of the host only the caller can tell, before it gives up root's rights.
 struct Known {
-  std::map<base::PciAddress, std::string> had;  ///< devices of running VMs, from their locks
-  bool guardian_unit = false;                   ///< the guardian is a unit of systemd, or would be
+  std::map<base::PciAddress, std::string> had;     ///< devices of running VMs, from their locks
+  std::map<config::UsbRule, std::string> usb_had;  ///< the same for rules about USB devices
+  bool guardian_unit = false;  ///< the guardian is a unit of systemd, or would be
 };
 
 [[nodiscard]] Prepared prepare(config::VmSpec spec,

@@ -22,6 +22,7 @@
 #include "launcher/run/qemu_errors.hpp"
 #include "launcher/run/serial_relay.hpp"
 #include "launcher/run/stop_ladder.hpp"
+#include "launcher/run/usb_watch.hpp"
 #include "launcher/run/verdict.hpp"
 #include "qmp/client.hpp"
 #include "qmp/ending.hpp"
@@ -158,6 +159,7 @@ class Run {
     if (ladder_.requested()) {
       throw Failure(ExitCode::ended, "stopped before QEMU was started");
     }
+    watch_usb();
     const guardian::Spawn request;
     const std::vector<int> none;
     GuardianLink::Answer answer = co_await guardian_.ask(request, none, kGuardianMargin);
@@ -177,6 +179,23 @@ class Run {
     }
     console_.say("QEMU started, paused: pid " + std::to_string(spawned.pid));
     asio::co_spawn(io_, climb(), asio::detached);  // ends with QEMU, at the latest at the undo
+  }
+
+  /// Where QEMU has a /dev of its own. From just before its start, with which the guardian looks.
+  void watch_usb() {
+    if (!plan().qemu.dev || plan().qemu.dev->usb.empty()) {
+      return;
+    }
+    try {
+      usb_watch_.emplace(io_, [this] {
+        if (!guardian_.qemu_exit() && !undoing_) {
+          guardian_.tell(guardian::UsbChanged{});
+        }
+      });
+    } catch (const std::system_error& error) {
+      console_.warn(std::string("USB devices that are plugged in later do not reach the guest: ") +
+                    error.what());
+    }
   }
 
   /// False when QEMU ended, or was ended, before it answered.
@@ -499,6 +518,7 @@ class Run {
   std::optional<qmp::Client> client_;
   std::optional<QemuErrors> errors_;
   std::optional<SerialRelay> serial_;
+  std::optional<UsbWatch> usb_watch_;
   qmp::Ending ending_;
   bool asked_ = false;     ///< somebody asked for the end
   bool changing_ = false;  ///< the guardian is at the plan's steps

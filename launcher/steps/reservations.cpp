@@ -3,6 +3,8 @@
 #include <optional>
 #include <utility>
 
+#include "launcher/steps/steps.hpp"
+
 namespace vmlaunch::launcher::steps {
 
 namespace {
@@ -20,6 +22,19 @@ std::map<base::PciAddress, std::string> reserved_devices(const std::string& fold
   for (const auto& [name, by] : Lock::had_by_runs(folder)) {
     if (const auto device = base::parse_pci_address(name)) {
       all.emplace(*device, by);
+    }
+  }
+  return all;
+}
+
+std::map<config::UsbRule, std::string> reserved_usb(const std::string& folder) {
+  std::map<config::UsbRule, std::string> all;
+  for (const auto& [name, by] : Lock::had_by_runs(folder)) {
+    const auto rule = name.starts_with(kUsbLock)
+                          ? config::parse_usb_rule(name.substr(kUsbLock.size()))
+                          : std::nullopt;
+    if (rule) {
+      all.emplace(*rule, by);
     }
   }
   return all;

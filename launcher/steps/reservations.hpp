@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/pci_address.hpp"
+#include "launcher/config/usb_rule.hpp"
 #include "launcher/steps/lock.hpp"
 #include "launcher/steps/step.hpp"
 
@@ -14,6 +15,9 @@ namespace vmlaunch::launcher::steps {
 
 /// The PCI devices that running VMs have, each with who has it: "the VM win10 has it (…)".
 [[nodiscard]] std::map<base::PciAddress, std::string> reserved_devices(const std::string& folder);
+
+/// The same for the rules by which they have USB devices.
+[[nodiscard]] std::map<config::UsbRule, std::string> reserved_usb(const std::string& folder);
 
 /// What one run keeps from others for as long as this lives: a lock for each name that its steps
 /// reserve, and for a while one for what they take turns at.

@@ -26,6 +26,7 @@ std::vector<Step> all_kinds() {
       make_tap("", {}, ""),
       use_tap({}),
       make_macvtap("", {}, ""),
+      lend_usb({}),
       start_qemu(false),
   };
 }

@@ -2,11 +2,13 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/byte_size.hpp"
 #include "base/duration.hpp"
 #include "base/pci_address.hpp"
+#include "launcher/config/usb_rule.hpp"
 #include "launcher/steps/step.hpp"
 
 /// The steps that there are. The file of its name says what each does; `from` is the driver that
@@ -62,6 +64,9 @@ struct DriverOf {
 [[nodiscard]] Step make_tap(std::string vm, NicPart part, std::string mac);
 [[nodiscard]] Step use_tap(NicPart part);
 [[nodiscard]] Step make_macvtap(std::string vm, NicPart part, std::string mac);
+/// What is reserved for it begins so; the rule follows.
+constexpr std::string_view kUsbLock = "usb ";
+[[nodiscard]] Step lend_usb(config::UsbRule rule);
 [[nodiscard]] Step start_qemu(bool in_cgroup);
 
 /// The name of the link that is made for a NIC. At most 15 characters, as the kernel has it: begins

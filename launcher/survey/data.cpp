@@ -67,6 +67,40 @@ json data_of(const PciFunction& function, const PciNames& names) {
           {"bars", data_of(function.bars)}};
 }
 
+json data_of(const UsbDevice& device) {
+  json interfaces = json::array();
+  for (const UsbInterface& interface : device.interfaces) {
+    interfaces.push_back({{"name", interface.name},
+                          {"class", hex(interface.class_code, 6)},
+                          {"driver", or_null(interface.driver)}});
+  }
+  return {{"port", device.name()},
+          {"number", device.number},
+          {"ids", to_string(device.ids)},
+          {"manufacturer", or_null(base::printable(device.manufacturer))},
+          {"product", or_null(base::printable(device.product))},
+          {"speed", or_null(device.speed)},
+          {"class", hex(device.device_class, 2)},
+          {"hub", device.is_hub()},
+          {"interfaces", interfaces}};
+}
+
+json data_of(const Usb& usb) {
+  json buses = json::array();
+  for (const UsbBus& bus : usb.buses) {
+    json devices = json::array();
+    for (const UsbDevice& device : bus.devices) {
+      devices.push_back(data_of(device));
+    }
+    buses.push_back({{"number", bus.number},
+                     {"controller", or_null(bus.controller)},
+                     {"speed", or_null(bus.speed)},
+                     {"ports", bus.ports},
+                     {"devices", devices}});
+  }
+  return buses;
+}
+
 json data_of(const Cpu& cpu) {
   const json cache = cpu.cache ? json{{"level", cpu.cache->level},
                                       {"size", cpu.cache->size.bytes},
@@ -155,6 +189,7 @@ json to_json(const Host& host, const PciNames& names) {
           {"advice", host.pci.iommu_advice()},
           {"iommu_table", or_null(host.pci.iommu_setup.table)},
           {"devices", devices},
+          {"usb", data_of(host.usb)},
           {"cpus", data_of(host.cpus)},
           {"memory", data_of(host.memory)},
           {"kernel", data_of(host.kernel)},

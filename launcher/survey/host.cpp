@@ -7,6 +7,7 @@ namespace vmlaunch::launcher::survey {
 Host look_at_host(Reader& reader) {
   Host host;
   host.pci = look_at_pci(reader, Windows::read);
+  host.usb = look_at_usb(reader, UsbNames::read);
   host.cpus = look_at_cpus(reader);
   host.memory = look_at_memory(reader);
   host.kernel = look_at_kernel(reader);

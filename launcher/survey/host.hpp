@@ -10,12 +10,14 @@
 #include "launcher/survey/memory.hpp"
 #include "launcher/survey/pci.hpp"
 #include "launcher/survey/survey.hpp"
+#include "launcher/survey/usb.hpp"
 
 namespace vmlaunch::launcher::survey {
 
 /// Everything that `vmlaunch host` tells of a host.
 struct Host {
   Pci pci;
+  Usb usb;
   Cpus cpus;
   Memory memory;
   Kernel kernel;

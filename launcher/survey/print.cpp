@@ -92,6 +92,7 @@ std::string to_text(const Host& host, const PciNames& names) {
     text += "  " + base::printable(line) + "\n";
   }
   add_devices(text, host, names);
+  add_usb(text, host.usb);
   add_cpus(text, host.cpus);
   add_memory(text, host.memory);
   add_kernel(text, host);

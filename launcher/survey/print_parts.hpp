@@ -9,6 +9,7 @@ namespace vmlaunch::launcher::survey {
 
 /// The parts of `vmlaunch host`'s text, each after an empty line.
 void add_devices(std::string& text, const Host& host, const PciNames& names);
+void add_usb(std::string& text, const Usb& usb);
 void add_cpus(std::string& text, const Cpus& cpus);
 void add_memory(std::string& text, const Memory& memory);
 

@@ -70,6 +70,9 @@ class Recorder {
     for (const PciFunction& function : host.pci.functions) {
       add_function(function);
     }
+    for (const UsbBus& bus : host.usb.buses) {
+      add_usb(bus);
+    }
     return {std::move(entries_), functions_, std::move(host.unseen)};
   }
 
@@ -143,6 +146,31 @@ class Recorder {
     if (const auto physical = tree_.resolve(*folder + "/physfn")) {
       add_link(*folder + "/physfn", *physical);
     }
+  }
+
+  /// What the reader kept of them is in their own folders.
+  void add_usb(const UsbBus& bus) {
+    add_usb_link("usb" + std::to_string(bus.number));
+    for (const UsbDevice& device : bus.devices) {
+      const std::string folder = add_usb_link(device.name());
+      for (const UsbInterface& interface : device.interfaces) {
+        if (!folder.empty() && !interface.driver.empty()) {
+          const std::string driver = "/sys/bus/usb/drivers/" + interface.driver;
+          entries_.push_back({Entry::Kind::folder, driver, "", 0755});
+          add_link(base::join({folder, interface.name, "driver"}, "/"), driver);
+        }
+      }
+    }
+  }
+
+  /// The folder that it leads to; "" for one that is gone since.
+  std::string add_usb_link(const std::string& name) {
+    const std::string link = kUsbDevices + name;
+    const std::optional<std::string> folder = tree_.resolve(link);
+    if (folder) {
+      add_link(link, *folder);
+    }
+    return folder.value_or("");
   }
 
   const Tree& tree_;

@@ -24,12 +24,23 @@ std::optional<Uefi> find_uefi(const base::Tree& tree) {
 
 void look_at_devices(const base::Tree& tree, Survey& survey) {
   survey.pci = look_at_pci(tree);
-  survey.uses = look_at_uses(tree);
   survey.screen = look_at_screen(tree, survey.pci);
   for (const std::string& name : tree.list("/dev/vfio")) {
     const auto group = base::parse_number<unsigned>(name);
     if (group && ::access(tree.path_of("/dev/vfio/" + name).c_str(), R_OK | W_OK) == 0) {
       survey.open_groups.insert(*group);
+    }
+  }
+}
+
+void look_at_usb_devices(const base::Tree& tree, Survey& survey) {
+  Reader reader(tree);
+  survey.usb = look_at_usb(reader, UsbNames::left_out);
+  for (const UsbBus& bus : survey.usb.buses) {
+    for (const UsbDevice& device : bus.devices) {
+      if (::access(tree.path_of("/dev/" + device.node()).c_str(), R_OK | W_OK) == 0) {
+        survey.open_usb.insert(device.name());
+      }
     }
   }
 }
@@ -97,6 +108,12 @@ Survey look(const std::string& root, const config::VmSpec& spec, bool privileged
   survey.cgroup = find_cgroup_parent(tree, privileged).has_value();
   if (!spec.pci.empty()) {
     look_at_devices(tree, survey);
+  }
+  if (!spec.usb.empty()) {
+    look_at_usb_devices(tree, survey);
+  }
+  if (!spec.pci.empty() || !spec.usb.empty()) {
+    survey.uses = look_at_uses(tree);
   }
   look_at_resources(tree, spec, survey);
   if (spec.audio) {

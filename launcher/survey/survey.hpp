@@ -18,6 +18,7 @@
 #include "launcher/survey/pci.hpp"
 #include "launcher/survey/screen.hpp"
 #include "launcher/survey/session.hpp"
+#include "launcher/survey/usb.hpp"
 #include "launcher/survey/uses.hpp"
 
 namespace vmlaunch::launcher::survey {
@@ -61,15 +62,18 @@ struct Survey {
   bool guardian_unit = false;           ///< systemd keeps the guardian, with cgroups of its own
   Session session;                      ///< looked at only for a VM that stops units
   Pci pci;                              ///< looked at only for a VM that gets PCI devices
+  Usb usb;                              ///< looked at only for a VM that gets USB devices
   Uses uses;                            ///< what the host uses its devices for
   Screen screen;                        ///< the same
-  std::map<base::PciAddress, std::string> had;  ///< by running VMs, with who has each; from the
-                                                ///< locks, which only their owner can read
-  std::set<unsigned> open_groups;               ///< IOMMU groups whose node the caller may open
-  std::map<std::string, Link> links;            ///< those that the config names and that are there
-  bool vhost_net = false;                       ///< /dev/vhost-net is there for the run
-  std::vector<Node> nodes;  ///< looked at only for a VM that asks for huge pages or nodes
-  unsigned cpus = 1;        ///< those that the caller may use
+  std::map<base::PciAddress, std::string> had;     ///< by running VMs, with who has each; from the
+                                                   ///< locks, which only their owner can read
+  std::map<config::UsbRule, std::string> usb_had;  ///< the same for rules about USB devices
+  std::set<std::string> open_usb;                  ///< USB devices whose node the caller may open
+  std::set<unsigned> open_groups;                  ///< IOMMU groups whose node the caller may open
+  std::map<std::string, Link> links;  ///< those that the config names and that are there
+  bool vhost_net = false;             ///< /dev/vhost-net is there for the run
+  std::vector<Node> nodes;            ///< looked at only for a VM that asks for huge pages or nodes
+  unsigned cpus = 1;                  ///< those that the caller may use
   std::map<std::string, bool>
       parameters;                   ///< those of the config's module parameters that are there
   std::uint64_t memlock_limit = 0;  ///< what the caller may let QEMU lock in memory, in bytes

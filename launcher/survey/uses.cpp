@@ -5,20 +5,24 @@
 #include <optional>
 
 #include "base/text.hpp"
+#include "launcher/config/usb_rule.hpp"
 
 namespace vmlaunch::launcher::survey {
 
 namespace {
 
-using base::PciAddress;
 using base::Tree;
 
-/// The PCI function that a path of sysfs leads through, the nearest one.
-std::optional<PciAddress> function_above(const std::string& path) {
+/// The device that a path of sysfs leads through, the nearest one.
+std::optional<Place> place_of(const std::string& path) {
+  std::string usb;
   const std::vector<std::string> parts = base::split(path, '/');
   for (auto part = parts.rbegin(); part != parts.rend(); ++part) {
     if (const auto address = base::parse_pci_address(*part)) {
-      return address;
+      return Place{*address, usb};
+    }
+    if (usb.empty() && config::parse_usb_port(*part)) {
+      usb = *part;
     }
   }
   return std::nullopt;
@@ -69,10 +73,10 @@ class Disks {
 
   void add_uses(std::vector<Use>& uses) const {
     for (const std::string& name : tree_.list("/sys/class/block")) {
-      const auto device = function_above(tree_.resolve("/sys/class/block/" + name).value_or(""));
+      const auto place = place_of(tree_.resolve("/sys/class/block/" + name).value_or(""));
       std::set<std::string> seen;
-      for (const Need& need : device ? needs_of(name, seen) : std::vector<Need>()) {
-        uses.push_back({*device, need.what, need.advice});
+      for (const Need& need : place ? needs_of(name, seen) : std::vector<Need>()) {
+        uses.push_back({*place, need.what, need.advice});
       }
     }
   }
@@ -199,9 +203,9 @@ void add_routes(const Tree& tree, std::vector<Use>& uses) {
     std::vector<std::string> lowest;
     add_lowest(tree, name, seen, lowest);
     for (const std::string& nic : lowest) {
-      const auto device = function_above(tree.resolve("/sys/class/net/" + nic).value_or(""));
-      if (device) {
-        uses.push_back({*device,
+      const auto place = place_of(tree.resolve("/sys/class/net/" + nic).value_or(""));
+      if (place) {
+        uses.push_back({*place,
                         nic + " has the default route" + (nic == name ? "" : " through " + name),
                         "type: ip route"});
       }
@@ -224,10 +228,9 @@ void add_keyboards(const Tree& tree, Uses& uses) {
       continue;
     }
     // A PS/2 controller may be shown below the chipset's bridge, which is no device to take.
-    const auto device =
-        folder.find("/serio") == std::string::npos ? function_above(folder) : std::nullopt;
-    if (device) {
-      uses.keyboards.insert(*device);
+    const auto place = folder.find("/serio") == std::string::npos ? place_of(folder) : std::nullopt;
+    if (place) {
+      uses.keyboards.insert(*place);
     } else {
       uses.other_keyboard = true;
     }

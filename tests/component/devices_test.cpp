@@ -172,6 +172,21 @@ TEST_CASE("devices: QEMU takes each graphics card and sound card, with VNC and l
   }
 }
 
+TEST_CASE("devices: QEMU waits for USB devices that are not there, beside VNC's tablet") {
+  const Folder folder;
+  Json config = idle_config();
+  config["display"] = {{"vnc", "127.0.0.1:5976"}};
+  config["usb"] = {{{"device", "ffff:fffe"}, {"optional", true}},
+                   {{"port", "255-1.2.3.4.5.6"}, {"optional", true}}};
+  Program program(run_of(folder, config));
+  const bool running = program.says("] running");
+  INFO(program.output());
+  REQUIRE(running);
+  CHECK(program.output().find("the USB device ffff:fffe is not there") != std::string::npos);
+  program.signal(SIGINT);
+  CHECK(program.exit_code() == 18);
+}
+
 TEST_CASE("devices: a guest whose sound server is not there runs unheard, and is told so") {
   const Folder folder;
   Json config = brief_config(folder);

@@ -165,6 +165,7 @@ TEST_CASE("guardian: anything out of order ends the connection, and QEMU with it
                                              "[]",
                                              "x",
                                              R"({"do":"spawn"})",
+                                             R"({"do":"usb-changed"})",
                                              R"({"do":"exec","path":"/bin/sh"})",
                                              R"({"do":"signal","signal":11})"};
   for (const std::string& bytes : nonsense) {
@@ -172,7 +173,8 @@ TEST_CASE("guardian: anything out of order ends the connection, and QEMU with it
     Talk talk(person());
     CHECK_FALSE(talk.ask(bytes).has_value());
   }
-  for (const bool seal_again : {true, false}) {
+  for (const char* what : {"seal", "spawn", "change of USB devices that the plan has not"}) {
+    INFO("a " << what << " again");
     Sealing sealing(kPerson);
     sealing.seal.plan.qemu.user.credentials = uid(kPerson);
     Talk talk(person());
@@ -180,12 +182,34 @@ TEST_CASE("guardian: anything out of order ends the connection, and QEMU with it
     const auto spawned = talk.ask(guardian::Request(guardian::Spawn{}));
     REQUIRE(spawned.has_value());
     const pid_t qemu = std::get<guardian::Spawned>(*spawned).pid;
-    INFO("a second " << (seal_again ? "seal" : "spawn"));
-    const auto answer = seal_again ? talk.ask(guardian::Request(sealing.seal), sealing.fds())
-                                   : talk.ask(guardian::Request(guardian::Spawn{}));
+    const bool seal_again = what == std::string("seal");
+    const guardian::Request spawn_again = guardian::Spawn{};
+    const auto answer =
+        seal_again ? talk.ask(guardian::Request(sealing.seal), sealing.fds())
+                   : talk.ask(what == std::string("spawn") ? spawn_again : guardian::UsbChanged{});
     CHECK_FALSE(answer.has_value());
     CHECK(eventually([&] { return !lives(qemu); }));
   }
+}
+
+TEST_CASE("guardian: a change of USB devices is heeded while QEMU runs, and harmless afterwards") {
+  if (skipped_without_root()) {
+    return;
+  }
+  Sealing sealing(kPerson);
+  sealing.seal.plan.qemu.user.credentials = uid(kPerson);
+  sealing.seal.plan.qemu.dev->usb = {config::UsbIds{0xffff, 0xfffe}};
+  Talk talk(person());
+  REQUIRE(talk.seal(sealing.seal, sealing.fds()).has_value());
+  REQUIRE(talk.ask(guardian::Request(guardian::Spawn{})).has_value());
+  const auto state = [&] {
+    const auto reply = talk.ask(guardian::Request(guardian::UsbChanged{}));
+    return reply ? std::get<guardian::StatusReply>(*reply).state : "gone";
+  };
+  CHECK(state() == "running");
+  REQUIRE(talk.ask(guardian::Request(guardian::Signal{SIGKILL})).has_value());
+  REQUIRE(talk.next().has_value());
+  CHECK(state() == "ended");
 }
 
 TEST_CASE("guardian: a plan is taken for the VM that was begun, and one VM is") {

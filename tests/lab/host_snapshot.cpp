@@ -47,6 +47,7 @@ class Survey {
  public:
   HostSnapshot all() {
     pci();
+    usb();
     memory();
     groups();
     interrupts();
@@ -83,6 +84,15 @@ class Survey {
       found_[path.string()] = text.str();
     } else if (!otherwise.empty()) {
       found_[path.string()] = otherwise;
+    }
+  }
+
+  /// By port, since numbers change with each plugging in.
+  void usb() {
+    for (const fs::path& device : entries("/sys/bus/usb/devices")) {
+      std::error_code error;
+      found_[device / "driver"] = fs::read_symlink(device / "driver", error).filename();
+      attribute(device / "bConfigurationValue");
     }
   }
 

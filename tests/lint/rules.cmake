@@ -10,7 +10,7 @@ set(may_include_hooks hooks|base)
 set(may_include_launcher launcher|hooks|sandbox|qmp|base)
 
 # A library's headers, and the only folders and files of the product that include them.
-set(libraries nlohmann asio seccomp cap_ng spdlog cli11 libnl libpci systemd)
+set(libraries nlohmann asio seccomp cap_ng spdlog cli11 libnl libpci systemd libudev)
 set(headers_nlohmann nlohmann/)
 set(allowed_nlohmann qmp/|launcher/|hooks/)
 set(headers_asio boost/asio)
@@ -29,6 +29,8 @@ set(headers_libpci pci/)
 set(allowed_libpci launcher/survey/pci_names[.]cpp)
 set(headers_systemd systemd/)
 set(allowed_systemd launcher/systemd/|launcher/run/guardian_unit[.]cpp)
+set(headers_libudev libudev[.]h)
+set(allowed_libudev launcher/run/usb_watch[.]cpp)
 
 set(count 0)
 function(finding file rule text)

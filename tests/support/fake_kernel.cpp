@@ -11,6 +11,7 @@
 
 #include "base/file.hpp"
 #include "base/text.hpp"
+#include "tests/support/usb_tree.hpp"
 
 namespace vmlaunch::tests {
 
@@ -156,6 +157,10 @@ void FakeKernel::write_to_driver(const std::string& path, const std::string& val
   meet([&] {
     if (path.starts_with(kPlatformDrivers)) {
       bind_platform(path.substr(std::string(kPlatformDrivers).size()), value);
+    } else if (path == "/sys/bus/usb/drivers_probe") {
+      probe_usb(value);
+    } else if (path.ends_with("/bConfigurationValue")) {
+      tree_.write(path, value + "\n");
     } else if (path.ends_with("/remove")) {
       tree_.take_away(address_of(path));
     } else if (path.ends_with("/rescan")) {
@@ -196,6 +201,13 @@ void FakeKernel::probe(const std::string& address) {
   if (wanted != "(null)" && !tree().link_name(folder + "/driver") &&
       tree().exists("/sys/bus/pci/drivers/" + wanted)) {
     bind(address, wanted);
+  }
+}
+
+void FakeKernel::probe_usb(const std::string& interface) {
+  const auto driver = usb_drivers_.find(interface);
+  if (driver != usb_drivers_.end() && tree().exists("/sys/bus/usb/devices/" + interface)) {
+    bind_usb(tree_, interface, driver->second);
   }
 }
 

@@ -40,6 +40,11 @@ class FakeKernel : public launcher::steps::Host {
 
   /// That function does not come back once it is removed.
   void lose(const std::string& address) { lost_.insert(address); }
+  /// The driver that a probe finds for a USB interface; none for others.
+  void set_usb_driver(const std::string& interface, const std::string& driver) {
+    usb_drivers_[interface] = driver;
+  }
+
   /// How many changes were asked for.
   [[nodiscard]] int count() const { return count_; }
 
@@ -74,6 +79,7 @@ class FakeKernel : public launcher::steps::Host {
   void meet(Change change);
   void bind(const std::string& address, const std::string& driver);
   void probe(const std::string& address);
+  void probe_usb(const std::string& interface);
   void bind_platform(const std::string& attribute, const std::string& device);
   void set_pool(unsigned node, int persistent);
 
@@ -89,6 +95,7 @@ class FakeKernel : public launcher::steps::Host {
   std::map<int, std::vector<launcher::steps::Holder>> holders_;
   mutable int looks_ = 0;
   std::set<std::string> lost_;
+  std::map<std::string, std::string> usb_drivers_;
   unsigned last_link_ = 10;  ///< its number
   int count_ = 0;
   int fail_at_ = 0;

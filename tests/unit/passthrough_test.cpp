@@ -332,7 +332,7 @@ TEST_CASE("pci: what the host needs is refused, all of it at once", "[pci]") {
       {{0, 2, 0, 0}, "nvme0n1p1 is mounted on /data", "type: umount /data"},
       {{0, 0, 2, 0}, "of a device that stays", "nothing"},
   };
-  survey.uses.keyboards = {{0, 1, 0, 1}};
+  survey.uses.keyboards = {{{0, 1, 0, 1}}};
   CHECK(refusal(R"([{"device": "02:00.0"}, {"device": "01:00.0"}])", survey) ==
         "10: Cannot take 0000:02:00.0 from the host: eth0 has the default route; type: ip route\n"
         "Cannot take 0000:02:00.0 from the host: nvme0n1p1 is mounted on /data; type: umount "
@@ -344,12 +344,12 @@ TEST_CASE("pci: what the host needs is refused, all of it at once", "[pci]") {
 TEST_CASE("pci: another keyboard, on the chipset or on a device that stays, is enough", "[pci]") {
   const std::string gpu = R"([{"device": "01:00.0"}])";
   survey::Survey survey = laptop();
-  survey.uses.keyboards = {{0, 1, 0, 1}};
+  survey.uses.keyboards = {{{0, 1, 0, 1}}};
   survey.uses.other_keyboard = true;
   CHECK_NOTHROW(plan_of(gpu, survey));
   survey.uses.other_keyboard = false;
   CHECK_THROWS_AS(plan_of(gpu, survey), Failure);
-  survey.uses.keyboards.insert({0, 2, 0, 0});
+  survey.uses.keyboards.insert({{0, 2, 0, 0}});
   CHECK_NOTHROW(plan_of(gpu, survey));
 }
 

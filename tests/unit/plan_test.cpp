@@ -178,7 +178,7 @@ TEST_CASE("plan: QEMU runs as whom caller, run_as and owner of the config agree 
 
 TEST_CASE("plan: as root QEMU has a /dev of its own, with KVM if it is used", "[plan]") {
   CHECK(plan_of("{}").qemu.dev == std::nullopt);
-  CHECK(plan_of("{}", host(), kSudo).qemu.dev == Dev{{"kvm"}, {}});
+  CHECK(plan_of("{}", host(), kSudo).qemu.dev == Dev{{"kvm"}, {}, {}});
   CHECK(plan_of("{}", without_kvm(), kPureRoot).qemu.dev == Dev{});
 }
 

@@ -45,7 +45,10 @@ Seal rich_seal() {
   seal.plan.qemu.arguments = {"-S", "", "-append", "a \\ b\t\x7f"};
   seal.plan.qemu.environment = {"PATH=/usr/bin", "LANG=C.UTF-8"};
   seal.plan.qemu.user.credentials = sandbox::Credentials{1000, 0, {}};
-  seal.plan.qemu.dev = {{"kvm", "vfio/vfio"}, {device}};
+  seal.plan.qemu.dev = {
+      {"kvm", "vfio/vfio"},
+      {device},
+      {config::UsbIds{0x046d, 0xc051}, config::UsbPort{1, {2, 3}}, config::UsbAddress{1, 4}}};
   seal.plan.qemu.serial_stdio = true;
   seal.plan.deadlines = {30s, 10s, 0ms, 1ms, 2s, 3s, 1000h};
   seal.program_opened = true;
@@ -125,6 +128,7 @@ TEST_CASE("protocol: every request is the same after a round trip", "[guardian]"
                                  Request(Signal{SIGKILL}),
                                  Request(Started{}),
                                  Request(Stop{}),
+                                 Request(UsbChanged{}),
                                  Request(Status{}),
                                  Request(Undo{true}),
                                  Request(Undo{false})}) {
@@ -286,7 +290,7 @@ TEST_CASE("protocol: a plan that lacks any field is refused", "[guardian]") {
     CHECK(complaint(json) == "\"" + key + "\" is missing");
     ++fields;
   });
-  CHECK(fields == 9 + (3 + 2 + 2 + 4 + 4) + 3 * 8 + 7 + 2 + 5);
+  CHECK(fields == 9 + (3 + 2 + 2 + 4 + 4) + 3 * 8 + 7 + 3 + 5);
 }
 
 TEST_CASE("protocol: a plan with a field too many anywhere is refused", "[guardian]") {
@@ -300,7 +304,7 @@ TEST_CASE("protocol: a plan with a field too many anywhere is refused", "[guardi
 }
 
 TEST_CASE("protocol: a small request with a field too many or too few is refused", "[guardian]") {
-  for (const char* what : {"spawn", "status"}) {
+  for (const char* what : {"spawn", "status", "usb-changed"}) {
     INFO(what);
     CHECK(complaint(Json{{"do", what}, {"pid", 1}}) == "a field too many");
   }
@@ -399,7 +403,7 @@ TEST_CASE("protocol: a step of a form that no plan has is refused", "[guardian]"
   }
 }
 
-TEST_CASE("protocol: a node is KVM's, vfio's or a PCI device's", "[guardian]") {
+TEST_CASE("protocol: a node is KVM's, vfio's, or one of a PCI or USB device", "[guardian]") {
   for (const char* node : {"kvm", "vfio/vfio"}) {
     INFO(node);
     CHECK(complaint(seal_with("/qemu/dev/nodes/0", node)) == "nothing");
@@ -411,6 +415,15 @@ TEST_CASE("protocol: a node is KVM's, vfio's or a PCI device's", "[guardian]") {
   for (const char* device : {"", "7", "../0000:01:00.0", "0000:01:00.0/"}) {
     INFO(device);
     CHECK(complaint(seal_with("/qemu/dev/devices/0", device)) == "not a PCI address");
+  }
+  for (const char* rule : {"046d:c051", "1-2.3", "1:4"}) {
+    INFO(rule);
+    CHECK(complaint(seal_with("/qemu/dev/usb/0", rule)) == "nothing");
+  }
+  const std::string no_rule = "not a rule about USB devices, or too many";
+  for (const char* rule : {"", "usb1", "1-0", "bus/usb/001/004", "../001/004"}) {
+    INFO(rule);
+    CHECK(complaint(seal_with("/qemu/dev/usb/0", rule)) == no_rule);
   }
 }
 
@@ -499,6 +512,9 @@ TEST_CASE("protocol: more elements than a plan can have are refused", "[guardian
   }
   CHECK(complaint(seal_with("/qemu/dev/nodes", many(4097, "kvm"))) ==
         "\"nodes\" has the wrong type or range");
+  CHECK(complaint(seal_with("/qemu/dev/usb", many(14, "1:4"))) == "nothing");
+  CHECK(complaint(seal_with("/qemu/dev/usb", many(15, "1:4"))) ==
+        "not a rule about USB devices, or too many");
   CHECK(complaint(seal_with("/opened", many(100000, 0))) ==
         "\"opened\" has the wrong type or range");
   Json files = Json::array();

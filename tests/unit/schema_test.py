@@ -23,6 +23,7 @@ INVISIBLE = {
         "memory-hugepages-*"],
     "how much of one thing another needs": ["memory-nodes-beyond-pages", "memory-without-hugepages"],
     "paths are equal only once they are resolved": ["disk-twice", "pci-twice"],
+    "hexadecimal digits are the same in both cases": ["usb-twice"],
     "one NIC's value is compared with another's": ["network-mac-twice", "network-tap-twice"],
     "two texts share a part": ["network-forward-twice"],
     "2.0 and 2 are the same number": ["type-run-as-fraction"],

@@ -63,6 +63,9 @@ TEST_CASE("steps: each is read back, and others of its kind are others", "[steps
                                    make_macvtap("a", {0, "br0", false}, "52:54:00:00:00:02"),
                                    use_tap({0, "br0", false}),
                                    use_tap({0, "tap0", false}),
+                                   lend_usb(config::UsbIds{0x046d, 0xc051}),
+                                   lend_usb(config::UsbPort{1, {2, 3}}),
+                                   lend_usb(config::UsbAddress{1, 4}),
                                    start_qemu(false),
                                    start_qemu(true)};
   for (std::size_t i = 0; i < steps.size(); ++i) {

@@ -53,7 +53,7 @@ struct Host {
 std::vector<std::string> lines_of(const Uses& uses) {
   std::vector<std::string> lines;
   for (const Use& use : uses.uses) {
-    lines.push_back(base::to_string(use.device) + ": " + use.what + "; " + use.advice);
+    lines.push_back(base::to_string(use.place.device) + ": " + use.what + "; " + use.advice);
   }
   return lines;
 }
@@ -154,7 +154,7 @@ TEST_CASE("uses: keyboards are told from buttons, and by what they hang on", "[u
   host.keyboard("input2", "/sys/devices/LNXSYSTM:00/LNXPWRBN:00", "10000000000000 0");
   host.keyboard("input3", "/sys/devices/virtual", keys);
   const Uses one = host.uses();
-  CHECK(one.keyboards == std::set<base::PciAddress>{{0, 2, 0, 0}});
+  CHECK(one.keyboards == std::set<Place>{{{0, 2, 0, 0}, "1-1"}});
   CHECK_FALSE(one.other_keyboard);
   host.keyboard("input4", "/sys/devices/platform/i8042/serio0", keys);
   CHECK(host.uses().other_keyboard);

@@ -1,0 +1,46 @@
+#include "launcher/plan/arguments.hpp"
+
+namespace vmlaunch::launcher::plan {
+
+namespace {
+
+constexpr unsigned kUsbPorts = 15;  // the most that QEMU gives a controller
+static_assert(config::kMostUsbDevices < kUsbPorts);
+
+/// What QEMU finds the device by.
+Json match(const config::UsbRule& rule) {
+  if (const auto* ids = std::get_if<config::UsbIds>(&rule)) {
+    return {{"vendorid", ids->vendor}, {"productid", ids->product}};
+  }
+  if (const auto* port = std::get_if<config::UsbPort>(&rule)) {
+    return {{"hostbus", port->bus}, {"hostport", path_of(*port)}};
+  }
+  const auto& address = std::get<config::UsbAddress>(rule);
+  return {{"hostbus", address.bus}, {"hostaddr", address.device}};
+}
+
+}  // namespace
+
+/// QEMU looks for what is missing every two seconds, and takes it when it is there.
+void add_usb(Arguments& args) {
+  const auto& entries = args.spec.usb;
+  if (entries.empty() && !args.spec.display.vnc) {
+    return;
+  }
+  Json controller = args.device("qemu-xhci", "usb", kUsbSlot);
+  if (!entries.empty()) {
+    controller["p2"] = kUsbPorts;
+    controller["p3"] = kUsbPorts;
+  }
+  args.add_json("-device", controller);
+  if (args.spec.display.vnc) {
+    args.add_json("-device", Json{{"driver", "usb-tablet"}, {"id", "tablet"}, {"bus", "usb.0"}});
+  }
+  for (std::size_t i = 0; i < entries.size(); ++i) {
+    Json host = {{"driver", "usb-host"}, {"id", "usb-host" + std::to_string(i)}, {"bus", "usb.0"}};
+    host.update(match(entries[i].device));
+    args.add_json("-device", host);
+  }
+}
+
+}  // namespace vmlaunch::launcher::plan
