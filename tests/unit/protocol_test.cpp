@@ -423,6 +423,7 @@ TEST_CASE("protocol: a NIC's step is for this VM, with names and addresses of a 
   CHECK(with("nic", 0) == "nothing");
   CHECK(with("nic", 8) == "\"nic\" has the wrong type or range");
   CHECK(with("vm", "win11") == "a step that is no part of this plan");
+  CHECK(with("vm", "../win10") == "not a VM's name");
   for (const char* link : {"", "../br0", "br0/x", "a b", "sixteen-letters-", "tap%d"}) {
     INFO(link);
     CHECK(with("link", link) == "not a network link's name");
