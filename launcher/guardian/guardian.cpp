@@ -112,7 +112,7 @@ class Guardian {
       } else if (const auto* signal = std::get_if<Signal>(&request)) {
         send_signal(*signal);
       } else if (std::holds_alternative<Stop>(request)) {
-        reply(StatusReply{state(), qemu_ ? qemu_->pid : 0});  // the step that it was for is over
+        reply(status());  // the step that it was for is over
       } else if (std::holds_alternative<Status>(request)) {
         tell_status();
       } else {
@@ -128,14 +128,14 @@ class Guardian {
   void tell_status() {
     const base::UniqueFd self(
         static_cast<int>(check(::syscall(SYS_pidfd_open, ::getpid(), 0), "find ourselves")));
-    reply(StatusReply{state(), qemu_ ? qemu_->pid : 0}, {self.get()});
+    reply(status(), {self.get()});
   }
 
-  [[nodiscard]] std::string state() const {
+  [[nodiscard]] StatusReply status() const {
     if (qemu_) {
-      return "running";
+      return {"running", qemu_->pid};
     }
-    return spawned_ ? "ended" : (sealed_ ? "sealed" : "idle");
+    return {spawned_ ? "ended" : (sealed_ ? "sealed" : "idle"), 0};
   }
 
   void begin(const Begin& request) {
@@ -409,14 +409,14 @@ class Guardian {
     }
     started_ = true;
     changes_.after_start();
-    reply(StatusReply{state(), qemu_ ? qemu_->pid : 0});
+    reply(status());
   }
 
   void send_signal(const Signal& request) {
     if (qemu_) {
       static_cast<void>(base::send_signal(qemu_->pidfd.get(), request.signal));
     }
-    reply(StatusReply{state(), qemu_ ? qemu_->pid : 0});
+    reply(status());
   }
 
   void note_end_of_qemu() {
