@@ -30,6 +30,7 @@
 #include "launcher/guardian/host_changes.hpp"
 #include "launcher/guardian/plan_file.hpp"
 #include "launcher/guardian/protocol.hpp"
+#include "launcher/guardian/wait_news.hpp"
 #include "launcher/steps/steps.hpp"
 #include "sandbox/private_dev.hpp"
 #include "sandbox/spawn.hpp"
@@ -247,8 +248,7 @@ class Guardian {
     if (base::wait_readable(control_.get(), std::chrono::steady_clock::now())) {
       throw Failure(ExitCode::ended, "stopped before QEMU was started");
     }
-    if (text != told_) {
-      told_ = text;
+    if (news_.pass(text, std::chrono::steady_clock::now())) {
       reply(Waiting{text});
     }
   }
@@ -258,6 +258,7 @@ class Guardian {
       throw ProtocolError("a step out of order");
     }
     ++applied_;
+    news_ = {};
     changes_.apply(plan_.steps[request.step], context());
     reply(Applied{request.step});
   }
@@ -525,7 +526,7 @@ class Guardian {
   std::size_t applied_ = 0;  ///< steps of the plan, from the first
   bool begun_ = false;       ///< a VM was named, whether its name could be had or not
   bool dry_ = false;
-  std::string told_;      ///< what a step waits for, as the supervisor knows it
+  WaitNews news_;         ///< of the step that is applied
   bool sealing_ = false;  ///< a plan was given, whether it could be sealed or not
   bool sealed_ = false;
   bool spawned_ = false;

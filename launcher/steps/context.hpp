@@ -23,8 +23,9 @@ struct Context {
   std::function<void(const std::function<void(pid_t)>& born)> start;
   /// A descriptor that QEMU gets under that number.
   std::function<void(int theirs, base::UniqueFd fd)> give;
-  /// Tells what a step waits for, or how far it has come; only what is new is passed on, so a step
-  /// may call it at every look. Throws Failure when the run is to end: then the step gives up.
+  /// Tells what a step waits for, or how far it has come; what is the same is passed on now and
+  /// then only, so a step may call it at every look. One that does not for more than two minutes is
+  /// taken for stuck. Throws Failure when the run is to end: then the step gives up.
   std::function<void(const std::string& text)> waiting;
 };
 

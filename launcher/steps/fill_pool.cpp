@@ -118,8 +118,9 @@ class FillPool final : public Change {
     // The page cache first, then inodes and directory entries too.
     for (const char* what : {"1", "3"}) {
       if (missing(host) > 0 && size_.drop_caches) {
-        context.waiting("dropping what the host has cached of its files");
+        context.waiting("writing to disk what the host has cached of its files");
         host.sync();
+        context.waiting("dropping what the host has cached of its files");
         host.write_on_node("/proc/sys/vm/drop_caches", what, size_.node);
         grow(host, context, most);
       }

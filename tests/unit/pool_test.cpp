@@ -159,14 +159,16 @@ TEST_CASE(
   };
   using News = std::vector<std::string>;
   const std::string moves = "moving memory together on node 0";
+  const std::string writes = "writing to disk what the host has cached of its files";
   const std::string drops = "dropping what the host has cached of its files";
   CHECK(news_of(100, 0, 0, pages(100, true), false).empty());
   CHECK(news_of(70, 30, 0, pages(100, true), false) == News{moves});
   CHECK(news_of(70, 30, 0, pages(100), true) == News{"refused"});
   CHECK(news_of(70, 0, 30, pages(100), false) == News{moves, "refused"});
-  CHECK(news_of(70, 0, 30, pages(100, true), false) == News{moves, drops});
-  CHECK(news_of(70, 0, 30, pages(100, true), true) == News{drops});
-  CHECK(news_of(70, 0, 0, pages(100, true), false) == News{moves, drops, drops, "refused"});
+  CHECK(news_of(70, 0, 30, pages(100, true), false) == News{moves, writes, drops});
+  CHECK(news_of(70, 0, 30, pages(100, true), true) == News{writes, drops});
+  CHECK(news_of(70, 0, 0, pages(100, true), false) ==
+        News{moves, writes, drops, writes, drops, "refused"});
 }
 
 TEST_CASE("pool: one that somebody else changed is left and named", "[steps]") {
