@@ -409,7 +409,7 @@ class Guardian {
       throw ProtocolError("QEMU starts once");
     }
     started_ = true;
-    changes_.after_start();
+    changes_.after_start([this](const std::string& text) { reply(Waiting{text}); });
     reply(status());
   }
 

@@ -130,12 +130,12 @@ void HostChanges::apply(const steps::Step& step, const steps::Context& context) 
   }
 }
 
-void HostChanges::after_start() {
+void HostChanges::after_start(const steps::Tell& tell) {
   if (!journal_) {
     return;
   }
   try {
-    steps::after_start(host_, *journal_);
+    steps::after_start(host_, *journal_, tell);
     reservations_->end_turns();
   } catch (const std::system_error& error) {
     throw Failure(ExitCode::failed,

@@ -32,6 +32,9 @@ struct Context {
 /// Adds to the record of a step that is being applied what is known only now.
 using Note = std::function<void(const Json&)>;
 
+/// Tells those who follow the run.
+using Tell = std::function<void(const std::string& text)>;
+
 /// A value that is neither what we wrote nor what we found was changed by somebody else: it is left
 /// and named.
 class ChangedMeanwhile : public std::runtime_error {

@@ -54,7 +54,7 @@ int changes_of(const std::vector<Step>& steps) {
   FakeKernel kernel(laptop.tree);
   Journal journal = laptop.journal();
   REQUIRE(apply_all(steps, kernel, journal));
-  after_start(kernel, journal);
+  after_start(kernel, journal, [](const std::string&) {});
   return kernel.count();
 }
 
