@@ -1,8 +1,11 @@
+#include <sys/stat.h>
+
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "launcher/plan/plan.hpp"
+#include "tests/support/program.hpp"
 #include "tests/unit/plan_of.hpp"
 
 namespace vmlaunch::launcher::plan {
@@ -96,6 +99,30 @@ TEST_CASE("plan: native AIO stands at the node that opens the file", "[plan]") {
             R"("filename":"/dev/fdset/10","node-name":"disk0-file","read-only":false})",
             R"({"backing":null,"cache":{"direct":true},"discard":"unmap","driver":"qcow2",)"
             R"("file":"disk0-file","node-name":"disk0","read-only":false})"});
+}
+
+TEST_CASE("plan: a raw disk that begins like a qcow2 image is a warning", "[plan]") {
+  const vmlaunch::tests::Folder folder;
+  const std::string image = folder.write("image", "QFI\xfb and more");
+  const std::string plain = folder.write("plain", "QFI");
+  const std::string fifo = folder.file("fifo");
+  REQUIRE(::mkfifo(fifo.c_str(), 0600) == 0);
+  Json disks = Json::array();
+  for (const std::string& path : {plain, image, fifo, folder.file("missing")}) {
+    disks.push_back({{"path", path}, {"format", "raw"}});
+  }
+  const auto warned_of = [&] {
+    const VmSpec spec = load(Json{{"disks", disks}}.dump());
+    survey::Survey survey = host();
+    survey.qcow2_heads = survey::look("", spec, false).qcow2_heads;
+    return base::join(make_plan(spec, survey, kPlain, Authority::user).warnings, "\n");
+  };
+  CHECK(warned_of() == "disk 1, " + image +
+                           ", is \"raw\" and begins like a qcow2 image: either its \"format\" is "
+                           "\"qcow2\", or the guest has written that; type: qemu-img info " +
+                           image);
+  disks[1]["format"] = "qcow2";
+  CHECK(warned_of().empty());
 }
 
 }  // namespace
