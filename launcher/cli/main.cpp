@@ -52,6 +52,10 @@ int main_impl(std::vector<std::string> arguments) {
   for (const auto add : kVerbs) {
     add(app, choice);
   }
+  if (arguments.empty()) {
+    print_error("Cannot start anything: no config is named\n" + app.help());
+    return static_cast<int>(ExitCode::usage);
+  }
   try {
     arguments = with_verb(std::move(arguments), app);
     app.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));

@@ -32,6 +32,7 @@
 #include "launcher/guardian/plan_file.hpp"
 #include "launcher/guardian/protocol.hpp"
 #include "launcher/guardian/usb_nodes.hpp"
+#include "launcher/guardian/wait_news.hpp"
 #include "launcher/steps/pci_paths.hpp"
 #include "launcher/steps/steps.hpp"
 #include "sandbox/private_dev.hpp"
@@ -117,7 +118,7 @@ class Guardian {
       } else if (const auto* signal = std::get_if<Signal>(&request)) {
         send_signal(*signal);
       } else if (std::holds_alternative<Stop>(request)) {
-        reply(StatusReply{state(), qemu_ ? qemu_->pid : 0});  // the step that it was for is over
+        reply(status());  // the step that it was for is over
       } else if (std::holds_alternative<Status>(request)) {
         tell_status();
       } else {
@@ -133,14 +134,14 @@ class Guardian {
   void tell_status() {
     const base::UniqueFd self(
         static_cast<int>(check(::syscall(SYS_pidfd_open, ::getpid(), 0), "find ourselves")));
-    reply(StatusReply{state(), qemu_ ? qemu_->pid : 0}, {self.get()});
+    reply(status(), {self.get()});
   }
 
-  [[nodiscard]] std::string state() const {
+  [[nodiscard]] StatusReply status() const {
     if (qemu_) {
-      return "running";
+      return {"running", qemu_->pid};
     }
-    return spawned_ ? "ended" : (sealed_ ? "sealed" : "idle");
+    return {spawned_ ? "ended" : (sealed_ ? "sealed" : "idle"), 0};
   }
 
   void begin(const Begin& request) {
@@ -252,8 +253,7 @@ class Guardian {
     if (base::wait_readable(control_.get(), std::chrono::steady_clock::now())) {
       throw Failure(ExitCode::ended, "stopped before QEMU was started");
     }
-    if (text != told_) {
-      told_ = text;
+    if (news_.pass(text, std::chrono::steady_clock::now())) {
       reply(Waiting{text});
     }
   }
@@ -263,6 +263,7 @@ class Guardian {
       throw ProtocolError("a step out of order");
     }
     ++applied_;
+    news_ = {};
     changes_.apply(plan_.steps[request.step], context());
     reply(Applied{request.step});
   }
@@ -453,7 +454,7 @@ class Guardian {
       throw ProtocolError("a change of USB devices that the plan does not have");
     }
     follow_usb();
-    reply(StatusReply{state(), qemu_ ? qemu_->pid : 0});
+    reply(status());
   }
 
   void note_start() {
@@ -461,15 +462,15 @@ class Guardian {
       throw ProtocolError("QEMU starts once");
     }
     started_ = true;
-    changes_.after_start();
-    reply(StatusReply{state(), qemu_ ? qemu_->pid : 0});
+    changes_.after_start([this](const std::string& text) { reply(Waiting{text}); });
+    reply(status());
   }
 
   void send_signal(const Signal& request) {
     if (qemu_) {
       static_cast<void>(base::send_signal(qemu_->pidfd.get(), request.signal));
     }
-    reply(StatusReply{state(), qemu_ ? qemu_->pid : 0});
+    reply(status());
   }
 
   void note_end_of_qemu() {
@@ -579,7 +580,7 @@ class Guardian {
   std::size_t applied_ = 0;  ///< steps of the plan, from the first
   bool begun_ = false;       ///< a VM was named, whether its name could be had or not
   bool dry_ = false;
-  std::string told_;      ///< what a step waits for, as the supervisor knows it
+  WaitNews news_;         ///< of the step that is applied
   bool sealing_ = false;  ///< a plan was given, whether it could be sealed or not
   bool sealed_ = false;
   bool spawned_ = false;

@@ -126,20 +126,21 @@ void HostChanges::apply(const steps::Step& step, const steps::Context& context) 
   } catch (const std::system_error& error) {
     const bool busy = error.code().value() == EBUSY;
     throw Failure(busy ? ExitCode::device_busy : ExitCode::failed,
-                  "Cannot " + step->describe() + ": " + error.what());
+                  "Cannot " + step->describe() + ": " + error.what() + "; type: dmesg | tail");
   }
 }
 
-void HostChanges::after_start() {
+void HostChanges::after_start(const steps::Tell& tell) {
   if (!journal_) {
     return;
   }
   try {
-    steps::after_start(host_, *journal_);
+    steps::after_start(host_, *journal_, tell);
     reservations_->end_turns();
   } catch (const std::system_error& error) {
     throw Failure(ExitCode::failed,
-                  std::string("Cannot give back what only QEMU's start needed: ") + error.what());
+                  std::string("Cannot give back what only QEMU's start needed: ") + error.what() +
+                      "; type: dmesg | tail");
   }
 }
 

@@ -34,7 +34,7 @@ class HostChanges {
   void apply(const steps::Step& step, const steps::Context& context);
 
   /// QEMU has started, and the guest has not run yet. Throws Failure.
-  void after_start();
+  void after_start(const steps::Tell& tell);
 
   /// QEMU must have ended. Removes the journal when nothing is left to do.
   [[nodiscard]] steps::Undone undo();

@@ -38,11 +38,19 @@ std::string user_text() {
   return "uid " + std::to_string(::geteuid());
 }
 
+std::string what_is_missing(const std::string& path) {
+  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
+  std::error_code error;
+  return std::filesystem::exists(folder, error)
+             ? "the file"
+             : "its folder: mkdir -p " + base::shell_quote(folder.string());
+}
+
 std::string what_to_do(int error, const std::string& path) {
   switch (error) {
     case ENOENT:
     case ENOTDIR:
-      return "correct the path in the config, or make the file";
+      return "correct the path in the config, or make " + what_is_missing(path);
     case EACCES:
     case EPERM:
       return "type: namei -l " + base::shell_quote(path);

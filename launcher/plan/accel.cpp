@@ -24,7 +24,9 @@ std::optional<Obstacle> find_obstacle(const survey::Kvm& kvm, bool privileged) {
   }
   if (!privileged && !kvm.usable_by_caller) {
     return Obstacle{"QEMU's user may not open /dev/kvm",
-                    "sudo adduser \"$USER\" kvm, then log in again"};
+                    kvm.group.empty()
+                        ? "ls -l /dev/kvm (no group may open it)"
+                        : "sudo adduser \"$USER\" " + kvm.group + ", then log in again"};
   }
   return std::nullopt;
 }

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "base/text.hpp"
 #include "launcher/plan/arguments.hpp"
 
 namespace vmlaunch::launcher::plan {
@@ -46,6 +47,13 @@ void image(Arguments& args, const VmSpec::Disk& disk, const std::string& id, std
                disk.readonly ? FileUse::Access::read : FileUse::Access::read_write};
   file.is_qcow2 = disk.format == config::DiskFormat::qcow2;
   file.direct = disk.cache == config::DiskCache::none;
+  if (args.survey.qcow2_heads.contains(disk.path)) {
+    args.plan.warnings.push_back(
+        file.purpose + ", " + base::printable(disk.path) +
+        ", is \"raw\" and begins like a qcow2 image: either its \"format\" is \"qcow2\", or the "
+        "guest has written that; type: qemu-img info " +
+        base::shell_quote(disk.path));
+  }
   const bool is_block = args.survey.block_devices.contains(disk.path);
   Json protocol = {{"driver", is_block ? "host_device" : "file"},
                    {"filename", args.fdset(file)},

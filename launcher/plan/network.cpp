@@ -67,6 +67,9 @@ void warn(const Nic& nic, std::size_t index, const survey::Survey& survey, Plan&
     plan.warnings.push_back(name + " reaches nothing: " + nic.link +
                             " is down; to change that: ip link set " + nic.link + " up");
   }
+  // The kernel takes the lowest of the ports' addresses, and none (zeros) after the last port.
+  // Giving back the one that there was would fix it for good: a port that comes later could not
+  // give its own.
   if (!survey.links.at(nic.link).steady) {
     plan.warnings.push_back("the address of " + nic.link +
                             ", which has no port, changes with this VM's tap; to change that: ip "

@@ -189,7 +189,9 @@ void GuardianLink::take(base::Packet packet) {
   }
   if (const auto* waiting = std::get_if<guardian::Waiting>(&reply)) {
     heard_ = std::chrono::steady_clock::now();
-    on_wait_(waiting->text);
+    if (std::exchange(waits_for_, waiting->text) != waiting->text) {
+      on_wait_(waiting->text);
+    }
     return;
   }
   if (outstanding_.empty()) {
@@ -251,6 +253,7 @@ asio::awaitable<GuardianLink::Answer> GuardianLink::ask(guardian::Request reques
                                                         std::vector<int> fds,
                                                         std::chrono::milliseconds deadline) {
   outstanding_.push_back(true);
+  waits_for_.clear();
   send(request, fds);
   heard_ = std::chrono::steady_clock::now();
   boost::system::error_code error;

@@ -77,7 +77,7 @@ class GuardianProcess {
 class GuardianLink {
  public:
   /// `process` as of GuardianProcess. `on_change` is called when QEMU ended or the guardian is
-  /// gone, `on_wait` with what a step waits for.
+  /// gone, `on_wait` with what a step waits for, once for each word of it.
   GuardianLink(boost::asio::io_context& io,
                base::UniqueFd control,
                base::UniqueFd process,
@@ -115,6 +115,7 @@ class GuardianLink {
   std::function<void()> on_change_;
   std::function<void(const std::string& text)> on_wait_;
   std::chrono::steady_clock::time_point heard_;  ///< when it was last asked, or said something
+  std::string waits_for_;                        ///< the last word of what was asked last
   std::deque<Answer> answers_;
   std::deque<bool> outstanding_;  ///< requests in order: whether somebody waits for the answer
   std::optional<base::ExitStatus> qemu_exit_;

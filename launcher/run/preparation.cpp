@@ -202,7 +202,7 @@ void refuse_backing_file(const FileUse& file, const std::string& head) {
   const std::string of_file =
       "Cannot use the " + file.purpose + " " + base::printable(file.path) + ": ";
   const std::string quoted = base::shell_quote(file.path);
-  if (head.size() < kNeeded || head.substr(0, 4) != "QFI\xfb") {
+  if (head.size() < kNeeded || !head.starts_with(survey::kQcow2Magic)) {
     throw Failure(ExitCode::preflight,
                   of_file + "it is not a qcow2 image; type: qemu-img info " + quoted);
   }

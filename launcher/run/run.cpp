@@ -441,6 +441,7 @@ class Run {
   /// The reverse of everything, whatever happened before.
   asio::awaitable<ExitCode> undo() {
     undoing_ = true;
+    changing_ = false;
     if (!running_) {
       guardian::remove_made_files(plan(), input_.files.files);
     }

@@ -23,13 +23,17 @@ struct Context {
   std::function<void(const std::function<void(pid_t)>& born)> start;
   /// A descriptor that QEMU gets under that number.
   std::function<void(int theirs, base::UniqueFd fd)> give;
-  /// Tells what a step waits for, or how far it has come; only what is new is passed on, so a step
-  /// may call it at every look. Throws Failure when the run is to end: then the step gives up.
+  /// Tells what a step waits for, or how far it has come; what is the same is passed on now and
+  /// then only, so a step may call it at every look. One that does not for more than two minutes is
+  /// taken for stuck. Throws Failure when the run is to end: then the step gives up.
   std::function<void(const std::string& text)> waiting;
 };
 
 /// Adds to the record of a step that is being applied what is known only now.
 using Note = std::function<void(const Json&)>;
+
+/// Tells those who follow the run.
+using Tell = std::function<void(const std::string& text)>;
 
 /// A value that is neither what we wrote nor what we found was changed by somebody else: it is left
 /// and named.

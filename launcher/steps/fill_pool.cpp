@@ -118,8 +118,9 @@ class FillPool final : public Change {
     // The page cache first, then inodes and directory entries too.
     for (const char* what : {"1", "3"}) {
       if (missing(host) > 0 && size_.drop_caches) {
-        context.waiting("dropping what the host has cached of its files");
+        context.waiting("writing to disk what the host has cached of its files");
         host.sync();
+        context.waiting("dropping what the host has cached of its files");
         host.write_on_node("/proc/sys/vm/drop_caches", what, size_.node);
         grow(host, context, most);
       }
@@ -129,13 +130,20 @@ class FillPool final : public Change {
     }
   }
 
-  void after_start(Host& host, const Json& found, const Note& note) const override {
+  void after_start(Host& host,
+                   const Json& found,
+                   const Note& note,
+                   const Tell& tell) const override {
     const auto before = found.at("persistent").get<std::uint64_t>();
     if (is_between(read_pool(host, folder()).persistent(), found)) {
       make_persistent(host, before);
-      if (read_pool(host, folder()).persistent() == before) {
-        note({{"lowered", true}});
-      }
+    }
+    const std::uint64_t now = read_pool(host, folder()).persistent();
+    if (now == before) {
+      note({{"lowered", true}});
+    } else {
+      tell("there are " + std::to_string(now) + " " + object() + ", there were " +
+           std::to_string(before) + ": what is ours of them goes when the VM has ended");
     }
   }
 

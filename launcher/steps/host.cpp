@@ -116,14 +116,14 @@ int with_attribute(const base::Tree& tree, const std::string& path, int flags, U
   return use(fd.get()) < 0 ? errno : 0;
 }
 
-/// What a child finds out: `look` writes it to a pipe, which takes kAttributeLimit bytes before
-/// anybody reads.
-template <typename Look>
-std::string told_by_child(const std::string& action, base::Milliseconds limit, Look look) {
+/// What a child finds out: `call` has it write that to a pipe, which takes kAttributeLimit bytes
+/// before anybody reads.
+template <typename Call>
+std::string told(const std::string& what, Call call) {
   base::Pipe answer = base::make_pipe();
-  call_in_child(action, limit, [&] { return look(answer.write_end.get()); });
+  call(answer.write_end.get());
   answer.write_end.reset();
-  return base::read_all(answer.read_end.get(), kAttributeLimit, action);
+  return base::read_all(answer.read_end.get(), kAttributeLimit, what);
 }
 
 /// All that the kernel allocates for this process from now on comes from that node.
@@ -139,15 +139,17 @@ void stay_on_node(unsigned node) {
 }  // namespace
 
 std::string Host::read_locked(const std::string& path) const {
-  const auto look = [&](int answer) {
-    return with_attribute(tree_, path, O_RDONLY, [&](int fd) {
-      base::close_all_but({fd, answer});
-      std::array<char, 4096> buffer{};  // a page is all that an attribute shows
-      const ssize_t got = ::read(fd, buffer.data(), buffer.size());
-      return got <= 0 ? got : ::write(answer, buffer.data(), static_cast<size_t>(got));
+  const std::string action = "read " + tree_.path_of(path);
+  std::string text = told(action, [&](int answer) {
+    call_in_child(action, deadlines_.attribute, [&] {
+      return with_attribute(tree_, path, O_RDONLY, [&](int fd) {
+        base::close_all_but({fd, answer});
+        std::array<char, 4096> buffer{};  // a page is all that an attribute shows
+        const ssize_t got = ::read(fd, buffer.data(), buffer.size());
+        return got <= 0 ? got : ::write(answer, buffer.data(), static_cast<size_t>(got));
+      });
     });
-  };
-  std::string text = told_by_child("read " + tree_.path_of(path), deadlines_.attribute, look);
+  });
   if (text.ends_with('\n')) {
     text.pop_back();
   }
@@ -208,19 +210,37 @@ base::UniqueFd Host::make_tap(const std::string& name,
                        [&] { return new_tap(name, bridge, guest_mac); });
 }
 
-systemd::Unit Host::unit(const std::string& name) const {
-  base::Pipe answer = base::make_pipe();
-  ask_systemd("look at the unit " + name, deadlines_.systemd, [&] {
-    base::close_all_but({answer.write_end.get()});
-    const systemd::Unit unit = systemd::look_at_unit(name);
-    const Json json = {{"state", unit.active_state},
-                       {"job", unit.has_job},
-                       {"loaded", unit.loaded},
-                       {"returns", unit.can_return}};
-    base::write_all(answer.write_end.get(), json.dump(), name);
+base::UniqueFd Host::open_tap(const std::string& name, bool multi_queue) {
+  return open_in_child(
+      "open the tap " + name, deadlines_.attribute, [&] { return old_tap(name, multi_queue); });
+}
+
+void Host::add_macvtap(const std::string& name, const std::string& link, const std::string& mac) {
+  do_in_child("make the macvtap " + name + " on " + link, deadlines_.driver, [&] {
+    base::close_all_but({});
+    new_macvtap(name, link, mac);
   });
-  answer.write_end.reset();
-  const Json json = Json::parse(base::read_all(answer.read_end.get(), kAttributeLimit, name));
+}
+
+void Host::remove_link(unsigned index) {
+  do_in_child("remove the network link number " + std::to_string(index), deadlines_.driver, [&] {
+    base::close_all_but({});
+    delete_link(index);
+  });
+}
+
+systemd::Unit Host::unit(const std::string& name) const {
+  const Json json = Json::parse(told(name, [&](int answer) {
+    ask_systemd("look at the unit " + name, deadlines_.systemd, [&] {
+      base::close_all_but({answer});
+      const systemd::Unit unit = systemd::look_at_unit(name);
+      const Json found = {{"state", unit.active_state},
+                          {"job", unit.has_job},
+                          {"loaded", unit.loaded},
+                          {"returns", unit.can_return}};
+      base::write_all(answer, found.dump(), name);
+    });
+  }));
   Fields fields(json);
   return {fields.text("state"),
           fields.boolean("job"),
@@ -239,25 +259,6 @@ void Host::start_unit(const std::string& name) {
   ask_systemd("start the unit " + name, deadlines_.systemd, [&] {
     base::close_all_but({});
     systemd::start_unit(name);
-  });
-}
-
-base::UniqueFd Host::open_tap(const std::string& name, bool multi_queue) {
-  return open_in_child(
-      "open the tap " + name, deadlines_.attribute, [&] { return old_tap(name, multi_queue); });
-}
-
-void Host::add_macvtap(const std::string& name, const std::string& link, const std::string& mac) {
-  do_in_child("make the macvtap " + name + " on " + link, deadlines_.driver, [&] {
-    base::close_all_but({});
-    new_macvtap(name, link, mac);
-  });
-}
-
-void Host::remove_link(unsigned index) {
-  do_in_child("remove the network link number " + std::to_string(index), deadlines_.driver, [&] {
-    base::close_all_but({});
-    delete_link(index);
   });
 }
 
@@ -286,16 +287,16 @@ void Host::load_module(const std::string& name) {
 
 std::vector<Holder> Host::holders(const base::PciAddress& device) const {
   constexpr std::size_t kMost = 128;  // what fits into the pipe
-  const auto look = [&](int answer) {
-    base::close_all_but({answer});
-    const base::Tree tree(tree_.path_of(""));
-    std::vector<Holder> found = find_holders(nodes_of(tree, device));
-    found.resize(std::min(found.size(), kMost));
-    base::write_all(answer, to_json(found).dump(), "the answer");
-    return 0;
-  };
-  return read_holders(Json::parse(told_by_child(
-      "see who has " + base::to_string(device) + " open", deadlines_.attribute, look)));
+  const std::string action = "see who has " + base::to_string(device) + " open";
+  return read_holders(Json::parse(told(action, [&](int answer) {
+    do_in_child(action, deadlines_.attribute, [&] {
+      base::close_all_but({answer});
+      const base::Tree tree(tree_.path_of(""));
+      std::vector<Holder> found = find_holders(nodes_of(tree, device));
+      found.resize(std::min(found.size(), kMost));
+      base::write_all(answer, to_json(found).dump(), "the answer");
+    });
+  })));
 }
 
 }  // namespace vmlaunch::launcher::steps

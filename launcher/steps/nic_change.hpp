@@ -112,7 +112,11 @@ class OwnLinkChange : public NicChange {
     if (!parsed || parsed->text != mac) {
       throw FormError("not a MAC address");
     }
-    return make(fields.text("vm"), std::move(part), mac);
+    std::string vm = fields.text("vm");
+    if (!config::is_vm_name(vm)) {
+      throw FormError("not a VM's name");
+    }
+    return make(std::move(vm), std::move(part), mac);
   }
 
  private:

@@ -14,6 +14,7 @@
 #include "base/text.hpp"
 #include "launcher/steps/device_change.hpp"
 #include "launcher/steps/steps.hpp"
+#include "launcher/survey/bar.hpp"
 #include "launcher/survey/screen.hpp"
 
 namespace vmlaunch::launcher::steps {
@@ -62,28 +63,13 @@ std::vector<Range> framebuffer_ranges(const Host& host) {
   return ranges;
 }
 
-/// The regions of a PCI device: a line each of first, last and flags, zeros for none.
-std::vector<Range> regions_of(const Host& host, const base::PciAddress& device) {
-  std::vector<Range> ranges;
-  const std::string text = host.tree().read(device_folder(device) + "/resource").value_or("");
-  for (const std::string& line : base::split(text, '\n')) {
-    const std::vector<std::string> fields = base::split(line, ' ');
-    if (fields.size() != 3 || !fields[0].starts_with("0x") || !fields[1].starts_with("0x")) {
-      continue;
-    }
-    const auto first = parse_hex(std::string_view(fields[0]).substr(2));
-    const auto last = parse_hex(std::string_view(fields[1]).substr(2));
-    if (first && last && *last != 0) {
-      ranges.push_back({*first, *last});
-    }
-  }
-  return ranges;
-}
-
 bool lies_in(const Host& host, const base::PciAddress& device) {
+  const auto resource = host.tree().read(device_folder(device) + "/resource");
+  const auto bars = survey::parse_bars(resource.value_or("")).value_or(std::vector<survey::Bar>());
   for (const Range& claim : framebuffer_ranges(host)) {
-    for (const Range& region : regions_of(host, device)) {
-      if (region.first <= claim.first && claim.last <= region.last) {
+    for (const survey::Bar& bar : bars) {
+      const std::uint64_t last = bar.start + (bar.size.bytes - 1);
+      if (bar.is_memory && bar.start <= claim.first && claim.last <= last) {
         return true;
       }
     }

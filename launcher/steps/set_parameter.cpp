@@ -1,3 +1,5 @@
+#include <sys/stat.h>
+
 #include <memory>
 #include <utility>
 
@@ -37,7 +39,16 @@ class SetParameter final : public Change {
   std::string object() const override { return survey::parameter_file(name_); }
   bool shared() const override { return true; }
 
-  void check(const Host& host) const override { static_cast<void>(value(host)); }
+  void check(const Host& host) const override {
+    const auto file = host.tree().status(object());
+    if (value(host) != on_ && file && (file->st_mode & S_IWUSR) == 0) {
+      throw Failure(ExitCode::preflight,
+                    "Cannot " + describe() +
+                        ": this kernel takes it only when it loads the module; add to the kernel's "
+                        "command line: " +
+                        name_ + "=" + word(on_));
+    }
+  }
 
   Json capture(const Host& host, const Context& /*context*/) const override {
     return {{"on", value(host)}};

@@ -61,8 +61,11 @@ class Change {
                      const Note& note) const = 0;
 
   /// QEMU has all its memory and devices, and the guest has not run yet: what was needed only until
-  /// then goes. Throws as apply does.
-  virtual void after_start(Host& /*host*/, const Json& /*found*/, const Note& /*note*/) const {}
+  /// then goes, or is told to stay. Throws as apply does.
+  virtual void after_start(Host& /*host*/,
+                           const Json& /*found*/,
+                           const Note& /*note*/,
+                           const Tell& /*tell*/) const {}
 
   /// From what was captured alone, in any process, any number of times, after half an apply too.
   /// Throws ChangedMeanwhile for a value that is neither what we wrote nor what we found, Lost for

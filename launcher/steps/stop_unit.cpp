@@ -153,12 +153,11 @@ class StopUnit final : public Change {
 
   /// Without its card a display manager fails, or takes another one.
   void require_driver_back(const Host& host, const DriverOf& one) const {
-    const auto driver = host.tree().link_name(device_folder(one.device) + "/driver");
-    if (driver != one.driver) {
+    if (const std::string driver = driver_of(host, one.device); driver != one.driver) {
       throw Failure(ExitCode::failed,
                     "it is not started, since " + base::to_string(one.device) + " has " +
-                        (driver ? base::printable(*driver) : "no driver") + " and not " +
-                        one.driver + "; once that is put right, type: systemctl start " +
+                        named(driver) + " and not " + named(one.driver) +
+                        "; once that is put right, type: systemctl start " +
                         base::shell_quote(unit_));
     }
   }

@@ -124,10 +124,11 @@ void apply(const Step& step, Host& host, const Context& context, Journal& journa
   step->apply(host, context, found, [&](const Json& more) { journal.note(entry, more); });
 }
 
-void after_start(Host& host, Journal& journal) {
+void after_start(Host& host, Journal& journal, const Tell& tell) {
   for (std::size_t i = 0; i < journal.entries().size(); ++i) {
     const Journal::Entry entry = journal.entries()[i];
-    entry.step->after_start(host, entry.found, [&](const Json& more) { journal.note(i, more); });
+    const Note note = [&](const Json& more) { journal.note(i, more); };
+    entry.step->after_start(host, entry.found, note, tell);
   }
 }
 

@@ -13,7 +13,7 @@ namespace vmlaunch::launcher::steps {
 void apply(const Step& step, Host& host, const Context& context, Journal& journal);
 
 /// For all steps of a run, in their order, once QEMU has started. Throws what they throw.
-void after_start(Host& host, Journal& journal);
+void after_start(Host& host, Journal& journal, const Tell& tell);
 
 /// What became of an undo.
 struct Undone {

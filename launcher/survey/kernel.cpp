@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <span>
 
 #include "base/text.hpp"
 
@@ -75,8 +76,7 @@ std::vector<Asked> asked_modules() {
           {"vfio_pci", {"disable_idle_d3", "disable_vga", "nointxmask"}}};
 }
 
-template <std::size_t size>
-bool has(const std::array<std::string_view, size>& list, std::string_view word) {
+bool is_one_of(std::span<const std::string_view> list, std::string_view word) {
   return std::find(list.begin(), list.end(), word) != list.end();
 }
 
@@ -84,7 +84,7 @@ bool has(const std::array<std::string_view, size>& list, std::string_view word) 
 bool bears_on_guests(std::string_view word) {
   std::string name(word.substr(0, word.find('=')));
   std::replace(name.begin(), name.end(), '-', '_');
-  return has(kNames, name) || has(kModules, name.substr(0, name.find('.')));
+  return is_one_of(kNames, name) || is_one_of(kModules, name.substr(0, name.find('.')));
 }
 
 /// Of "none [integrity] confidentiality" the one that holds.

@@ -43,7 +43,8 @@ std::string quoted(std::string_view found) {
   return "\"" + base::printable(found.substr(0, kShown)) + (found.size() > kShown ? "…\"" : "\"");
 }
 
-std::vector<std::string> words_of(const std::string& text) {
+std::vector<std::string> words_of(std::string text) {
+  std::replace(text.begin(), text.end(), '\t', ' ');
   std::vector<std::string> words = base::split(text, ' ');
   words.erase(std::remove(words.begin(), words.end(), ""), words.end());
   return words;

@@ -15,8 +15,8 @@ namespace vmlaunch::launcher::survey {
 /// What a tree says, for a message: in quotes, printable, and only its beginning.
 [[nodiscard]] std::string quoted(std::string_view found);
 
-/// What stands between spaces.
-[[nodiscard]] std::vector<std::string> words_of(const std::string& text);
+/// What stands between spaces and tabs.
+[[nodiscard]] std::vector<std::string> words_of(std::string text);
 
 /// Reads facts that a host may tell or not, and never throws for one: what is hidden or cannot be
 /// understood counts as not there, and is listed. It keeps what it read, so that a record holds

@@ -22,7 +22,6 @@ namespace {
 using base::Tree;
 
 constexpr const char* kDevices = "/sys/bus/pci/devices";
-constexpr const char* kNodes = "/sys/devices/system/node";
 constexpr const char* kGroups = "/sys/kernel/iommu_groups";
 
 /// Only whether they are there counts.
@@ -100,16 +99,6 @@ class Recorder {
       entries_.push_back({Entry::Kind::file, path, content->empty() ? "" : *content + "\n"});
     } else {
       entries_.push_back({Entry::Kind::folder, path, "", 0755});
-    }
-  }
-
-  void add_memory() {
-    for (const std::string& name : tree_.list(kNodes)) {
-      const std::string folder = std::string(kNodes) + "/" + name;
-      add_attribute(folder + "/meminfo");
-      for (const std::string& pool : tree_.list(folder + "/hugepages")) {
-        add_attribute(base::join({folder, "hugepages", pool, "free_hugepages"}, "/"));
-      }
     }
   }
 

@@ -1,9 +1,15 @@
 #include "launcher/survey/survey.hpp"
 
+#include <fcntl.h>
+#include <grp.h>
 #include <sched.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <vector>
 
 #include "base/text.hpp"
 #include "launcher/survey/cgroup.hpp"
@@ -82,6 +88,43 @@ void look_for_sound(const base::Tree& tree, const config::VmSpec::Audio& audio, 
   }
 }
 
+/// The group whose members may read and write a node; "" for none, and for root's.
+std::string group_of(const struct stat& node) {
+  constexpr mode_t kBoth = S_IRGRP | S_IWGRP;
+  std::vector<char> buffer(65536);
+  group entry{};
+  group* found = nullptr;
+  if (node.st_gid == 0 || (node.st_mode & kBoth) != kBoth ||
+      ::getgrgid_r(node.st_gid, &entry, buffer.data(), buffer.size(), &found) != 0 ||
+      found == nullptr) {
+    return "";
+  }
+  return entry.gr_name;
+}
+
+/// Never waits: what is no file or disk is not opened.
+bool begins_as_qcow2(const base::Tree& tree, const std::string& path, const struct stat& file) {
+  if (!S_ISREG(file.st_mode) && !S_ISBLK(file.st_mode)) {
+    return false;
+  }
+  const base::UniqueFd fd = tree.open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+  std::array<char, kQcow2Magic.size()> head{};
+  return fd && ::read(fd.get(), head.data(), head.size()) == static_cast<ssize_t>(head.size()) &&
+         std::equal(head.begin(), head.end(), kQcow2Magic.begin());
+}
+
+void look_at_disks(const base::Tree& tree, const config::VmSpec& spec, Survey& survey) {
+  for (const config::VmSpec::Disk& disk : spec.disks) {
+    const auto file = tree.status(disk.path);
+    if (file && S_ISBLK(file->st_mode)) {
+      survey.block_devices.insert(disk.path);
+    }
+    if (file && disk.format == config::DiskFormat::raw && begins_as_qcow2(tree, disk.path, *file)) {
+      survey.qcow2_heads.insert(disk.path);
+    }
+  }
+}
+
 }  // namespace
 
 std::string sound_socket_of(const std::string& uid) {
@@ -90,7 +133,9 @@ std::string sound_socket_of(const std::string& uid) {
 
 Kvm look_at_kvm(const base::Tree& tree) {
   Kvm kvm;
-  kvm.node = tree.exists("/dev/kvm");
+  const auto node = tree.status("/dev/kvm");
+  kvm.node = node.has_value();
+  kvm.group = node ? group_of(*node) : "";
   kvm.usable_by_caller = ::access(tree.path_of("/dev/kvm").c_str(), R_OK | W_OK) == 0;
   kvm.vendor_module = tree.exists("/sys/module/kvm_intel") || tree.exists("/sys/module/kvm_amd");
   kvm.pvm_module = tree.exists("/sys/module/kvm_pvm");
@@ -129,11 +174,7 @@ Survey look(const std::string& root, const config::VmSpec& spec, bool privileged
   if (spec.run_as) {
     survey.run_as = find_user(*spec.run_as);
   }
-  for (const config::VmSpec::Disk& disk : spec.disks) {
-    if (const auto file = tree.status(disk.path); file && S_ISBLK(file->st_mode)) {
-      survey.block_devices.insert(disk.path);
-    }
-  }
+  look_at_disks(tree, spec, survey);
   return survey;
 }
 

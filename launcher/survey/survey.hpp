@@ -8,6 +8,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/tree.hpp"
@@ -27,6 +28,7 @@ namespace vmlaunch::launcher::survey {
 struct Kvm {
   bool node = false;  ///< /dev/kvm exists
   bool usable_by_caller = false;
+  std::string group;           ///< whose members may open it, "" if none but root's may
   bool vendor_module = false;  ///< kvm_intel or kvm_amd: runs any guest
   bool pvm_module = false;     ///< kvm_pvm: runs only guests made for it
 
@@ -51,12 +53,16 @@ inline constexpr std::array<std::array<const char*, 2>, 4> kUefiBuilds = {{
     {"/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"},
 }};
 
+/// How a qcow2 image begins (docs/interop/qcow2.txt of QEMU).
+inline constexpr std::string_view kQcow2Magic = "QFI\xfb";
+
 /// Everything about the host that a plan depends on. Read only, nothing is changed.
 struct Survey {
   Kvm kvm;
   std::optional<Uefi> uefi;
   std::optional<User> run_as;           ///< whom the config's run_as names
   std::set<std::string> block_devices;  ///< those of the config's disks that are block devices
+  std::set<std::string> qcow2_heads;    ///< those given as raw that begin like a qcow2 image
   std::set<std::string> sound_servers;  ///< sockets that are there, or that the caller may not see
   bool cgroup = false;                  ///< a cgroup for the VM can be made
   bool guardian_unit = false;           ///< systemd keeps the guardian, with cgroups of its own

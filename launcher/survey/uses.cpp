@@ -6,6 +6,7 @@
 
 #include "base/text.hpp"
 #include "launcher/config/usb_rule.hpp"
+#include "launcher/survey/reader.hpp"
 
 namespace vmlaunch::launcher::survey {
 
@@ -26,21 +27,6 @@ std::optional<Place> place_of(const std::string& path) {
     }
   }
   return std::nullopt;
-}
-
-/// Words of a line of /proc, whatever lies between them.
-std::vector<std::string> words_of(const std::string& line) {
-  std::vector<std::string> words;
-  std::string word;
-  for (const char c : line + " ") {
-    if (c != ' ' && c != '\t') {
-      word += c;
-    } else if (!word.empty()) {
-      words.push_back(word);
-      word.clear();
-    }
-  }
-  return words;
 }
 
 std::vector<std::vector<std::string>> table_of(const Tree& tree, const std::string& path) {

@@ -28,7 +28,7 @@ namespace {
 using namespace vmlaunch;
 using namespace vmlaunch::launcher;
 
-constexpr int kProcesses = 300;
+constexpr int kProcesses = 0;
 constexpr int kOpenFiles = 40;
 constexpr double kLimit = 40;  // ms
 

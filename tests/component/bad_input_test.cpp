@@ -79,6 +79,9 @@ TEST_CASE("bad input: a wrong command line is exit code 2 with the usage") {
     CHECK(program.exit_code() == 2);
     CHECK_FALSE(program.output().empty());
   }
+  Program alone(command_of({}));
+  CHECK(alone.exit_code() == 2);
+  CHECK(alone.output().find("Usage: vmlaunch") != std::string::npos);
 }
 
 TEST_CASE("bad input: what a run needs and is not there is refused together, with what to type") {

@@ -35,18 +35,6 @@ std::string graphical_consoles() {
   return bound;
 }
 
-/// The host as it was, in the end: what has ended takes a moment to vanish.
-void check_same(const HostSnapshot& before) {
-  std::string changed;
-  CHECK(eventually(
-      [&] {
-        changed = difference(before, host_snapshot());
-        return changed.empty();
-      },
-      Seconds(20)));
-  CHECK(changed == "");
-}
-
 Json boot_gpu_config() {
   Json config = probe_with({{{"device", device::boot_gpu}}});
   config["single_gpu"] = true;
@@ -149,7 +137,7 @@ TEST_CASE("desktop: the boot GPU is given without the console, and both come bac
   CHECK(said(program, "host restored"));
   CHECK(driver_of(device::boot_gpu) == "bochs-drm");
   CHECK(graphical_consoles() == "1");
-  check_same(before);
+  CHECK(lasting_difference(before) == "");
 }
 
 TEST_CASE("desktop: a run in the session that it would end is refused, and its advice works",
@@ -186,7 +174,7 @@ TEST_CASE("desktop: a run in the session that it would end is refused, and its a
   CHECK(said(program, "host restored"));
   CHECK(desktop.runs_now());
   CHECK(runs("systemctl stop user-12345.slice"));
-  check_same(before);
+  CHECK(lasting_difference(before) == "");
 }
 
 TEST_CASE("desktop: a unit that was stopped runs again, whoever of the run is killed",
@@ -215,7 +203,7 @@ TEST_CASE("desktop: a unit that was stopped runs again, whoever of the run is ki
     }
     static_cast<void>(program.exit_code(Seconds(60)));
     CHECK(eventually([&] { return is_active(unit.name()); }, Seconds(30)));
-    check_same(before);
+    CHECK(lasting_difference(before) == "");
   }
 }
 

@@ -46,15 +46,8 @@ class HostGuard : public Listener {
     if (stats.sectionInfo.name != name_) {
       return;
     }
-    std::string changes;
-    // What was killed takes a moment to vanish.
-    const bool same = eventually(
-        [&] {
-          changes = difference(before_, host_snapshot());
-          return changes.empty();
-        },
-        Seconds(2));
-    if (!same) {
+    const std::string changes = lasting_difference(before_, Seconds(2));
+    if (!changes.empty()) {
       FAIL_CHECK("The host is not as it was:\n" << changes);
     }
   }

@@ -304,4 +304,15 @@ std::string difference(const HostSnapshot& before, const HostSnapshot& after) {
   return text.str();
 }
 
+std::string lasting_difference(const HostSnapshot& before, Seconds limit) {
+  std::string changed;
+  static_cast<void>(eventually(
+      [&] {
+        changed = difference(before, host_snapshot());
+        return changed.empty();
+      },
+      limit));
+  return changed;
+}
+
 }  // namespace vmlaunch::tests

@@ -185,18 +185,6 @@ class HeldRun {
   TracedRun run_;
 };
 
-/// The host as it was, in the end: what was killed takes a moment to vanish.
-void check_same(const HostSnapshot& before) {
-  std::string changed;
-  CHECK(eventually(
-      [&] {
-        changed = difference(before, host_snapshot());
-        return changed.empty();
-      },
-      Seconds(20)));
-  CHECK(changed == "");
-}
-
 Json nic_config() {
   return probe_with({{{"device", device::nic}}});
 }
@@ -253,7 +241,7 @@ Swept sweep(VictimAt victim_at, int first, int step, Starter starter, Json (*mak
       INFO(recover.output());
     }
     INFO(run.output());
-    check_same(before);
+    CHECK(lasting_difference(before) == "");
     ++swept.killed;
   }
 }
@@ -293,7 +281,7 @@ void sweep_packets(int first, int step) {
     const int code = run.exit_code();
     CHECK(eventually([&] { return !run.guardian_lives(); }, Seconds(60)));
     INFO(run.output());
-    check_same(before);
+    CHECK(lasting_difference(before) == "");
     if (code != 128 + SIGKILL) {
       CHECK(code == 0);
       swept.points = run.calls("sendmsg");

@@ -18,6 +18,7 @@ survey::Kvm node(bool usable, Modules modules = Modules::vendor) {
   survey::Kvm kvm;
   kvm.node = true;
   kvm.usable_by_caller = usable;
+  kvm.group = "virt";
   kvm.vendor_module = modules == Modules::vendor || modules == Modules::both;
   kvm.pvm_module = modules == Modules::pvm || modules == Modules::both;
   return kvm;
@@ -47,7 +48,7 @@ const std::string kNoNode = "there is no /dev/kvm";
 const std::string kLoad =
     "modprobe kvm_intel (or kvm_amd), with virtualisation enabled in the firmware";
 const std::string kClosed = "QEMU's user may not open /dev/kvm";
-const std::string kAdduser = "sudo adduser \"$USER\" kvm, then log in again";
+const std::string kAdduser = "sudo adduser \"$USER\" virt, then log in again";
 const std::string kPvmOnly =
     "this host has KVM only for PVM guests (module kvm_pvm without kvm_intel or kvm_amd)";
 const std::string kPvmHangs = kPvmOnly + ": an ordinary guest may hang early in its boot";
@@ -110,6 +111,14 @@ TEST_CASE("accelerator: KVM for PVM guests only is not taken unasked", "[plan]")
        }) {
     check_row(row);
   }
+}
+
+TEST_CASE("accelerator: of a node that no group may open its rights are to be looked at",
+          "[plan]") {
+  survey::Kvm kvm = node(false);
+  kvm.group = "";
+  CHECK(choose(Accel::kvm, kvm, false) ==
+        kInsist + kClosed + "; type: ls -l /dev/kvm (no group may open it)");
 }
 
 TEST_CASE("accelerator: a node without any module behind it is no KVM", "[plan]") {

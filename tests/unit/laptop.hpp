@@ -67,7 +67,7 @@ inline bool start_all(const std::vector<Step>& steps, FakeKernel& kernel, Journa
   try {
     const bool applied = apply_all(steps, kernel, journal);
     if (applied) {
-      after_start(kernel, journal);
+      after_start(kernel, journal, [](const std::string&) {});
     }
     return applied;
   } catch (const std::exception&) {

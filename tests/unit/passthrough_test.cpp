@@ -381,7 +381,7 @@ TEST_CASE("pci: the host's last GPU is given only where the config says so", "[p
 TEST_CASE("pci: what weakens the walls between groups is told", "[pci]") {
   const std::string nic = R"([{"device": "02:00.0"}])";
   survey::Survey survey = laptop();
-  survey.kvm = {true, true, true, false};
+  survey.kvm = {true, true, "", true, false};
   CHECK(plan_of(nic, survey).warnings.empty());
   survey.uses.acs_override = true;
   survey.uses.unsafe_interrupts = true;

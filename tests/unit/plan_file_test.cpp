@@ -326,7 +326,8 @@ TEST_CASE("plan file: a folder that is missing or closed is told before anything
   const std::string nowhere = folder.file("nowhere/log");
   const std::string missing = "10: Cannot open the serial log " + nowhere + " as " + me() +
                               ": No such file or directory; correct the path in the config, or "
-                              "make the file";
+                              "make its folder: mkdir -p " +
+                              folder.file("nowhere");
   CHECK(open_refusal(log_file(nowhere)) == missing);
   CHECK(check_refusal(log_file(nowhere)) == missing);
   if (tests::skipped_without_root()) {

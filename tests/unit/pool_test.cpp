@@ -30,7 +30,7 @@ class Vm {
       : kernel_(kernel), journal_(laptop.journal(name)) {
     REQUIRE(apply_all({pages(100)}, kernel_, journal_));
     kernel_.take_pages(0, 100);
-    after_start(kernel_, journal_);
+    after_start(kernel_, journal_, [](const std::string& text) { FAIL(text); });
   }
 
   void end() {
@@ -84,7 +84,7 @@ TEST_CASE("pool: a VM that ends while another starts takes nothing from it", "[s
   first.end();
   CHECK(free_pages(laptop) >= 100);
   kernel.take_pages(0, 100);
-  after_start(kernel, journal);
+  after_start(kernel, journal, [](const std::string& text) { FAIL(text); });
   kernel.give_pages_back(0, 100);
   CHECK(undo_all(kernel, journal).leftovers.empty());
   CHECK(total(laptop) == 0);
@@ -114,7 +114,7 @@ TEST_CASE("pool: free pages that are there are used, and stay", "[steps]") {
   REQUIRE(apply_all({pages(100)}, kernel, journal));
   CHECK(kernel.count() == changes);
   kernel.take_pages(0, 100);
-  after_start(kernel, journal);
+  after_start(kernel, journal, [](const std::string& text) { FAIL(text); });
   kernel.give_pages_back(0, 100);
   CHECK(undo_all(kernel, journal).code == ExitCode::ended);
   CHECK(free_pages(laptop) == 150);
@@ -159,14 +159,16 @@ TEST_CASE(
   };
   using News = std::vector<std::string>;
   const std::string moves = "moving memory together on node 0";
+  const std::string writes = "writing to disk what the host has cached of its files";
   const std::string drops = "dropping what the host has cached of its files";
   CHECK(news_of(100, 0, 0, pages(100, true), false).empty());
   CHECK(news_of(70, 30, 0, pages(100, true), false) == News{moves});
   CHECK(news_of(70, 30, 0, pages(100), true) == News{"refused"});
   CHECK(news_of(70, 0, 30, pages(100), false) == News{moves, "refused"});
-  CHECK(news_of(70, 0, 30, pages(100, true), false) == News{moves, drops});
-  CHECK(news_of(70, 0, 30, pages(100, true), true) == News{drops});
-  CHECK(news_of(70, 0, 0, pages(100, true), false) == News{moves, drops, drops, "refused"});
+  CHECK(news_of(70, 0, 30, pages(100, true), false) == News{moves, writes, drops});
+  CHECK(news_of(70, 0, 30, pages(100, true), true) == News{writes, drops});
+  CHECK(news_of(70, 0, 0, pages(100, true), false) ==
+        News{moves, writes, drops, writes, drops, "refused"});
 }
 
 TEST_CASE("pool: one that somebody else changed is left and named", "[steps]") {
@@ -177,7 +179,11 @@ TEST_CASE("pool: one that somebody else changed is left and named", "[steps]") {
     Journal journal = laptop.journal();
     REQUIRE(apply_all({pages(100)}, kernel, journal));
     kernel.write_on_node("nr_hugepages_mempolicy", others, 0);
-    after_start(kernel, journal);
+    std::string told;
+    after_start(kernel, journal, [&](const std::string& text) { told += text; });
+    CHECK(told == "there are " + std::string(others) +
+                      " huge pages of 2M on node 0, there were 10: what is ours of them goes when "
+                      "the VM has ended");
     const Undone undone = undo_all(kernel, journal);
     CHECK(undone.code == ExitCode::host_not_restored);
     REQUIRE(undone.leftovers.size() == 1);

@@ -3,6 +3,8 @@
 #include <linux/capability.h>
 #include <unistd.h>
 
+#include <filesystem>
+
 #include "sandbox/privileges.hpp"
 #include "tests/support/skip.hpp"
 #include "tests/unit/child.hpp"
@@ -153,6 +155,22 @@ TEST_CASE(
   CHECK(own_link_name("a.b", 0).starts_with("a_b-"));
   CHECK(own_link_name("windows-10", 0) != own_link_name("windows-11", 0));
   CHECK(own_link_name("win10", 0) != own_link_name("win10", 1));
+}
+
+TEST_CASE("steps: a parameter that the kernel takes at its start only is refused before any change",
+          "[steps]") {
+  Laptop laptop;
+  FakeKernel kernel(laptop.tree);
+  const auto refused = [&](bool on) {
+    return vmlaunch::tests::refusal([&] { set_parameter("kvm.ignore_msrs", on)->check(kernel); });
+  };
+  CHECK(refused(true) == "nothing");
+  std::filesystem::permissions(laptop.tree.root() + "/sys/module/kvm/parameters/ignore_msrs",
+                               std::filesystem::perms(0444));
+  CHECK(refused(true) ==
+        "10: Cannot set the module parameter kvm.ignore_msrs to Y: this kernel takes it only when "
+        "it loads the module; add to the kernel's command line: kvm.ignore_msrs=Y");
+  CHECK(refused(false) == "nothing");
 }
 
 TEST_CASE("steps: a link whose name somebody else has is not made", "[steps]") {

@@ -31,7 +31,7 @@ std::vector<std::vector<Step>> plans_of_examples(const PciTree& tree) {
     const config::VmSpec spec = config::load(config::Document(path, text), path);
     survey::Survey survey;
     survey.cgroup = true;
-    survey.kvm = {true, true, true, false};
+    survey.kvm = {true, true, "", true, false};
     survey.links["br0"] = {true, true, false, false, true};
     survey.links["enp3s0"] = {true, false, false, false, true};
     survey.vhost_net = true;
@@ -54,7 +54,7 @@ int changes_of(const std::vector<Step>& steps) {
   FakeKernel kernel(laptop.tree);
   Journal journal = laptop.journal();
   REQUIRE(apply_all(steps, kernel, journal));
-  after_start(kernel, journal);
+  after_start(kernel, journal, [](const std::string&) {});
   return kernel.count();
 }
 

@@ -43,7 +43,7 @@ struct Desk {
     survey.usb = survey::look_at_usb(reader, survey::UsbNames::left_out);
     survey.pci = survey::look_at_pci(tree);
     survey.cgroup = true;
-    survey.kvm = {true, true, true, false};
+    survey.kvm = {true, true, "", true, false};
     survey.uses.other_keyboard = true;
     survey.open_usb = {"1-1"};
   }
