@@ -1,20 +1,18 @@
 // What a start with two devices costs the processor in vmlaunch itself: from the config's text to
-// the last step before QEMU, on a tree that answers at once in the kernel's place, among as many
-// processes as a desktop has. Beside it, a shell that writes the same attributes and looks for the
-// devices' users as scripts do.
+// the last step before QEMU, on a tree that answers at once in the kernel's place, among this
+// machine's processes, each of which is looked at for users of the devices. Beside it, a shell that
+// writes the same attributes and looks for these users as scripts do.
 
-#include <fcntl.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <vector>
 
-#include "base/process.hpp"
+#include "base/text.hpp"
+#include "base/tree.hpp"
 #include "launcher/config/vm_spec.hpp"
 #include "launcher/guardian/protocol.hpp"
 #include "launcher/plan/plan.hpp"
@@ -28,8 +26,6 @@ namespace {
 using namespace vmlaunch;
 using namespace vmlaunch::launcher;
 
-constexpr int kProcesses = 0;
-constexpr int kOpenFiles = 40;
 constexpr double kLimit = 40;  // ms
 
 constexpr const char* kConfig = R"({
@@ -50,33 +46,13 @@ double processor_time() {
   return sum;
 }
 
-/// Processes with open files, such as a desktop's; they end with this.
-class Neighbours {
- public:
-  Neighbours() {
-    for (int i = 0; i < kProcesses; ++i) {
-      children_.push_back(base::fork_child("a neighbour"));
-      if (children_.back().pid == 0) {
-        for (int file = 0; file < kOpenFiles; ++file) {
-          static_cast<void>(::open("/dev/null", O_RDONLY));
-        }
-        ::pause();
-        ::_exit(0);
-      }
-    }
+int processes() {
+  int count = 0;
+  for (const std::string& name : base::Tree("").list("/proc")) {
+    count += base::parse_number<int>(name) ? 1 : 0;
   }
-  Neighbours(const Neighbours&) = delete;
-  Neighbours& operator=(const Neighbours&) = delete;
-  ~Neighbours() {
-    for (const base::Child& child : children_) {
-      static_cast<void>(base::send_signal(child.pidfd.get(), SIGKILL));
-      static_cast<void>(base::reap_within(child.pidfd.get(), std::chrono::seconds(10)));
-    }
-  }
-
- private:
-  std::vector<base::Child> children_;
-};
+  return count;
+}
 
 /// Changes are made by children with deadlines, and holders looked for among real processes, as on
 /// a real host; only then the tree answers.
@@ -168,7 +144,6 @@ int main(int argc, char** argv) {
     return 2;
   }
   const int rounds = std::max(1, std::atoi(argv[1]));
-  const Neighbours neighbours;
   std::vector<double> script;
   std::vector<double> vmlaunch;
   for (int round = 0; round < rounds; ++round) {
@@ -179,7 +154,7 @@ int main(int argc, char** argv) {
   std::printf(
       "processor time of the host part with two devices, %d processes, %d rounds: script %.1f ms, "
       "vmlaunch %.1f ms, ratio %.3f (at most %.0f ms: %s)\n",
-      kProcesses,
+      processes(),
       rounds,
       median(script),
       spent,

@@ -175,7 +175,7 @@ TEST_CASE("devices: QEMU takes each graphics card and sound card, with VNC and l
 TEST_CASE("devices: QEMU waits for USB devices that are not there, beside VNC's tablet") {
   const Folder folder;
   Json config = idle_config();
-  config["display"] = {{"vnc", "127.0.0.1:5976"}};
+  config["display"] = {{"vnc", "127.0.0.1:5975"}};
   config["usb"] = {{{"device", "ffff:fffe"}, {"optional", true}},
                    {{"port", "255-1.2.3.4.5.6"}, {"optional", true}}};
   Program program(run_of(folder, config));

@@ -1,3 +1,5 @@
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -6,6 +8,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "base/errors.hpp"
 #include "launcher/steps/state_folders.hpp"
 #include "launcher/survey/cgroup.hpp"
 #include "tests/component/vm.hpp"
@@ -46,9 +49,24 @@ std::string text_of(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
+/// Any run of root's puts back what dead ones have left: those of other tests shall not see ours.
+/// For this process and its children, for good.
+void hide_own_folders() {
+  if (::geteuid() != 0) {
+    return;
+  }
+  base::check(::unshare(CLONE_NEWNS), "leave the host's mounts");
+  base::check(::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr), "keep mounts here");
+  for (const char* folder : {"/var/lib/vmlaunch", "/run/vmlaunch"}) {
+    std::filesystem::create_directories(folder);
+    base::check(::mount("tmpfs", folder, "tmpfs", 0, "mode=0700"), "hide a folder");
+  }
+}
+
 /// A run of `config` whose guardian was killed; what it had done is left.
 struct DeadRun {
   explicit DeadRun(const Json& config = probe_config()) : traces(config) {
+    hide_own_folders();
     Program program(run_of(folder, config));
     REQUIRE(program.says("] running"));
     if (!traces.cgroup.empty()) {

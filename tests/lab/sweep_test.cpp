@@ -197,6 +197,7 @@ Json whole_config() {
   config["single_gpu"] = true;
   config["memory"] = {{"size", "64M"}, {"hugepages", "2M"}, {"node", 1}};
   config["module_parameters"] = {{"kvm.ignore_msrs", true}};
+  config["usb"] = {{{"device", "ffff:fffe"}, {"optional", true}}};
   config["network"] = {{{"bridge", "br0"}}, {{"macvtap", link_of(device::nic)}}};
   return config;
 }
@@ -373,6 +374,8 @@ TEMPLATE_TEST_CASE_SIG("sweep: with every kind of step, killed at each entry, th
                        4,
                        5,
                        6,
-                       7) {
-  sweep_whole(first, 7);
+                       7,
+                       8,
+                       9) {
+  sweep_whole(first, 9);
 }
