@@ -366,7 +366,7 @@ TEST_CASE("sweep: with every kind of step, killed at a sample of the entries, th
 
 // In parts, since a case has only so much time.
 TEMPLATE_TEST_CASE_SIG("sweep: with every kind of step, killed at each entry, the host comes back",
-                       "[intel][intel-6.12][full]",
+                       "[intel][full]",
                        ((int first), first),
                        1,
                        2,
