@@ -128,7 +128,7 @@ TEST_CASE("choose: the controller of the last keyboard stays, and so does the la
 }
 
 TEST_CASE("choose: ids of two cards are refused with both, and one that is free is chosen",
-          "[intel]") {
+          "[intel][intel-6.12][amd]") {
   const std::string output = checked({{{"device", "class:0380"}}}, 10);
   INFO(output);
   CHECK(output.find("\n  " + device::gpu + " 1234:1111, driver bochs-drm\n") != std::string::npos);
@@ -151,7 +151,8 @@ TEST_CASE("choose: ids of two cards are refused with both, and one that is free 
   CHECK(driver_of(device::second_gpu) == "bochs-drm");
 }
 
-TEST_CASE("choose: a GPU that a program has open is refused in time, with its name", "[intel]") {
+TEST_CASE("choose: a GPU that a program has open is refused in time, with its name",
+          "[intel][intel-6.12][amd]") {
   const Folder folder;
   const std::string card = card_of(device::gpu);
   const Arrangement user("sleep 1000 < " + card + " & echo $! > /run/lab-user",
@@ -169,7 +170,7 @@ TEST_CASE("choose: a GPU that a program has open is refused in time, with its na
   CHECK(driver_of(device::gpu) == "bochs-drm");
 }
 
-TEST_CASE("choose: the start goes on when the GPU is closed", "[intel]") {
+TEST_CASE("choose: the start goes on when the GPU is closed", "[intel][intel-6.12][amd]") {
   const Folder folder;
   const std::string card = card_of(device::gpu);
   base::UniqueFd user = base::open_file(card, O_RDWR);
@@ -203,7 +204,7 @@ TEST_CASE("choose: Ctrl-C ends the wait for who has the GPU, and nothing was cha
 }
 
 TEST_CASE("choose: what pci-stub has is nobody's, and the rest of its card is the guest's",
-          "[intel]") {
+          "[intel][intel-6.12][amd]") {
   const Folder folder;
   Program program(run_of(folder,
                          probe_with({{{"device", device::gpu}},
@@ -217,7 +218,8 @@ TEST_CASE("choose: what pci-stub has is nobody's, and the rest of its card is th
   CHECK(driver_of(device::gpu_audio) == "snd_hda_intel");
 }
 
-TEST_CASE("choose: a card that is found anew is in the guest, and comes back", "[intel]") {
+TEST_CASE("choose: a card that is found anew is in the guest, and comes back",
+          "[intel][intel-6.12][amd]") {
   const Folder folder;
   Program program(
       run_of(folder,

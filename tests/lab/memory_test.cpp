@@ -119,7 +119,7 @@ class Neighbour {
 }  // namespace
 
 TEST_CASE("memory: huge pages come from the node that was named, and go with QEMU",
-          "[intel][intel-6.12]") {
+          "[intel][intel-6.12][amd]") {
   const Folder folder;
   Program program(run_of(folder, huge_config()));
   REQUIRE(program.says("] running"));
@@ -131,7 +131,8 @@ TEST_CASE("memory: huge pages come from the node that was named, and go with QEM
   CHECK(pages("nr_hugepages") == 0);
 }
 
-TEST_CASE("memory: huge pages of a QEMU that is killed are the host's again", "[intel]") {
+TEST_CASE("memory: huge pages of a QEMU that is killed are the host's again",
+          "[intel][intel-6.12][amd]") {
   const Folder folder;
   Program program(run_of(folder, huge_config()));
   REQUIRE(program.says("] running"));
@@ -141,7 +142,7 @@ TEST_CASE("memory: huge pages of a QEMU that is killed are the host's again", "[
 }
 
 TEST_CASE("memory: when all of a run is killed its huge pages are the host's again by themselves",
-          "[intel][intel-6.12]") {
+          "[intel][intel-6.12][amd]") {
   const Folder folder;
   const Json config = huge_config();
   Program program(run_of(folder, config));
@@ -152,7 +153,7 @@ TEST_CASE("memory: when all of a run is killed its huge pages are the host's aga
 }
 
 TEST_CASE("memory: a guardian killed while it sets pages aside has them given back by recover",
-          "[intel]") {
+          "[intel][intel-6.12][amd]") {
   const Folder folder;
   Json config = huge_config();
   config["memory"]["size"] = "1G";
@@ -169,7 +170,7 @@ TEST_CASE("memory: a guardian killed while it sets pages aside has them given ba
 }
 
 TEST_CASE("memory: two VMs with huge pages ended in either order leave none",
-          "[intel][intel-6.12]") {
+          "[intel][intel-6.12][amd]") {
   for (const bool first_ends_first : {true, false}) {
     const Folder folder;
     Program first(run_of(folder, huge_config(), "first.json"));
@@ -184,7 +185,8 @@ TEST_CASE("memory: two VMs with huge pages ended in either order leave none",
   }
 }
 
-TEST_CASE("memory: a module parameter of two VMs is put back by the last", "[intel]") {
+TEST_CASE("memory: a module parameter of two VMs is put back by the last",
+          "[intel][intel-6.12][amd]") {
   const std::string before = contents(kIgnoreMsrs);
   REQUIRE(before == "N");
   for (const bool first_ends_first : {true, false}) {
@@ -203,7 +205,8 @@ TEST_CASE("memory: a module parameter of two VMs is put back by the last", "[int
   }
 }
 
-TEST_CASE("memory: a VM of which all was killed takes no parameter from another", "[intel]") {
+TEST_CASE("memory: a VM of which all was killed takes no parameter from another",
+          "[intel][intel-6.12][amd]") {
   const Folder folder;
   const Json killed = parameter_config(true);
   Program first(run_of(folder, killed, "first.json"));
@@ -218,7 +221,7 @@ TEST_CASE("memory: a VM of which all was killed takes no parameter from another"
 }
 
 TEST_CASE("memory: a pool that cannot be filled gives back what it took, and says what it got",
-          "[intel]") {
+          "[intel][intel-6.12][amd]") {
   const Folder folder;
   Json config = huge_config();
   config["memory"]["size"] = "1G";

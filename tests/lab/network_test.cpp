@@ -39,7 +39,8 @@ void recover(const std::string& vm) {
 
 }  // namespace
 
-TEST_CASE("network: a guest on a bridge is reached, and the bridge is as before", "[intel]") {
+TEST_CASE("network: a guest on a bridge is reached, and the bridge is as before",
+          "[intel][intel-6.12][amd]") {
   const Made bridge = a_bridge();
   const std::string address = contents("/sys/class/net/br0/address");
   const Folder folder;
@@ -58,7 +59,8 @@ TEST_CASE("network: a guest on a bridge is reached, and the bridge is as before"
   }
 }
 
-TEST_CASE("network: a tap on a bridge is gone with QEMU, whatever is killed", "[intel]") {
+TEST_CASE("network: a tap on a bridge is gone with QEMU, whatever is killed",
+          "[intel][intel-6.12][amd]") {
   const Made bridge = a_bridge();
   const Folder folder;
   const Json config = on(probe_config(), {{"bridge", "br0"}});
@@ -74,7 +76,7 @@ TEST_CASE("network: a tap on a bridge is gone with QEMU, whatever is killed", "[
 }
 
 TEST_CASE("network: a guest on a macvtap reaches the link's network, and nothing is left",
-          "[intel]") {
+          "[intel][intel-6.12][amd]") {
   const std::string link = link_of(device::nic);
   const Made up("ip link set " + link + " up", "ip link set " + link + " down");
   const Folder folder;
@@ -87,7 +89,8 @@ TEST_CASE("network: a guest on a macvtap reaches the link's network, and nothing
   CHECK_FALSE(has_link(launcher::steps::own_link_name(name_of(config), 0)));
 }
 
-TEST_CASE("network: a macvtap that a killed run left is removed by recover", "[intel]") {
+TEST_CASE("network: a macvtap that a killed run left is removed by recover",
+          "[intel][intel-6.12][amd]") {
   const std::string link = link_of(device::nic);
   const Made up("ip link set " + link + " up", "ip link set " + link + " down");
   const Folder folder;
@@ -101,7 +104,8 @@ TEST_CASE("network: a macvtap that a killed run left is removed by recover", "[i
   CHECK_FALSE(has_link(made));
 }
 
-TEST_CASE("network: a user without root has a tap of the user's own, and no other", "[intel]") {
+TEST_CASE("network: a user without root has a tap of the user's own, and no other",
+          "[intel][intel-6.12][amd]") {
   const Made tap(
       "modprobe tun && chmod 0666 /dev/net/tun && ip tuntap add dev tap0 mode tap user 12345",
       "ip tuntap del dev tap0 mode tap");

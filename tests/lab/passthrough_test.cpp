@@ -62,7 +62,8 @@ TEST_CASE("passthrough: of a card with two functions both are bound, and the lis
   CHECK(driver_of(device::gpu_audio) == "snd_hda_intel");
 }
 
-TEST_CASE("passthrough: of two identical cards the one at the address is taken", "[intel]") {
+TEST_CASE("passthrough: of two identical cards the one at the address is taken",
+          "[intel][intel-6.12][amd]") {
   const Folder folder;
   Program program(
       run_of(folder, probe_with({{{"device", device::second_gpu}, {"functions", "all"}}})));
@@ -142,7 +143,8 @@ TEST_CASE("passthrough: a device that vfio-pci has already is taken as it is and
                         .c_str()) == 0);
 }
 
-TEST_CASE("passthrough: a device that a running VM has is refused to another one", "[intel]") {
+TEST_CASE("passthrough: a device that a running VM has is refused to another one",
+          "[intel][intel-6.12][amd]") {
   const Folder folder;
   const Json config = probe_with({{{"device", device::nic}}});
   Program first(run_of(folder, config));
@@ -210,7 +212,8 @@ bool nic_is_back() {
 
 }  // namespace
 
-TEST_CASE("passthrough: however QEMU dies, the host is restored at once", "[intel]") {
+TEST_CASE("passthrough: however QEMU dies, the host is restored at once",
+          "[intel][intel-6.12][amd]") {
   for (const int signal : {SIGKILL, SIGABRT, SIGSEGV}) {
     INFO(signal);
     CHECK(harmed([&](Program& program) { ::kill(qemu_pid(program), signal); }) == 16);
@@ -229,7 +232,8 @@ TEST_CASE("passthrough: a killed supervisor costs the host nothing", "[intel]") 
   CHECK(nic_is_back());
 }
 
-TEST_CASE("passthrough: after the guardian was killed recover restores the host", "[intel]") {
+TEST_CASE("passthrough: after the guardian was killed recover restores the host",
+          "[intel][intel-6.12][amd]") {
   for (const bool both : {false, true}) {
     INFO((both ? "guardian and supervisor" : "guardian"));
     std::string vm;
@@ -255,7 +259,7 @@ TEST_CASE("passthrough: after the guardian was killed recover restores the host"
 }
 
 TEST_CASE("passthrough: after the guardian was killed the next start takes the NIC anew",
-          "[intel]") {
+          "[intel][intel-6.12][amd]") {
   std::string vm;
   CHECK(harmed([](Program& program) { ::kill(guardian_pid(program), SIGKILL); }, &vm) == 20);
   REQUIRE(driver_of(device::nic) == kVfio);

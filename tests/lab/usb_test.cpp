@@ -201,7 +201,7 @@ void check_refused(const Json& usb, int code, const std::string& words) {
 }  // namespace
 
 TEST_CASE("usb: a keyboard and a disk that is plugged in are shown at their controller",
-          "[intel]") {
+          "[intel][intel-6.12][amd]") {
   const UsbDisk plugged;
   REQUIRE(becomes_true(has_driver));
   Program program(command_of({"host", "--json"}));
@@ -225,7 +225,7 @@ TEST_CASE("usb: a keyboard and a disk that is plugged in are shown at their cont
 }
 
 TEST_CASE("usb: QEMU takes a disk from its driver, which has it back after QEMU was killed",
-          "[intel]") {
+          "[intel][intel-6.12][amd]") {
   const UsbDisk plugged;
   REQUIRE(becomes_true(has_driver));
   const Folder folder;
@@ -243,7 +243,7 @@ TEST_CASE("usb: QEMU takes a disk from its driver, which has it back after QEMU 
 }
 
 TEST_CASE("usb: a disk that is plugged in again is QEMU's again, and its old number is not",
-          "[intel]") {
+          "[intel][intel-6.12][amd]") {
   UsbDisk plugged;
   REQUIRE(becomes_true(has_driver));
   const UdevStandIn udev;
@@ -266,7 +266,8 @@ TEST_CASE("usb: a disk that is plugged in again is QEMU's again, and its old num
   CHECK(becomes_true(has_driver));
 }
 
-TEST_CASE("usb: a disk that something is built upon, and the last keyboard, stay", "[intel]") {
+TEST_CASE("usb: a disk that something is built upon, and the last keyboard, stay",
+          "[intel][intel-6.12][amd]") {
   const UsbDisk plugged;
   REQUIRE(becomes_true([] { return fs::exists("/dev/sda"); }));
   REQUIRE(std::system("modprobe dm-mod && dmsetup --noudevsync create lab-usb --table "
@@ -284,7 +285,8 @@ TEST_CASE("usb: a disk that something is built upon, and the last keyboard, stay
   CHECK(std::system("modprobe -r hid-generic") == 0);
 }
 
-TEST_CASE("usb: what a running VM has is refused to another, by any rule", "[intel]") {
+TEST_CASE("usb: what a running VM has is refused to another, by any rule",
+          "[intel][intel-6.12][amd]") {
   const UsbDisk plugged;
   REQUIRE(becomes_true(has_driver));
   const Folder folder;
