@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cerrno>
+#include <system_error>
 
 #include "base/errors.hpp"
 
@@ -74,8 +75,13 @@ void PrivateDev::make(const std::string& name, mode_t mode, uid_t uid, gid_t gid
     check(::fchmodat(tree_.get(), folder.c_str(), 0755, 0), action);  // whatever our umask is
   }
   check(::mknodat(tree_.get(), name.c_str(), S_IFCHR, numbers), action);
-  check(::fchmodat(tree_.get(), name.c_str(), mode, 0), action);
-  check(::fchownat(tree_.get(), name.c_str(), uid, gid, AT_SYMLINK_NOFOLLOW), action);
+  try {
+    check(::fchmodat(tree_.get(), name.c_str(), mode, 0), action);
+    check(::fchownat(tree_.get(), name.c_str(), uid, gid, AT_SYMLINK_NOFOLLOW), action);
+  } catch (const std::system_error&) {
+    ::unlinkat(tree_.get(), name.c_str(), 0);
+    throw;
+  }
 }
 
 void enter(int tree) {

@@ -16,6 +16,7 @@
 #include <chrono>
 #include <csignal>
 #include <functional>
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -421,39 +422,54 @@ class Guardian {
 
   /// A number that was a device's must not stay QEMU's: somebody else's may get it next.
   void follow_usb() {
-    const std::set<std::string> now = usb_nodes(changes_.host().tree(), plan_.qemu.dev->usb);
-    for (auto node = usb_nodes_.begin(); node != usb_nodes_.end();) {
-      if (now.contains(*node)) {
-        ++node;
+    const UsbNodes wanted =
+        usb_nodes(changes_.host().tree(), plan_.qemu.dev->usb, qemu_ ? &usb_nodes_ : nullptr);
+    for (auto given = usb_nodes_.begin(); given != usb_nodes_.end();) {
+      if (wanted.contains(given->first)) {
+        ++given;
       } else {
-        dev_->remove(*node);
-        node = usb_nodes_.erase(node);
+        dev_->remove(given->first);
+        usb_locks_.erase(given->first);
+        given = usb_nodes_.erase(given);
       }
     }
-    for (const std::string& node : now) {
+    for (const auto& [node, device] : wanted) {
       if (!usb_nodes_.contains(node)) {
-        add_usb_node(node);
+        give_usb(node, device);
       }
     }
   }
 
-  void add_usb_node(const std::string& node) {
+  /// Another VM may mean the same device by another rule.
+  void give_usb(const std::string& node, const std::string& device) {
+    std::optional<steps::Lock> lock = changes_.claim(std::string(steps::kUsbDeviceLock) + device);
+    if (!lock && !qemu_) {
+      throw Failure(
+          ExitCode::held,
+          "Cannot take the USB device " + device + ": another VM has it; stop that first");
+    }
+    if (!lock) {
+      return;
+    }
     try {
       dev_->add(node);
-      usb_nodes_.insert(node);
     } catch (const std::system_error& error) {
-      // Pulled out since the look.
-      if (error.code().value() != ENOENT) {
-        throw;
+      if (error.code().value() == ENOENT) {
+        return;  // pulled out since the look
       }
+      throw;
     }
+    usb_nodes_.emplace(node, device);
+    usb_locks_.emplace(node, std::move(*lock));
   }
 
   void note_usb_change() {
     if (!spawned_ || !dev_ || plan_.qemu.dev->usb.empty()) {
       throw ProtocolError("a change of USB devices that the plan does not have");
     }
-    follow_usb();
+    if (qemu_) {
+      follow_usb();
+    }
     reply(status());
   }
 
@@ -568,8 +584,9 @@ class Guardian {
   Authority authority_ = Authority::user;
   plan::Plan plan_;
   sandbox::Credentials credentials_;
-  std::optional<sandbox::PrivateDev> dev_;  ///< QEMU's, in a run as root
-  std::set<std::string> usb_nodes_;         ///< those of it that come and go
+  std::optional<sandbox::PrivateDev> dev_;        ///< QEMU's, in a run as root
+  UsbNodes usb_nodes_;                            ///< those of it that come and go
+  std::map<std::string, steps::Lock> usb_locks_;  ///< by node: no other VM has its device
   base::UniqueFd program_;
   std::vector<OpenFile> files_;
   std::vector<std::pair<int, base::UniqueFd>> given_;  ///< by steps, for QEMU under that number

@@ -97,6 +97,10 @@ void HostChanges::require_unreserved(const std::vector<steps::Step>& steps) cons
   }
 }
 
+std::optional<steps::Lock> HostChanges::claim(const std::string& name) const {
+  return steps::Lock::take(steps::find_state_folders().locks, name, steps::Lock::Purpose::run, vm_);
+}
+
 void HostChanges::check(const std::vector<steps::Step>& steps) const {
   ExitCode code = ExitCode::ended;
   std::vector<std::string> problems;
@@ -127,6 +131,11 @@ void HostChanges::apply(const steps::Step& step, const steps::Context& context) 
     const bool busy = error.code().value() == EBUSY;
     throw Failure(busy ? ExitCode::device_busy : ExitCode::failed,
                   "Cannot " + step->describe() + ": " + error.what() + "; type: dmesg | tail");
+  } catch (const Failure&) {
+    throw;
+  } catch (const std::exception& error) {
+    // Whatever it is, what was changed so far is undone.
+    throw Failure(ExitCode::failed, "Cannot " + step->describe() + ": " + error.what());
   }
 }
 

@@ -27,6 +27,9 @@ class HostChanges {
   /// The same without taking anything.
   void require_unreserved(const std::vector<steps::Step>& steps) const;
 
+  /// Keeps what is named so from other VMs for as long as the lock lives; nothing when one has it.
+  [[nodiscard]] std::optional<steps::Lock> claim(const std::string& name) const;
+
   /// Throws Failure with every reason why a step could not be applied.
   void check(const std::vector<steps::Step>& steps) const;
 

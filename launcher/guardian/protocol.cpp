@@ -7,6 +7,7 @@
 
 #include "base/text.hpp"
 #include "launcher/config/vm_spec.hpp"
+#include "launcher/steps/steps.hpp"
 
 namespace vmlaunch::launcher::guardian {
 
@@ -161,6 +162,23 @@ steps::Step decode_step(const Json& json, const std::string& vm) {
   return step;
 }
 
+/// QEMU gets nodes only of what the steps keep from others and bring back.
+void require_steps_for(const plan::Dev& dev, const std::vector<steps::Step>& steps) {
+  const auto has = [&](const steps::Step& step) {
+    return std::find(steps.begin(), steps.end(), step) != steps.end();
+  };
+  for (const base::PciAddress& device : dev.devices) {
+    if (!has(steps::keep_awake(device))) {
+      throw ProtocolError("a device of QEMU's that no step takes");
+    }
+  }
+  for (const config::UsbRule& rule : dev.usb) {
+    if (!has(steps::lend_usb(rule, false)) && !has(steps::lend_usb(rule, true))) {
+      throw ProtocolError("a device of QEMU's that no step takes");
+    }
+  }
+}
+
 Json encode_seal(const Seal& seal) {
   Json files = Json::array();
   for (const FileUse& file : seal.plan.files) {
@@ -196,6 +214,9 @@ Seal decode_seal(Fields& fields) {
     }
   }
   seal.plan.qemu = decode_qemu(fields.any("qemu"));
+  if (seal.plan.qemu.dev) {
+    require_steps_for(*seal.plan.qemu.dev, seal.plan.steps);
+  }
   seal.plan.deadlines = decode_deadlines(fields.any("deadlines"));
   seal.program_opened = fields.boolean("program_opened");
   std::size_t next = 0;

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <set>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -9,9 +9,15 @@
 
 namespace vmlaunch::launcher::guardian {
 
-/// The nodes below /dev of what the rules mean now ("bus/usb/001/004"); hubs are never meant. Reads
-/// only what the kernel shows without waiting.
-[[nodiscard]] std::set<std::string> usb_nodes(const base::Tree& tree,
-                                              const std::vector<config::UsbRule>& rules);
+/// Nodes below /dev ("bus/usb/001/004") with the devices that they are of, as sysfs names them
+/// ("1-2").
+using UsbNodes = std::map<std::string, std::string>;
+
+/// Those that QEMU is to have, which has had `given` until now; nothing: it starts. Hubs are never
+/// meant, nor is one of several devices with a rule's ids that was not meant before, nor another
+/// device that got an address. Reads only what the kernel shows without waiting.
+[[nodiscard]] UsbNodes usb_nodes(const base::Tree& tree,
+                                 const std::vector<config::UsbRule>& rules,
+                                 const UsbNodes* given);
 
 }  // namespace vmlaunch::launcher::guardian

@@ -263,12 +263,22 @@ class Chooser {
   /// The whole card is found anew, with all of its functions.
   void rescan(const PciFunction& listed) {
     std::vector<PciAddress> card;
+    bool has_virtual = false;
     for (const PciFunction& function : pci_.functions) {
       if (slot_of(function.address) == slot_of(listed.address)) {
         card.push_back(function.address);
+        has_virtual = has_virtual || function.is_virtual || function.virtual_count > 0;
       }
     }
-    if (!listed.bridge) {
+    if (has_virtual) {
+      problems_.add(ExitCode::preflight,
+                    "Cannot find " + base::to_string(listed.address) +
+                        " anew: its card has virtual functions, which would be gone; leave "
+                        "\"rescan\" out, or type: echo 0 > "
+                        "/sys/bus/pci/devices/" +
+                        base::to_string(listed.physical.value_or(listed.address)) +
+                        "/sriov_numvfs");
+    } else if (!listed.bridge) {
       problems_.add(ExitCode::preflight,
                     "Cannot find " + base::to_string(listed.address) +
                         " anew: it is on a root bus, whose addresses are the firmware's; leave "

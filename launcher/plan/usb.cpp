@@ -37,8 +37,12 @@ class Judge {
       } else if (!entry.optional) {
         problems_.add(ExitCode::preflight,
                       "Cannot find the USB device " + to_string(entry.device) +
-                          "; plug it in, or set \"optional\": true for one that may come later; "
-                          "type: vmlaunch host");
+                          (std::holds_alternative<config::UsbAddress>(entry.device)
+                               ? "; its address is another one each time that it is plugged in: "
+                                 "name it by \"device\" or \"port\""
+                               : "; plug it in, or set \"optional\": true for one that may come "
+                                 "later") +
+                          "; type: vmlaunch host");
       }
     }
     refuse_last_keyboard();
@@ -196,7 +200,7 @@ void add_usb_steps(const config::VmSpec& spec,
       plan.warnings.push_back("the USB device " + to_string(entry.device) +
                               " is not there: the guest gets it when it is plugged in");
     }
-    plan.steps.push_back(steps::lend_usb(entry.device));
+    plan.steps.push_back(steps::lend_usb(entry.device, entry.optional));
   }
 }
 

@@ -135,7 +135,8 @@ class FillPool final : public Change {
                    const Note& note,
                    const Tell& tell) const override {
     const auto before = found.at("persistent").get<std::uint64_t>();
-    if (is_between(read_pool(host, folder()).persistent(), found)) {
+    const bool ours = is_between(read_pool(host, folder()).persistent(), found);
+    if (ours) {
       make_persistent(host, before);
     }
     const std::uint64_t now = read_pool(host, folder()).persistent();
@@ -143,7 +144,9 @@ class FillPool final : public Change {
       note({{"lowered", true}});
     } else {
       tell("there are " + std::to_string(now) + " " + object() + ", there were " +
-           std::to_string(before) + ": what is ours of them goes when the VM has ended");
+           std::to_string(before) +
+           (ours ? ": what is ours of them goes when the VM has ended"
+                 : ": somebody else has changed that, and it will be left"));
     }
   }
 

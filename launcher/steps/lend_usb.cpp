@@ -9,6 +9,7 @@
 #include "launcher/steps/pci_paths.hpp"
 #include "launcher/steps/steps.hpp"
 #include "launcher/survey/usb.hpp"
+#include "launcher/survey/uses.hpp"
 
 namespace vmlaunch::launcher::steps {
 
@@ -113,14 +114,18 @@ Lent read_lent(const Json& json) {
 /// gives them back when QEMU ends in order; when it is killed, the kernel leaves them without one.
 class LendUsb final : public Change {
  public:
-  explicit LendUsb(config::UsbRule rule) : rule_(std::move(rule)) {}
+  LendUsb(config::UsbRule rule, bool optional) : rule_(std::move(rule)), optional_(optional) {}
 
   const char* kind() const override { return "lend-usb"; }
 
   Step read(Fields& fields) const override {
-    return lend_usb(read_as(fields, "rule", config::parse_usb_rule));
+    const config::UsbRule rule = read_as(fields, "rule", config::parse_usb_rule);
+    return lend_usb(rule, fields.boolean("optional"));
   }
-  void write(Json& json) const override { json["rule"] = to_string(rule_); }
+  void write(Json& json) const override {
+    json["rule"] = to_string(rule_);
+    json["optional"] = optional_;
+  }
 
   std::string describe() const override {
     return "lend the guest the USB device " + to_string(rule_);
@@ -129,7 +134,23 @@ class LendUsb final : public Change {
   std::string object() const override { return "the USB device " + to_string(rule_); }
   std::string reserves() const override { return std::string(kUsbLock) + to_string(rule_); }
 
+  /// Asked again right before: minutes may have passed since the survey.
+  void check(const Host& host) const override {
+    const std::vector<survey::UsbDevice> devices = meant(host, rule_);
+    if (devices.size() > 1 || (devices.empty() && !optional_)) {
+      throw Failure(ExitCode::preflight,
+                    "Cannot give the USB device " + to_string(rule_) + " to the guest: there " +
+                        (devices.empty() ? "is none" : "are several") +
+                        " now; type: vmlaunch host");
+    }
+    const survey::Uses uses = survey::look_at_uses(host.tree());
+    for (const survey::UsbDevice& device : devices) {
+      refuse_if_in_use(device, uses);
+    }
+  }
+
   Json capture(const Host& host, const Context& /*context*/) const override {
+    check(host);
     Json devices = Json::array();
     for (const survey::UsbDevice& device : meant(host, rule_)) {
       devices.push_back(to_json(host, device));
@@ -163,6 +184,21 @@ class LendUsb final : public Change {
   }
 
  private:
+  static void refuse_if_in_use(const survey::UsbDevice& device, const survey::Uses& uses) {
+    const std::string what = "Cannot give the USB device " + device.name() + " to the guest: ";
+    for (const survey::UsbInterface& interface : device.interfaces) {
+      if (interface.driver == "usbfs") {
+        throw Failure(ExitCode::device_busy,
+                      what + "a program uses it; type: sudo fuser -v /dev/" + device.node());
+      }
+    }
+    for (const survey::Use& use : uses.uses) {
+      if (use.place.usb == device.name()) {
+        throw Failure(ExitCode::preflight, what + use.what + "; " + use.advice);
+      }
+    }
+  }
+
   /// Collected, so that one device does not keep another from being given back.
   struct Troubles {
     std::vector<std::string> failed;   ///< another try may help
@@ -191,14 +227,16 @@ class LendUsb final : public Change {
   }
 
   /// What says that it failed is no matter: where the device is then counts.
-  static void try_to_write(Host& host,
+  static bool try_to_write(Host& host,
                            const std::string& path,
                            const std::string& value,
                            Troubles& troubles) {
     try {
       host.write_to_driver(path, value);
+      return true;
     } catch (const std::system_error& error) {
       troubles.denied = troubles.denied || error.code().value() == EACCES;
+      return false;
     }
   }
 
@@ -225,16 +263,34 @@ class LendUsb final : public Change {
     return interfaces;
   }
 
+  /// Somebody uses it as it is, the host or a program.
+  static bool has_driver(const survey::UsbDevice& device) {
+    return std::any_of(device.interfaces.begin(),
+                       device.interfaces.end(),
+                       [](const survey::UsbInterface& one) { return !one.driver.empty(); });
+  }
+
+  static std::string probe_by_hand(const std::string& interface) {
+    return "; type: echo " + interface + " | sudo tee " + kProbe;
+  }
+
   static void give_back(Host& host,
                         const survey::UsbDevice& device,
                         const Lent* before,
                         Troubles& troubles) {
     if (before != nullptr && is_configured_anew(host, device, *before)) {
-      try_to_write(host, configuration_file(device), before->configuration, troubles);
+      if (!has_driver(device)) {
+        try_to_write(host, configuration_file(device), before->configuration, troubles);
+      }
+      if (is_configured_anew(host, device, *before)) {
+        return;  // other interfaces than before are nobody's to probe
+      }
     }
     for (const std::string& interface : interfaces_of(device, before)) {
-      if (is_there(host, interface) && driver_of_interface(host, interface).empty()) {
-        try_to_write(host, kProbe, interface, troubles);
+      if (is_there(host, interface) && driver_of_interface(host, interface).empty() &&
+          !try_to_write(host, kProbe, interface, troubles) && before == nullptr) {
+        troubles.failed.push_back("the USB interface " + interface + " has no driver" +
+                                  probe_by_hand(interface));
       }
     }
   }
@@ -247,9 +303,9 @@ class LendUsb final : public Change {
       return;
     }
     if (is_configured_anew(host, device, before)) {
-      troubles.failed.push_back("the USB device " + device.name() +
-                                " has another configuration; type: echo " + before.configuration +
-                                " | sudo tee " + configuration_file(device));
+      (has_driver(device) ? troubles.changed : troubles.failed)
+          .push_back("the USB device " + device.name() + " has another configuration; type: echo " +
+                     before.configuration + " | sudo tee " + configuration_file(device));
       return;
     }
     for (const auto& [interface, driver] : before.drivers) {
@@ -260,7 +316,7 @@ class LendUsb final : public Change {
       const std::string what =
           "the USB interface " + interface + " has " + named(now) + ", had " + named(driver);
       if (now.empty()) {
-        troubles.failed.push_back(what + "; type: echo " + interface + " | sudo tee " + kProbe);
+        troubles.failed.push_back(what + probe_by_hand(interface));
       } else {
         troubles.changed.push_back(what);
       }
@@ -268,12 +324,13 @@ class LendUsb final : public Change {
   }
 
   config::UsbRule rule_;
+  bool optional_;  ///< it may come later
 };
 
 }  // namespace
 
-Step lend_usb(config::UsbRule rule) {
-  return Step(std::make_shared<LendUsb>(std::move(rule)));
+Step lend_usb(config::UsbRule rule, bool optional) {
+  return Step(std::make_shared<LendUsb>(std::move(rule), optional));
 }
 
 }  // namespace vmlaunch::launcher::steps

@@ -15,10 +15,13 @@ namespace {
 
 using std::chrono::steady_clock;
 
+constexpr std::size_t kBusLength = 7;  // "0000:01"
+
 /// The bus answers at once; a card that was powered down takes a second.
 constexpr std::chrono::seconds kReturn{10};
 
-/// What a function forgets when it is removed (Documentation/ABI/testing/sysfs-bus-pci).
+/// Of what a function forgets when it is removed, what people and drivers set for passing it
+/// through (Documentation/ABI/testing/sysfs-bus-pci).
 constexpr std::array kSettings = {"driver_override", "power/control", "d3cold_allowed"};
 
 std::string ids_of(const Host& host, const base::PciAddress& device) {
@@ -119,19 +122,17 @@ class RescanCard final : public Change {
 
   Json capture(const Host& host, const Context& /*context*/) const override {
     check(host);
-    const std::string folder = host.tree().resolve(device_folder(functions_.front())).value_or("");
-    const std::string above = folder.substr(0, folder.rfind('/'));
     Json functions = Json::array();
     for (const base::PciAddress& function : functions_) {
       functions.push_back(look_at(host, function));
     }
-    return {{"bridge", wire_text(above.substr(above.rfind('/') + 1))}, {"functions", functions}};
+    return {{"functions", functions}};
   }
 
   void apply(Host& host,
              const Context& /*context*/,
              const Json& found,
-             const Note& /*note*/) const override {
+             const Note& note) const override {
     for (const base::PciAddress& function : functions_) {
       if (const std::vector<Holder> holders = host.holders(function); !holders.empty()) {
         refuse_held(function, holders);
@@ -140,22 +141,42 @@ class RescanCard final : public Change {
     for (auto function = functions_.rbegin(); function != functions_.rend(); ++function) {
       host.write_to_driver(device_folder(*function) + "/remove", "1");
     }
-    bring_back(host, found);
+    try {
+      bring_back(host, read_functions(found));
+    } catch (const ChangedMeanwhile& error) {
+      throw Failure(ExitCode::failed, "Cannot " + describe() + ": " + error.what());
+    }
+    note({{"found_anew", true}});
   }
 
-  void undo(Host& host, const Json& found) const override { bring_back(host, found); }
+  /// What is there again was put back by apply, and is others' since then.
+  void undo(Host& host, const Json& found) const override {
+    std::vector<Function> functions = read_functions(found);
+    if (found.contains("found_anew")) {
+      std::erase_if(functions, [&](const Function& function) {
+        return host.tree().exists(device_folder(function.device));
+      });
+    }
+    bring_back(host, functions);
+  }
 
  private:
-  /// The card as it was found.
-  void bring_back(Host& host, const Json& found) const {
+  static std::vector<Function> read_functions(const Json& found) {
     Fields fields(found);
-    const base::PciAddress bridge = read_address(fields, "bridge");
     std::vector<Function> functions;
     for (const Json& json : fields.array("functions", 8)) {
       functions.push_back(read_function(json));
     }
+    return functions;
+  }
+
+  /// The functions as they were found.
+  void bring_back(Host& host, const std::vector<Function>& functions) const {
     if (!is_there(host)) {
-      host.write_to_driver(device_folder(bridge) + "/rescan", "1");
+      // That of the bus, which also gives its bridge another window where that is too small
+      // (drivers/pci/pci-sysfs.c).
+      const std::string bus = base::to_string(functions_.front()).substr(0, kBusLength);
+      host.write_to_driver("/sys/class/pci_bus/" + bus + "/rescan", "1");
       await(host);
     }
     for (const Function& function : functions) {

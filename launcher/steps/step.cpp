@@ -26,7 +26,7 @@ std::vector<Step> all_kinds() {
       make_tap("", {}, ""),
       use_tap({}),
       make_macvtap("", {}, ""),
-      lend_usb({}),
+      lend_usb({}, false),
       start_qemu(false),
   };
 }

@@ -66,7 +66,9 @@ struct DriverOf {
 [[nodiscard]] Step make_macvtap(std::string vm, NicPart part, std::string mac);
 /// What is reserved for it begins so; the rule follows.
 constexpr std::string_view kUsbLock = "usb ";
-[[nodiscard]] Step lend_usb(config::UsbRule rule);
+/// The same for the device itself, by its name in sysfs, once a QEMU has its node.
+constexpr std::string_view kUsbDeviceLock = "usb device ";
+[[nodiscard]] Step lend_usb(config::UsbRule rule, bool optional);
 [[nodiscard]] Step start_qemu(bool in_cgroup);
 
 /// The name of the link that is made for a NIC. At most 15 characters, as the kernel has it: begins

@@ -114,6 +114,14 @@ std::optional<UsbBus> look_at_bus(Reader& reader, unsigned number) {
 
 }  // namespace
 
+bool UsbDevice::is_hub() const {
+  constexpr std::uint8_t kHub = 0x09;
+  return device_class == kHub ||
+         std::any_of(interfaces.begin(), interfaces.end(), [](const UsbInterface& interface) {
+           return interface.class_code >> 16U == kHub;
+         });
+}
+
 std::string UsbDevice::node() const {
   std::array<char, 32> name{};
   static_cast<void>(std::snprintf(name.data(), name.size(), "bus/usb/%03u/%03u", port.bus, number));

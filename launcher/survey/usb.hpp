@@ -33,7 +33,8 @@ struct UsbDevice {
 
   bool operator==(const UsbDevice&) const = default;
 
-  [[nodiscard]] bool is_hub() const { return device_class == 0x09; }
+  /// By its own class, or by an interface's, which the kernel's hub driver goes by too.
+  [[nodiscard]] bool is_hub() const;
   /// Its name in sysfs: "1-2.3".
   [[nodiscard]] std::string name() const { return to_string(port); }
   /// What a program opens to use it, below /dev: "bus/usb/001/004".

@@ -13,6 +13,7 @@
 #include "base/file.hpp"
 #include "base/packet.hpp"
 #include "launcher/guardian/protocol.hpp"
+#include "launcher/steps/steps.hpp"
 #include "tests/component/vm.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/skip.hpp"
@@ -198,9 +199,12 @@ TEST_CASE("guardian: a change of USB devices is heeded while QEMU runs, and harm
   }
   Sealing sealing(kPerson);
   sealing.seal.plan.qemu.user.credentials = uid(kPerson);
-  sealing.seal.plan.qemu.dev->usb = {config::UsbIds{0xffff, 0xfffe}};
+  const config::UsbIds nothing{0xffff, 0xfffe};
+  sealing.seal.plan.qemu.dev->usb = {nothing};
+  sealing.seal.plan.steps = {launcher::steps::lend_usb(nothing, true)};
   Talk talk(person());
   REQUIRE(talk.seal(sealing.seal, sealing.fds()).has_value());
+  REQUIRE(talk.ask(guardian::Request(guardian::Apply{0})).has_value());
   REQUIRE(talk.ask(guardian::Request(guardian::Spawn{})).has_value());
   const auto state = [&] {
     const auto reply = talk.ask(guardian::Request(guardian::UsbChanged{}));

@@ -23,7 +23,7 @@ using vmlaunch::tests::snapshot;
 using vmlaunch::tests::usb_folder;
 using vmlaunch::tests::UsbParts;
 
-const Step kLendMouse = lend_usb(config::UsbIds{0x046d, 0xc051});
+const Step kLendMouse = lend_usb(config::UsbIds{0x046d, 0xc051}, false);
 
 /// A laptop with a mouse that was lent to a QEMU.
 struct Lent {
@@ -117,6 +117,41 @@ TEST_CASE("lend_usb: another device, and an interface that had no driver, are le
   apply(kLendMouse, kernel, context(), journal);
   CHECK(undo_all(kernel, journal).code == ExitCode::ended);
   CHECK(kernel.count() == 0);
+}
+
+TEST_CASE("lend_usb: what is gone, or of two, or a program's since the survey is refused",
+          "[usb]") {
+  Laptop laptop;
+  const FakeKernel kernel(laptop.tree);
+  add_usb_bus(laptop.tree, 1, "0000:02:00.0");
+  const Step optional = lend_usb(config::UsbIds{0x046d, 0xc051}, true);
+  const auto refusal = [&](const Step& step) {
+    return vmlaunch::tests::refusal([&] { static_cast<void>(step->capture(kernel, context())); });
+  };
+  CHECK(refusal(kLendMouse) ==
+        "10: Cannot give the USB device 046d:c051 to the guest: there is none now; type: vmlaunch "
+        "host");
+  CHECK(optional->capture(kernel, context()).at("devices").empty());
+  add_usb_device(laptop.tree, {.port = "1-2", .number = 4, .driver = "usbfs"});
+  CHECK(refusal(optional) ==
+        "11: Cannot give the USB device 1-2 to the guest: a program uses it; type: sudo fuser -v "
+        "/dev/bus/usb/001/004");
+  add_usb_device(laptop.tree, {.port = "1-3", .number = 5});
+  CHECK(refusal(optional) ==
+        "10: Cannot give the USB device 046d:c051 to the guest: there are several now; type: "
+        "vmlaunch host");
+}
+
+TEST_CASE("lend_usb: a configuration that somebody uses is left, and named", "[usb]") {
+  Lent lent;
+  lent.laptop.tree.write(usb_folder(lent.laptop.tree, "1-2") + "/bConfigurationValue", "2\n");
+  const Undone undone = undo_all(lent.kernel, lent.journal);
+  CHECK(lent.kernel.count() == 0);
+  CHECK(undone.code == ExitCode::host_not_restored);
+  REQUIRE(undone.leftovers.size() == 1);
+  CHECK(
+      undone.leftovers[0].starts_with("changed by somebody else meanwhile, and left: the USB "
+                                      "device 1-2 has another configuration"));
 }
 
 TEST_CASE("lend_usb: a driver that does not come back is named with the command", "[usb]") {

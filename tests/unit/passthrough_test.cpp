@@ -328,9 +328,9 @@ TEST_CASE("pci: of several the first that is there and free is chosen", "[pci]")
 TEST_CASE("pci: what the host needs is refused, all of it at once", "[pci]") {
   survey::Survey survey = laptop();
   survey.uses.uses = {
-      {{0, 2, 0, 0}, "eth0 has the default route", "type: ip route"},
-      {{0, 2, 0, 0}, "nvme0n1p1 is mounted on /data", "type: umount /data"},
-      {{0, 0, 2, 0}, "of a device that stays", "nothing"},
+      {{{0, 2, 0, 0}}, "eth0 has the default route", "type: ip route"},
+      {{{0, 2, 0, 0}}, "nvme0n1p1 is mounted on /data", "type: umount /data"},
+      {{{0, 0, 2, 0}}, "of a device that stays", "nothing"},
   };
   survey.uses.keyboards = {{{0, 1, 0, 1}}};
   CHECK(refusal(R"([{"device": "02:00.0"}, {"device": "01:00.0"}])", survey) ==
@@ -349,7 +349,7 @@ TEST_CASE("pci: another keyboard, on the chipset or on a device that stays, is e
   CHECK_NOTHROW(plan_of(gpu, survey));
   survey.uses.other_keyboard = false;
   CHECK_THROWS_AS(plan_of(gpu, survey), Failure);
-  survey.uses.keyboards.insert({{0, 2, 0, 0}});
+  survey.uses.keyboards.insert({{{0, 2, 0, 0}}});
   CHECK_NOTHROW(plan_of(gpu, survey));
 }
 

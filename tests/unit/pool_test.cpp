@@ -182,8 +182,8 @@ TEST_CASE("pool: one that somebody else changed is left and named", "[steps]") {
     std::string told;
     after_start(kernel, journal, [&](const std::string& text) { told += text; });
     CHECK(told == "there are " + std::string(others) +
-                      " huge pages of 2M on node 0, there were 10: what is ours of them goes when "
-                      "the VM has ended");
+                      " huge pages of 2M on node 0, there were 10: somebody else has changed "
+                      "that, and it will be left");
     const Undone undone = undo_all(kernel, journal);
     CHECK(undone.code == ExitCode::host_not_restored);
     REQUIRE(undone.leftovers.size() == 1);

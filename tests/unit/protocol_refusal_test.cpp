@@ -87,7 +87,7 @@ TEST_CASE("protocol: a plan that lacks any field is refused", "[guardian]") {
     CHECK(complaint(json) == "\"" + key + "\" is missing");
     ++fields;
   });
-  CHECK(fields == 9 + (3 + 2 + 2 + 4 + 4) + 3 * 8 + 7 + 3 + 5);
+  CHECK(fields == 9 + (3 + 2 + 2 + 4 + 4 + 3 * 3) + 3 * 8 + 7 + 3 + 5);
 }
 
 TEST_CASE("protocol: a plan with a field too many anywhere is refused", "[guardian]") {
@@ -216,6 +216,11 @@ TEST_CASE("protocol: a node is KVM's, vfio's, or one of a PCI or USB device", "[
   for (const char* rule : {"046d:c051", "1-2.3", "1:4"}) {
     INFO(rule);
     CHECK(complaint(seal_with("/qemu/dev/usb/0", rule)) == "nothing");
+  }
+  for (const char* pointer : {"/steps/2", "/steps/5"}) {
+    INFO(pointer);
+    CHECK(complaint(seal_with(pointer, steps::to_json(steps::release_console()))) ==
+          "a device of QEMU's that no step takes");
   }
   const std::string no_rule = "not a rule about USB devices, or too many";
   for (const char* rule : {"", "usb1", "1-0", "bus/usb/001/004", "../001/004"}) {

@@ -34,7 +34,10 @@ inline Seal rich_seal() {
                      steps::load_driver("vfio-pci"),
                      steps::keep_awake(device),
                      steps::override_driver(device, "", "vfio-pci"),
-                     steps::bind_driver(device, "snd_hda_intel", "vfio-pci")};
+                     steps::bind_driver(device, "snd_hda_intel", "vfio-pci"),
+                     steps::lend_usb(config::UsbIds{0x046d, 0xc051}, false),
+                     steps::lend_usb(config::UsbPort{1, {2, 3}}, true),
+                     steps::lend_usb(config::UsbAddress{1, 4}, false)};
   seal.plan.qemu.memlock = base::ByteSize{base::kGiB};
   seal.plan.qemu.binary = "/usr/bin/qemu";
   seal.plan.qemu.arguments = {"-S", "", "-append", "a \\ b\t\x7f"};

@@ -65,9 +65,9 @@ TEST_CASE("steps: each is read back, and others of its kind are others", "[steps
                                    make_macvtap("a", {0, "br0", false}, "52:54:00:00:00:02"),
                                    use_tap({0, "br0", false}),
                                    use_tap({0, "tap0", false}),
-                                   lend_usb(config::UsbIds{0x046d, 0xc051}),
-                                   lend_usb(config::UsbPort{1, {2, 3}}),
-                                   lend_usb(config::UsbAddress{1, 4}),
+                                   lend_usb(config::UsbIds{0x046d, 0xc051}, false),
+                                   lend_usb(config::UsbPort{1, {2, 3}}, false),
+                                   lend_usb(config::UsbAddress{1, 4}, false),
                                    start_qemu(false),
                                    start_qemu(true)};
   for (std::size_t i = 0; i < steps.size(); ++i) {
@@ -111,7 +111,7 @@ TEST_CASE("steps: a card that is found anew has its settings and its driver, and
     const Step step = rescan_card({kGpu, kSound});
     if (!comes_back) {
       kernel.lose("0000:01:00.1");
-      CHECK_THROWS_AS(apply(step, kernel, context(), journal), ChangedMeanwhile);
+      CHECK_THROWS_AS(apply(step, kernel, context(), journal), Failure);
       CHECK(undo_all(kernel, journal)
                 .leftovers.at(0)
                 .ends_with(
@@ -120,8 +120,11 @@ TEST_CASE("steps: a card that is found anew has its settings and its driver, and
     }
     apply(step, kernel, context(), journal);
     CHECK(vmlaunch::tests::difference(before, vmlaunch::tests::snapshot(laptop.tree)) == "");
+    // What somebody else does with the card from then on is not this step's.
+    laptop.tree.bind("0000:01:00.0", "nouveau");
+    const auto theirs = vmlaunch::tests::snapshot(laptop.tree);
     CHECK(undo_all(kernel, journal).code == ExitCode::ended);
-    CHECK(vmlaunch::tests::difference(before, vmlaunch::tests::snapshot(laptop.tree)) == "");
+    CHECK(vmlaunch::tests::difference(theirs, vmlaunch::tests::snapshot(laptop.tree)) == "");
   }
 }
 

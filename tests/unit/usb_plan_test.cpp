@@ -72,9 +72,10 @@ TEST_CASE("usb: each rule becomes a step, a rule for QEMU's /dev, and what QEMU 
   const plan::Plan plan =
       desk.plan(usb(R"({"device": "046d:c051"}, {"port": "1-2"}, {"address": "1:4"})"));
   CHECK(plan.warnings.empty());
-  CHECK(plan.steps.at(plan.steps.size() - 3) == steps::lend_usb(config::UsbIds{0x046d, 0xc051}));
-  CHECK(plan.steps.at(plan.steps.size() - 2) == steps::lend_usb(config::UsbPort{1, {2}}));
-  CHECK(plan.steps.back() == steps::lend_usb(config::UsbAddress{1, 4}));
+  CHECK(plan.steps.at(plan.steps.size() - 3) ==
+        steps::lend_usb(config::UsbIds{0x046d, 0xc051}, false));
+  CHECK(plan.steps.at(plan.steps.size() - 2) == steps::lend_usb(config::UsbPort{1, {2}}, false));
+  CHECK(plan.steps.back() == steps::lend_usb(config::UsbAddress{1, 4}, false));
   REQUIRE(plan.qemu.dev);
   CHECK(plan.qemu.dev->usb.size() == 3);
   const std::string arguments = base::join(plan.qemu.arguments, " ");
@@ -109,7 +110,7 @@ TEST_CASE("usb: a device that is not there is refused, and one that may come lat
   CHECK(plan.warnings ==
         std::vector<std::string>{"the USB device 0781:5567 is not there: the guest "
                                  "gets it when it is plugged in"});
-  CHECK(plan.steps.back() == steps::lend_usb(config::UsbIds{0x0781, 0x5567}));
+  CHECK(plan.steps.back() == steps::lend_usb(config::UsbIds{0x0781, 0x5567}, true));
 }
 
 TEST_CASE("usb: ids that two devices have are refused with both", "[plan]") {
@@ -185,7 +186,7 @@ TEST_CASE("usb: without root the node must be the caller's, and udev can see to 
   const Desk desk;
   const plan::Plan plan = desk.plan(usb(R"({"port": "1-1"})"), kPlain);
   CHECK_FALSE(plan.qemu.dev);
-  CHECK(plan.steps.back() == steps::lend_usb(config::UsbPort{1, {1}}));
+  CHECK(plan.steps.back() == steps::lend_usb(config::UsbPort{1, {1}}, false));
   CHECK(
       desk.refusal(usb(R"({"port": "1-2"})"), kPlain) ==
       "10: Cannot open /dev/bus/usb/001/003, the USB device 1-2 (046d:c316); have udev give it to "
@@ -195,20 +196,31 @@ TEST_CASE("usb: without root the node must be the caller's, and udev can see to 
 }
 
 TEST_CASE("usb: QEMU's nodes are those of what the rules mean now, and of no hub", "[guardian]") {
+  using guardian::UsbNodes;
   const Desk desk;
-  const auto nodes = [&] {
+  const auto nodes = [&](const UsbNodes* given) {
     return guardian::usb_nodes(
         desk.laptop.tree.tree(),
-        {config::UsbIds{0x046d, 0xc051}, config::UsbPort{1, {4}}, config::UsbAddress{1, 3}});
+        {config::UsbIds{0x046d, 0xc051}, config::UsbPort{1, {4}}, config::UsbAddress{1, 3}},
+        given);
   };
-  CHECK(nodes() == std::set<std::string>{"bus/usb/001/002", "bus/usb/001/003"});
+  UsbNodes given = nodes(nullptr);
+  CHECK(given == UsbNodes{{"bus/usb/001/002", "1-1"}, {"bus/usb/001/003", "1-2"}});
+  CHECK(nodes(&given) == given);
+  // One more with the same ids is not meant: that there are several would have been refused.
+  add_usb_device(desk.laptop.tree, {.port = "1-5", .number = 9});
+  CHECK(nodes(&given) == given);
+  CHECK(nodes(nullptr) == UsbNodes{{"bus/usb/001/003", "1-2"}});
+  remove_usb_device(desk.laptop.tree, "1-5");
   remove_usb_device(desk.laptop.tree, "1-1");
   remove_usb_device(desk.laptop.tree, "1-2");
-  CHECK(nodes().empty());
-  // A device that has the number of one that went, and one that came back with another.
+  CHECK(nodes(&given).empty());
+  // Devices that have the numbers of those that went, and one that came back with another.
   add_usb_device(desk.laptop.tree, {.port = "1-2", .number = 2, .ids = "0781:5567"});
+  add_usb_device(desk.laptop.tree, {.port = "1-3", .number = 3, .ids = "0781:5567"});
   add_usb_device(desk.laptop.tree, {.port = "1-1", .number = 7});
-  CHECK(nodes() == std::set<std::string>{"bus/usb/001/007"});
+  given.clear();
+  CHECK(nodes(&given) == UsbNodes{{"bus/usb/001/007", "1-1"}});
 }
 
 }  // namespace
