@@ -25,6 +25,11 @@ using guardian::Reply;
 
 namespace {
 
+/// Tests run at the same time, and a VM has one run.
+std::string own_vm() {
+  return "vm-" + std::to_string(::getpid());
+}
+
 constexpr uid_t kPerson = 12345;
 
 [[noreturn]] void no_rescue(base::UniqueFd /*qmp*/,
@@ -77,7 +82,7 @@ class Talk {
   /// What a run says after `vm` was begun.
   std::optional<Reply> seal(const guardian::Seal& seal,
                             const std::vector<int>& fds,
-                            const std::string& vm = "vm") {
+                            const std::string& vm = own_vm()) {
     const auto begun = ask(guardian::Request(guardian::Begin{vm}));
     REQUIRE(begun.has_value());
     REQUIRE(std::holds_alternative<guardian::Begun>(*begun));
@@ -105,7 +110,7 @@ struct Sealing {
 
   explicit Sealing(uid_t owner) {
     REQUIRE(::fchown(config.get(), owner, owner) == 0);
-    seal.plan.name = "vm";
+    seal.plan.name = own_vm();
     seal.plan.qemu.binary = PROBE_PROGRAM;
     seal.plan.qemu.arguments = {"ignore-powerdown"};
     seal.plan.qemu.dev.emplace();
@@ -225,8 +230,8 @@ TEST_CASE("guardian: a plan is taken for the VM that was begun, and one VM is") 
   CHECK_FALSE(Talk(person()).ask(guardian::Request(sealing.seal), sealing.fds()).has_value());
   CHECK_FALSE(Talk(person()).seal(sealing.seal, sealing.fds(), "other").has_value());
   Talk twice(person());
-  REQUIRE(twice.ask(guardian::Request(guardian::Begin{"vm"})).has_value());
-  CHECK_FALSE(twice.ask(guardian::Request(guardian::Begin{"vm"})).has_value());
+  REQUIRE(twice.ask(guardian::Request(guardian::Begin{own_vm()})).has_value());
+  CHECK_FALSE(twice.ask(guardian::Request(guardian::Begin{own_vm()})).has_value());
 }
 
 TEST_CASE("guardian: after a name that was refused no plan is taken") {
@@ -236,9 +241,9 @@ TEST_CASE("guardian: after a name that was refused no plan is taken") {
   Sealing sealing(kPerson);
   sealing.seal.plan.qemu.user.credentials = uid(kPerson);
   Talk first(person());
-  REQUIRE(first.ask(guardian::Request(guardian::Begin{"vm"})).has_value());
+  REQUIRE(first.ask(guardian::Request(guardian::Begin{own_vm()})).has_value());
   Talk second(person());
-  const auto begun = second.ask(guardian::Request(guardian::Begin{"vm"}));
+  const auto begun = second.ask(guardian::Request(guardian::Begin{own_vm()}));
   REQUIRE(begun.has_value());
   CHECK(std::get<guardian::Refused>(*begun).code == ExitCode::held);
   CHECK_FALSE(second.ask(guardian::Request(sealing.seal), sealing.fds()).has_value());
