@@ -67,14 +67,10 @@ void warn(const Nic& nic, std::size_t index, const survey::Survey& survey, Plan&
     plan.warnings.push_back(name + " reaches nothing: " + nic.link +
                             " is down; to change that: ip link set " + nic.link + " up");
   }
-  // The kernel takes the lowest of the ports' addresses, and none (zeros) after the last port.
-  // Giving back the one that there was would fix it for good: a port that comes later could not
-  // give its own.
   if (!survey.links.at(nic.link).steady) {
-    plan.warnings.push_back("the address of " + nic.link +
-                            ", which has no port, changes with this VM's tap; to change that: ip "
-                            "link set " +
-                            nic.link + " address 52:54:00:…");
+    plan.warnings.push_back(nic.link +
+                            ", which has no port, keeps its address for good from now on: else it "
+                            "would have this VM's tap's, and none after it");
   }
   if (nic.model == config::NicModel::virtio && !survey.vhost_net) {
     plan.warnings.push_back(name +

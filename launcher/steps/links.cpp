@@ -26,6 +26,7 @@
 #include "base/file.hpp"
 #include "launcher/config/values.hpp"
 #include "launcher/steps/steps.hpp"
+#include "launcher/survey/links.hpp"
 
 namespace vmlaunch::launcher::steps {
 
@@ -76,7 +77,21 @@ void make_harmless(int socket,
   check(::ioctl(socket, SIOCSIFMTU, &request), "set the packet size of " + name);
 }
 
+/// A bridge without ports takes the address of the first that comes, and zeros after the last
+/// (net/bridge/br_stp_if.c). One that was given its address keeps it.
+void keep_address(int socket, const std::string& bridge) {
+  ifreq request = request_for(bridge);
+  check(::ioctl(socket, SIOCGIFHWADDR, &request), "read the address of the bridge " + bridge);
+  const ether_addr none{};
+  if (std::memcmp(request.ifr_hwaddr.sa_data, &none, sizeof none) != 0) {
+    check(::ioctl(socket, SIOCSIFHWADDR, &request), "keep the address of the bridge " + bridge);
+  }
+}
+
 void join(int socket, const std::string& name, const std::string& bridge) {
+  if (!survey::has_steady_address(base::Tree(""), bridge)) {
+    keep_address(socket, bridge);
+  }
   ifreq port = request_for(name);
   check(::ioctl(socket, SIOCGIFINDEX, &port), "find " + name);
   ifreq request = request_for(bridge);

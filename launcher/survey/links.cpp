@@ -16,6 +16,12 @@ unsigned flags_of(const base::Tree& tree, const std::string& folder) {
 
 }  // namespace
 
+bool has_steady_address(const base::Tree& tree, const std::string& bridge) {
+  const std::string folder = "/sys/class/net/" + bridge;
+  // 3 is NET_ADDR_SET: somebody chose the address.
+  return tree.read(folder + "/addr_assign_type") == "3" || !tree.list(folder + "/brif").empty();
+}
+
 std::map<std::string, Link> look_at_links(const base::Tree& tree,
                                           const std::vector<config::VmSpec::Nic>& nics) {
   std::map<std::string, Link> links;
@@ -29,9 +35,7 @@ std::map<std::string, Link> look_at_links(const base::Tree& tree,
     link.bridge = tree.exists(folder + "/bridge");
     link.tap = tree.exists(folder + "/tun_flags");
     link.wireless = tree.exists(folder + "/phy80211") || tree.exists(folder + "/wireless");
-    // 3 is NET_ADDR_SET: somebody chose the address.
-    link.steady = !link.bridge || tree.read(folder + "/addr_assign_type") == "3" ||
-                  !tree.list(folder + "/brif").empty();
+    link.steady = !link.bridge || has_steady_address(tree, nic.link);
     link.up = (flags_of(tree, folder) & IFF_UP) != 0;
   }
   return links;

@@ -21,6 +21,10 @@ struct Link {
   bool operator==(const Link&) const = default;
 };
 
+/// Whether a tap that comes and goes leaves a bridge its address: somebody chose it, or there is a
+/// port.
+[[nodiscard]] bool has_steady_address(const base::Tree& tree, const std::string& bridge);
+
 /// Those of the config's links that are there, by name.
 [[nodiscard]] std::map<std::string, Link> look_at_links(
     const base::Tree& tree, const std::vector<config::VmSpec::Nic>& nics);

@@ -59,6 +59,24 @@ TEST_CASE("network: a guest on a bridge is reached, and the bridge is as before"
   }
 }
 
+TEST_CASE("network: a bridge without ports keeps its address, with a tap and after it",
+          "[intel][intel-6.12][amd]") {
+  const Made bridge(
+      "modprobe -a tun vhost_net && ip link add br1 type bridge && ip link set br1 up",
+      "ip link del br1");
+  const std::string address = contents("/sys/class/net/br1/address");
+  CHECK(contents("/sys/class/net/br1/addr_assign_type") != "3");
+  const Folder folder;
+  const Json config = on(probe_config(), {{"bridge", "br1"}});
+  Program program(run_of(folder, config));
+  REQUIRE(program.says("] running"));
+  CHECK(contents("/sys/class/net/br1/address") == address);
+  kill_all(program);
+  CHECK(eventually([] { return std::filesystem::is_empty("/sys/class/net/br1/brif"); }));
+  CHECK(contents("/sys/class/net/br1/address") == address);
+  recover(name_of(config));
+}
+
 TEST_CASE("network: a tap on a bridge is gone with QEMU, whatever is killed",
           "[intel][intel-6.12][amd]") {
   const Made bridge = a_bridge();
