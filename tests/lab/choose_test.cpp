@@ -170,7 +170,7 @@ TEST_CASE("choose: a GPU that a program has open is refused in time, with its na
   CHECK(driver_of(device::gpu) == "bochs-drm");
 }
 
-TEST_CASE("choose: the start goes on when the GPU is closed", "[intel][intel-6.12][amd]") {
+TEST_CASE("choose: the start goes on when the GPU is closed", "[intel][intel-6.12][amd][systemd]") {
   const Folder folder;
   const std::string card = card_of(device::gpu);
   base::UniqueFd user = base::open_file(card, O_RDWR);

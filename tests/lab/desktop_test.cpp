@@ -122,7 +122,7 @@ std::string command_in(const std::string& output) {
 }  // namespace
 
 TEST_CASE("desktop: the boot GPU is given without the console, and both come back",
-          "[intel][intel-6.12][amd]") {
+          "[intel][intel-6.12][amd][systemd]") {
   REQUIRE(graphical_consoles() == "1");
   const Folder folder;
   const HostSnapshot before = host_snapshot();

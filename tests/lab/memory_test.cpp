@@ -119,7 +119,7 @@ class Neighbour {
 }  // namespace
 
 TEST_CASE("memory: huge pages come from the node that was named, and go with QEMU",
-          "[intel][intel-6.12][amd]") {
+          "[intel][intel-6.12][amd][systemd]") {
   const Folder folder;
   Program program(run_of(folder, huge_config()));
   REQUIRE(program.says("] running"));

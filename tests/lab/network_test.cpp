@@ -78,7 +78,7 @@ TEST_CASE("network: a bridge without ports keeps its address, with a tap and aft
 }
 
 TEST_CASE("network: a tap on a bridge is gone with QEMU, whatever is killed",
-          "[intel][intel-6.12][amd]") {
+          "[intel][intel-6.12][amd][systemd]") {
   const Made bridge = a_bridge();
   const Folder folder;
   const Json config = on(probe_config(), {{"bridge", "br0"}});

@@ -225,7 +225,7 @@ TEST_CASE("usb: a keyboard and a disk that is plugged in are shown at their cont
 }
 
 TEST_CASE("usb: QEMU takes a disk from its driver, which has it back after QEMU was killed",
-          "[intel][intel-6.12][amd]") {
+          "[intel][intel-6.12][amd][systemd]") {
   const UsbDisk plugged;
   REQUIRE(becomes_true(has_driver));
   const Folder folder;
