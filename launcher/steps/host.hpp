@@ -33,6 +33,7 @@ class Host {
     base::Milliseconds driver{60000};   ///< a driver lets go of a device, or takes it up
     base::Milliseconds program{60000};  ///< modprobe
     base::Milliseconds memory{60000};   ///< the kernel finds or moves memory, or writes it to disks
+    base::Milliseconds rescan{10000};   ///< a card is found; after a while without power: a second
     base::Milliseconds kill{10000};     ///< a killed process, whose memory may be large, is gone
     base::Milliseconds systemd{15000};  ///< systemd answers
     base::Milliseconds unit{120000};    ///< a unit stops or starts; its own deadlines are shorter
@@ -50,7 +51,7 @@ class Host {
   [[nodiscard]] const base::Tree& tree() const { return tree_; }
 
   /// For attributes that the kernel shows under the device's lock (driver_override).
-  [[nodiscard]] std::string read_locked(const std::string& path) const;
+  [[nodiscard]] virtual std::string read_locked(const std::string& path) const;
 
   /// Writes one value to an attribute.
   virtual void write(const std::string& path, const std::string& value);

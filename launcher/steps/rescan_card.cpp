@@ -17,9 +17,6 @@ using std::chrono::steady_clock;
 
 constexpr std::size_t kBusLength = 7;  // "0000:01"
 
-/// The bus answers at once; a card that was powered down takes a second.
-constexpr std::chrono::seconds kReturn{10};
-
 /// Of what a function forgets when it is removed, what people and drivers set for passing it
 /// through (Documentation/ABI/testing/sysfs-bus-pci).
 constexpr std::array kSettings = {"driver_override", "power/control", "d3cold_allowed"};
@@ -197,7 +194,7 @@ class RescanCard final : public Change {
   }
 
   void await(const Host& host) const {
-    const auto end = steady_clock::now() + kReturn;
+    const auto end = steady_clock::now() + host.deadlines().rescan;
     while (!is_there(host) && steady_clock::now() < end) {
       const timespec pause{0, 10'000'000};
       ::nanosleep(&pause, nullptr);

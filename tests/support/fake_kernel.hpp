@@ -24,7 +24,7 @@ class FakeKernel : public launcher::steps::Host {
   };
   struct Killed {};
 
-  explicit FakeKernel(PciTree& tree) : Host(tree.root(), Deadlines{}), tree_(tree) {}
+  explicit FakeKernel(PciTree& tree) : Host(tree.root(), quick()), tree_(tree) {}
 
   /// The `number`th change from now on meets `fault`; 1 is the next.
   void fail_at(int number, Fault fault) {
@@ -53,6 +53,7 @@ class FakeKernel : public launcher::steps::Host {
     holders_[look] = std::move(holders);
   }
 
+  [[nodiscard]] std::string read_locked(const std::string& path) const override;
   void write(const std::string& path, const std::string& value) override;
   void write_to_driver(const std::string& path, const std::string& value) override;
   void write_on_node(const std::string& path, const std::string& value, unsigned node) override;
@@ -75,6 +76,13 @@ class FakeKernel : public launcher::steps::Host {
       const base::PciAddress& device) const override;
 
  private:
+  /// Here a card is found at once or never.
+  static Deadlines quick() {
+    Deadlines deadlines;
+    deadlines.rescan = base::Milliseconds(20);
+    return deadlines;
+  }
+
   template <typename Change>
   void meet(Change change);
   void bind(const std::string& address, const std::string& driver);

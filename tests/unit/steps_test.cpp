@@ -292,6 +292,18 @@ TEST_CASE("steps: an attribute that refuses says what was written where", "[step
   }
 }
 
+TEST_CASE("steps: an attribute that is shown under a lock is read by a child", "[steps]") {
+  const Laptop laptop;
+  const Host host(laptop.tree.root(), {});
+  CHECK(host.read_locked("/sys/bus/pci/devices/0000:01:00.0/vendor") == "0x10de");
+  try {
+    static_cast<void>(host.read_locked("/sys/bus/pci/devices/0000:01:00.0/nothing"));
+    FAIL("it was read");
+  } catch (const std::system_error& error) {
+    CHECK(error.code().value() == ENOENT);
+  }
+}
+
 TEST_CASE("steps: a QEMU that is left over is ended by number and start", "[steps]") {
   Laptop laptop;
   Host host;
