@@ -4,8 +4,6 @@
 #include "launcher/cli/verbs.hpp"
 #include "launcher/run/guardian_link.hpp"
 #include "launcher/run/guardian_unit.hpp"
-#include "launcher/steps/reservations.hpp"
-#include "launcher/steps/state_folders.hpp"
 
 namespace vmlaunch::launcher::cli {
 
@@ -39,9 +37,7 @@ Result check(const std::string& file, const std::optional<std::string>& as) {
   try {
     const Identity identity = find_identity(as);
     run::GuardianProcess guardian(identity, run::GuardianProcess::Kind::child);
-    const std::string locks = steps::find_state_folders().locks;
-    run::Known known{
-        steps::reserved_devices(locks), steps::reserved_usb(locks), run::will_start_unit(identity)};
+    run::Known known = run::find_known(run::will_start_unit(identity));
     const Trusted trusted = open_and_become(file, identity);
     config::VmSpec spec = run::load_config(trusted.config);
     result.warnings = guardian.begin({spec.name, true});

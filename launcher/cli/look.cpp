@@ -1,7 +1,6 @@
 #include "launcher/cli/verbs.hpp"
 #include "launcher/run/guardian_unit.hpp"
 #include "launcher/steps/recovery.hpp"
-#include "launcher/steps/reservations.hpp"
 #include "sandbox/privileges.hpp"
 
 namespace vmlaunch::launcher::cli {
@@ -28,11 +27,8 @@ Trusted open_and_become(const std::string& file, const Identity& identity) {
 
 run::Prepared look_at(const std::string& file, const std::optional<std::string>& as) {
   const Identity identity = find_identity(as);
-  const steps::StateFolders folders = steps::find_state_folders();
-  const std::vector<std::string> leftovers = steps::leftovers(folders, "");
-  run::Known known{steps::reserved_devices(folders.locks),
-                   steps::reserved_usb(folders.locks),
-                   run::will_start_unit(identity)};
+  const std::vector<std::string> leftovers = steps::leftovers(steps::find_state_folders(), "");
+  run::Known known = run::find_known(run::will_start_unit(identity));
   if (identity.privileged && identity.invoker) {
     sandbox::become(identity.user.credentials);
   }

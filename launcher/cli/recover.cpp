@@ -1,6 +1,7 @@
 #include <cstdlib>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -50,22 +51,20 @@ ExitCode restore(const steps::StateFolders& folders, const std::string& vm) {
 ExitCode recover_one(const steps::StateFolders& folders,
                      const std::string& vm,
                      const RecoverOptions& options) {
-  const bool asked_for = !options.vms.empty();
-  if (options.dry_run) {
-    if (steps::Lock::holder(folders.locks, vm)) {
-      return ExitCode::ended;
-    }
-    return show(folders, vm);
+  std::optional<steps::Lock> lock;
+  if (!options.dry_run) {
+    lock = steps::Lock::take(folders.locks, vm, steps::Lock::Purpose::recovery);
   }
-  const auto lock = steps::Lock::take(folders.locks, vm, steps::Lock::Purpose::recovery);
-  if (!lock && asked_for) {
-    std::cerr << "vmlaunch: " << vm << " runs" << steps::Lock::describe_holder(folders.locks, vm)
-              << ": there is nothing to recover\n";
+  const bool runs = options.dry_run ? steps::Lock::holder(folders.locks, vm).has_value() : !lock;
+  if (!runs) {
+    return options.dry_run ? show(folders, vm) : restore(folders, vm);
   }
-  if (!lock) {
-    return asked_for ? ExitCode::held : ExitCode::ended;
+  if (options.vms.empty()) {
+    return ExitCode::ended;
   }
-  return restore(folders, vm);
+  std::cerr << "vmlaunch: " << vm << " runs" << steps::Lock::describe_holder(folders.locks, vm)
+            << ": there is nothing to recover\n";
+  return ExitCode::held;
 }
 
 /// What systemd says of the unit whose last command this is (systemd.exec(5)). A guardian that

@@ -5,8 +5,6 @@
 #include <utility>
 
 #include "launcher/cli/verbs.hpp"
-#include "launcher/steps/reservations.hpp"
-#include "launcher/steps/state_folders.hpp"
 #include "sandbox/privileges.hpp"
 
 namespace vmlaunch::launcher::cli {
@@ -22,8 +20,7 @@ ExitCode run_file(const std::string& file, const std::optional<std::string>& as)
   run::Console console;
   run::Terminal terminal;
   run::GuardianProcess guardian(identity, run::GuardianProcess::Kind::keeper);
-  const std::string locks = steps::find_state_folders().locks;
-  run::Known known{steps::reserved_devices(locks), steps::reserved_usb(locks), guardian.is_unit()};
+  run::Known known = run::find_known(guardian.is_unit());
   Trusted trusted = open_and_become(file, identity);
   config::VmSpec spec = run::load_config(trusted.config);
   for (const std::string& line : guardian.begin({spec.name})) {

@@ -45,14 +45,16 @@ void ObjectReader::report(const char* key, const std::string& message) {
   issues_.push_back({child(pointer_, key), message});
 }
 
-std::optional<std::string> ObjectReader::text(const char* key) {
+std::optional<std::string> ObjectReader::text(const char* key, const char* expected) {
   const Json* value = raw(key);
-  return value == nullptr ? std::nullopt : read_text(*value, child(pointer_, key));
+  return value == nullptr ? std::nullopt : read_text(*value, child(pointer_, key), expected);
 }
 
-std::optional<std::string> ObjectReader::read_text(const Json& value, const std::string& pointer) {
+std::optional<std::string> ObjectReader::read_text(const Json& value,
+                                                   const std::string& pointer,
+                                                   const char* expected) {
   if (!value.is_string()) {
-    issues_.push_back({pointer, "expected a text, found " + type_of(value)});
+    issues_.push_back({pointer, std::string("expected ") + expected + ", found " + type_of(value)});
     return std::nullopt;
   }
   auto written = value.get<std::string>();
@@ -149,7 +151,7 @@ std::vector<std::optional<std::string>> ObjectReader::texts(const char* key) {
     return texts;
   }
   for (std::size_t i = 0; i < value->size(); ++i) {
-    texts.push_back(read_text((*value)[i], child(child(pointer_, key), i)));
+    texts.push_back(read_text((*value)[i], child(child(pointer_, key), i), "a text"));
   }
   return texts;
 }

@@ -19,7 +19,8 @@ class ObjectReader {
   /// `value` must outlive the reader. Something other than an object is reported here.
   ObjectReader(const Json& value, std::string pointer, std::vector<Issue>& issues);
 
-  [[nodiscard]] std::optional<std::string> text(const char* key);
+  /// `expected` names its form, for another type's error.
+  [[nodiscard]] std::optional<std::string> text(const char* key, const char* expected = "a text");
   [[nodiscard]] std::optional<bool> boolean(const char* key);
   [[nodiscard]] std::optional<unsigned> number(const char* key, unsigned least, unsigned most);
 
@@ -27,7 +28,7 @@ class ObjectReader {
   template <typename Parse>
   auto value(const char* key, Parse parse, const char* expected)
       -> decltype(parse(std::string_view())) {
-    const std::optional<std::string> written = text(key);
+    const std::optional<std::string> written = text(key, expected);
     if (!written) {
       return std::nullopt;
     }
@@ -86,7 +87,9 @@ class ObjectReader {
                                       const std::string& pointer,
                                       unsigned least,
                                       unsigned most);
-  std::optional<std::string> read_text(const Json& value, const std::string& pointer);
+  std::optional<std::string> read_text(const Json& value,
+                                       const std::string& pointer,
+                                       const char* expected);
   void report_choice(const char* key,
                      const std::string& written,
                      const std::vector<std::string>& known);

@@ -123,19 +123,25 @@ void HostChanges::apply(const steps::Step& step, const steps::Context& context) 
       journal_ = steps::Journal::create(steps::find_state_folders().journal, vm_);
     }
     reservations_->take_turn(steps::find_state_folders().locks, step, context.waiting);
-    steps::apply(step, host_, context, *journal_);
+    change(step, context);
   } catch (const steps::Stuck&) {
     stuck_.insert(step->object());
     throw;
-  } catch (const std::system_error& error) {
-    const bool busy = error.code().value() == EBUSY;
-    throw Failure(busy ? ExitCode::device_busy : ExitCode::failed,
-                  "Cannot " + step->describe() + ": " + error.what() + "; type: dmesg | tail");
   } catch (const Failure&) {
     throw;
   } catch (const std::exception& error) {
     // Whatever it is, what was changed so far is undone.
     throw Failure(ExitCode::failed, "Cannot " + step->describe() + ": " + error.what());
+  }
+}
+
+void HostChanges::change(const steps::Step& step, const steps::Context& context) {
+  try {
+    steps::apply(step, host_, context, *journal_);
+  } catch (const std::system_error& error) {
+    const bool busy = error.code().value() == EBUSY;
+    throw Failure(busy ? ExitCode::device_busy : ExitCode::failed,
+                  "Cannot " + step->describe() + ": " + error.what() + "; type: dmesg | tail");
   }
 }
 

@@ -45,6 +45,8 @@ class HostChanges {
   [[nodiscard]] const steps::Host& host() const { return host_; }
 
  private:
+  void change(const steps::Step& step, const steps::Context& context);
+
   steps::Host host_;
   std::string vm_;
   std::optional<steps::Lock> lock_;

@@ -15,6 +15,8 @@
 #include "base/packet.hpp"
 #include "base/process.hpp"
 #include "base/text.hpp"
+#include "launcher/steps/reservations.hpp"
+#include "launcher/steps/state_folders.hpp"
 #include "launcher/survey/survey.hpp"
 
 namespace vmlaunch::launcher::run {
@@ -119,6 +121,11 @@ config::VmSpec load_config(const OpenConfig& config) {
   const config::Document document(config.path,
                                   base::read_all(config.file.get(), kConfigLimit, config.path));
   return config::load(document, config.path);
+}
+
+Known find_known(bool guardian_unit) {
+  const std::string locks = steps::find_state_folders().locks;
+  return {steps::reserved_devices(locks), steps::reserved_usb(locks), guardian_unit};
 }
 
 Prepared prepare(config::VmSpec spec, const Identity& identity, Authority authority, Known known) {

@@ -41,6 +41,9 @@ struct Known {
   bool guardian_unit = false;  ///< the guardian is a unit of systemd, or would be
 };
 
+/// The locks are only root's to read.
+[[nodiscard]] Known find_known(bool guardian_unit);
+
 [[nodiscard]] Prepared prepare(config::VmSpec spec,
                                const Identity& identity,
                                Authority authority,

@@ -167,11 +167,18 @@ TEST_CASE("recover: a VM that runs is left alone, and its name is taken") {
               "); stop it first, or give this VM another name") != std::string::npos);
   }
   const std::string journal = text_of(traces.journal);
-  Program recover(command_of({"recover", traces.vm}));
-  CHECK(recover.exit_code() == 21);
-  Program all(command_of({"recover"}));
-  CHECK(all.exit_code() == 0);
-  CHECK(all.output().empty());
+  for (std::vector<std::string> words :
+       {std::vector<std::string>{"recover"}, {"recover", "--dry-run"}}) {
+    INFO(words.back());
+    Program all(command_of(words));
+    CHECK(all.exit_code() == 0);
+    CHECK(all.output().empty());
+    words.push_back(traces.vm);
+    Program named(command_of(words));
+    CHECK(named.exit_code() == 21);
+    CHECK(named.output().find(traces.vm + " runs (its guardian is pid " + guardian) !=
+          std::string::npos);
+  }
   CHECK(text_of(traces.journal) == journal);
   CHECK(lives(qemu_pid(first)));
   first.signal(SIGINT);
