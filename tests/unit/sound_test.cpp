@@ -33,7 +33,7 @@ TEST_CASE("survey: a sound server is a socket, a user's or the one that the conf
   listen_at(tree.path_of("/run/mine"));
   config::VmSpec spec;
   CHECK(look(tree.root(), spec, true).sound_servers.empty());
-  spec.audio.emplace();
+  spec.audio = config::VmSpec::Audio{};
   CHECK(look(tree.root(), spec, true).sound_servers ==
         std::set<std::string>{"/run/user/1000/pulse/native"});
   spec.audio->server = "/run/mine";
