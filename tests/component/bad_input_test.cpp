@@ -41,7 +41,7 @@ TEST_CASE("bad input: what is no config is told at once and nothing is started o
       {"the second problem",
        folder.file("bad.json"),
        2,
-       "bad.json:3:22: /memory/size: expected a text"},
+       "bad.json:3:22: /memory/size: expected a size such as"},
       {"a loop of links", folder.file("loop"), 2, "Too many levels of symbolic links"},
       {"a missing file", folder.file("none.json"), 10, "No such file or directory; type: namei -l"},
   };
