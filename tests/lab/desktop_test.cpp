@@ -165,13 +165,13 @@ TEST_CASE("desktop: a run in the session that it would end is refused, and its a
   Launch outside;
   outside.arguments = {"/bin/sh", "-c", command_in(refused.output())};
   Program program(outside);
-  const bool running = program.says("] running", Seconds(60));
+  const bool running = program.says("] running");
   UNSCOPED_INFO(program.output());
   REQUIRE(running);
   CHECK_FALSE(desktop.runs_now());
   CHECK(driver_of(device::boot_gpu) == kVfio);
   CHECK(runs("systemctl stop vmlaunch-" + config["name"].get<std::string>()));
-  CHECK(program.exit_code(Seconds(60)) == 0);
+  CHECK(program.exit_code() == 0);
   CHECK(said(program, "host restored"));
   CHECK(desktop.runs_now());
   CHECK(runs("systemctl stop user-12345.slice"));
@@ -202,7 +202,7 @@ TEST_CASE("desktop: a unit that was stopped runs again, whoever of the run is ki
     if (who == "both") {
       ::kill(guardian, SIGKILL);
     }
-    static_cast<void>(program.exit_code(Seconds(60)));
+    static_cast<void>(program.exit_code());
     CHECK(eventually([&] { return is_active(unit.name()); }, Seconds(30)));
     CHECK(lasting_difference(before) == "");
   }

@@ -158,7 +158,7 @@ TEST_CASE("memory: a guardian killed while it sets pages aside has them given ba
   Json config = huge_config();
   config["memory"]["size"] = "1G";
   Program program(run_of(folder, config));
-  REQUIRE(eventually([] { return pages("nr_hugepages") > 0; }, Seconds(60)));
+  REQUIRE(eventually([] { return pages("nr_hugepages") > 0; }, kPatience));
   const auto children = children_of(program.pid());
   REQUIRE(children.size() == 1);
   ::kill(children.front(), SIGKILL);

@@ -201,7 +201,7 @@ int harmed(const std::function<void(Program&)>& harm, std::string* vm = nullptr)
   REQUIRE(program.says("] running"));
   REQUIRE(driver_of(device::nic) == kVfio);
   harm(program);
-  const int code = program.exit_code(Seconds(60));
+  const int code = program.exit_code();
   INFO(program.output());
   return code;
 }

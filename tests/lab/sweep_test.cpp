@@ -146,7 +146,7 @@ class HeldRun {
                  ended = !run_.go_on();
                  return ended || is_held();
                },
-               Seconds(60)) &&
+               kPatience) &&
            !ended;
   }
 
@@ -235,7 +235,7 @@ Swept sweep(VictimAt victim_at, int first, int step, Starter starter, Json (*mak
       return swept;
     }
     held_run.kill(victim);
-    CHECK(eventually([&] { return !run.guardian_lives(); }, Seconds(60)));
+    CHECK(eventually([&] { return !run.guardian_lives(); }, kPatience));
     if (victim == Victim::guardian || victim == Victim::both) {
       Program recover(command_of({"recover", config.at("name")}));
       CHECK(recover.exit_code() == 0);
@@ -278,9 +278,9 @@ void sweep_packets(int first, int step) {
                    "trace=sendmsg",
                    "-e",
                    "inject=sendmsg:signal=SIGKILL:when=" + std::to_string(packet)});
-    CHECK(eventually([&] { return !run.go_on(); }, Seconds(60)));
+    CHECK(eventually([&] { return !run.go_on(); }, kPatience));
     const int code = run.exit_code();
-    CHECK(eventually([&] { return !run.guardian_lives(); }, Seconds(60)));
+    CHECK(eventually([&] { return !run.guardian_lives(); }, kPatience));
     INFO(run.output());
     CHECK(lasting_difference(before) == "");
     if (code != 128 + SIGKILL) {

@@ -26,7 +26,7 @@ class Person {
     uid_ = ::getpwnam(name_.c_str())->pw_uid;
     REQUIRE(runs("loginctl enable-linger " + name_));
     REQUIRE(eventually([&] { return std::filesystem::exists(runtime() + "/systemd/private"); },
-                       Seconds(60)));
+                       kPatience));
   }
   Person(const Person&) = delete;
   Person& operator=(const Person&) = delete;

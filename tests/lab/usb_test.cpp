@@ -230,13 +230,13 @@ TEST_CASE("usb: QEMU takes a disk from its driver, which has it back after QEMU 
   REQUIRE(becomes_true(has_driver));
   const Folder folder;
   Program program(run_of(folder, with_usb(idle_config(), kDiskByIds)));
-  REQUIRE(program.says("] running", Seconds(60)));
+  REQUIRE(program.says("] running"));
   const pid_t qemu = qemu_pid(program);
   CHECK(becomes_true([&] { return is_open_in(qemu); }));
   CHECK(nodes_in(qemu) == std::vector<std::string>{node_of_disk()});
   CHECK_FALSE(has_driver());
   CHECK(::kill(qemu, SIGKILL) == 0);
-  CHECK(program.exit_code(Seconds(60)) == 16);
+  CHECK(program.exit_code() == 16);
   INFO(program.output());
   CHECK(said(program, "host restored"));
   CHECK(has_driver());
@@ -249,7 +249,7 @@ TEST_CASE("usb: a disk that is plugged in again is QEMU's again, and its old num
   const UdevStandIn udev;
   const Folder folder;
   Program program(run_of(folder, with_usb(idle_config(), kDiskByIds)));
-  REQUIRE(program.says("] running", Seconds(60)));
+  REQUIRE(program.says("] running"));
   const pid_t qemu = qemu_pid(program);
   CHECK(becomes_true([&] { return is_open_in(qemu); }));
   const std::string before = node_of_disk();
@@ -260,7 +260,7 @@ TEST_CASE("usb: a disk that is plugged in again is QEMU's again, and its old num
   CHECK(becomes_true([&] { return is_open_in(qemu); }));
   CHECK(nodes_in(qemu) == std::vector<std::string>{node_of_disk()});
   program.signal(SIGINT);
-  CHECK(program.exit_code(Seconds(60)) == 18);
+  CHECK(program.exit_code() == 18);
   INFO(program.output());
   CHECK(said(program, "host restored"));
   CHECK(becomes_true(has_driver));

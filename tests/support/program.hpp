@@ -54,6 +54,9 @@ class Folder {
   std::string path_;
 };
 
+/// An emulated machine on a busy host is slow. Only a test that fails waits for so long.
+constexpr Seconds kPatience{150};
+
 /// A program under test: its output is collected, it is waited for with a deadline, and nothing of
 /// it outlives the object.
 class Program {
@@ -67,7 +70,7 @@ class Program {
 
   /// Waits until the output (standard output and error together) contains `text`; false at the
   /// deadline or when the program ended without it.
-  [[nodiscard]] bool says(const std::string& text, Seconds limit = Seconds(60));
+  [[nodiscard]] bool says(const std::string& text, Seconds limit = kPatience);
 
   /// Types into the program's standard input.
   void type(const std::string& text);
@@ -77,10 +80,10 @@ class Program {
   void signal(int number);
 
   /// The end of the program; nothing if it is still there at the deadline.
-  [[nodiscard]] std::optional<base::ExitStatus> wait(Seconds limit = Seconds(60));
+  [[nodiscard]] std::optional<base::ExitStatus> wait(Seconds limit = kPatience);
 
   /// The exit code, or 128 + signal; -1 at the deadline.
-  [[nodiscard]] int exit_code(Seconds limit = Seconds(60));
+  [[nodiscard]] int exit_code(Seconds limit = kPatience);
 
   [[nodiscard]] const std::string& output() const { return output_; }
 

@@ -34,7 +34,7 @@ class RealQemu {
   void signal(int number);
 
   /// How it ended; nothing if it is still there at the deadline.
-  [[nodiscard]] std::optional<base::ExitStatus> wait(Seconds limit = Seconds(60));
+  [[nodiscard]] std::optional<base::ExitStatus> wait(Seconds limit = kPatience);
 
   /// What it has written to its standard error so far, 64 KiB at most.
   [[nodiscard]] std::string errors();
