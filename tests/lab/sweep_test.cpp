@@ -316,46 +316,47 @@ TEST_CASE("sweep: the supervisor killed at a sample of its packets, the host com
 }
 
 TEST_CASE("sweep: the supervisor killed at every packet, the host comes back at once",
-          "[intel][intel-6.12][full]") {
+          "[intel-sweep][intel-6.12][full]") {
   sweep_packets(1, 1);
 }
 
 TEST_CASE("sweep: the supervisor killed at every entry, the host comes back",
-          "[intel][intel-6.12][full]") {
+          "[intel-sweep][intel-6.12][full]") {
   sweep_nic(Victim::supervisor, 1, 1);
 }
 
 TEST_CASE("sweep: the guardian killed at every entry, the host comes back",
-          "[intel][intel-6.12][full]") {
+          "[intel-sweep][intel-6.12][full]") {
   sweep_nic(Victim::guardian, 1, 1);
 }
 
-TEST_CASE("sweep: both killed at every entry, the host comes back", "[intel][intel-6.12][full]") {
+TEST_CASE("sweep: both killed at every entry, the host comes back",
+          "[intel-sweep][intel-6.12][full]") {
   sweep_nic(Victim::both, 1, 1);
 }
 
 TEST_CASE("sweep: the process group killed at every entry, the host comes back",
-          "[intel][intel-6.12][full]") {
+          "[intel-sweep][intel-6.12][full]") {
   sweep_nic(Victim::group, 1, 1);
 }
 
 TEST_CASE("sweep: started with sudo, the supervisor killed at every entry, the host comes back",
-          "[intel][full]") {
+          "[intel-sweep][full]") {
   sweep_nic(Victim::supervisor, 1, 1, Starter::sudo);
 }
 
 TEST_CASE("sweep: started with sudo, the guardian killed at every entry, the host comes back",
-          "[intel][full]") {
+          "[intel-sweep][full]") {
   sweep_nic(Victim::guardian, 1, 1, Starter::sudo);
 }
 
 TEST_CASE("sweep: started with sudo, both killed at every entry, the host comes back",
-          "[intel][full]") {
+          "[intel-sweep][full]") {
   sweep_nic(Victim::both, 1, 1, Starter::sudo);
 }
 
 TEST_CASE("sweep: started with sudo, the process group killed at every entry, the host comes back",
-          "[intel][full]") {
+          "[intel-sweep][full]") {
   sweep_nic(Victim::group, 1, 1, Starter::sudo);
 }
 
@@ -366,7 +367,7 @@ TEST_CASE("sweep: with every kind of step, killed at a sample of the entries, th
 
 // In parts, since a case has only so much time.
 TEMPLATE_TEST_CASE_SIG("sweep: with every kind of step, killed at each entry, the host comes back",
-                       "[intel][full]",
+                       "[intel-sweep-whole][full]",
                        ((int first), first),
                        1,
                        2,
