@@ -126,13 +126,15 @@ std::string told(const std::string& what, Call call) {
   return base::read_all(answer.read_end.get(), kAttributeLimit, what);
 }
 
-/// All that the kernel allocates for this process from now on comes from that node.
-void stay_on_node(unsigned node) {
+/// Huge pages come from that node alone from now on: the pool takes the preferred node for the only
+/// one (init_nodemask_of_mempolicy(), mm/mempolicy.c). Bound to it, this process could need a page
+/// of its own where there is none, and the kernel would kill somebody for it.
+void prefer_node(unsigned node) {
   constexpr std::size_t kBits = sizeof(unsigned long) * CHAR_BIT;
   std::array<unsigned long, (config::kMostNodes + kBits - 1) / kBits> nodes{};
   nodes.at(node / kBits) = 1UL << (node % kBits);
   // The kernel takes one bit less than it is told.
-  base::check(::syscall(SYS_set_mempolicy, MPOL_BIND, nodes.data(), config::kMostNodes + 1),
+  base::check(::syscall(SYS_set_mempolicy, MPOL_PREFERRED, nodes.data(), config::kMostNodes + 1),
               "choose the memory node " + std::to_string(node));
 }
 
@@ -163,7 +165,7 @@ void Host::write_within(const std::string& path,
   const std::string action = "write \"" + base::printable(value) + "\" to " + tree_.path_of(path);
   call_in_child(action, limit, [&] {
     if (node) {
-      stay_on_node(*node);
+      prefer_node(*node);
     }
     const int flags = O_WRONLY | O_NOFOLLOW;
     return with_attribute(tree_, path, flags, [&](int fd) {

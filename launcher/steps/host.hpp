@@ -58,7 +58,7 @@ class Host {
   /// The same where a driver's remove or probe runs before the write returns.
   virtual void write_to_driver(const std::string& path, const std::string& value);
 
-  /// The same for what the kernel does with memory, which it then does on that node alone
+  /// The same for what the kernel does with memory: huge pages come from that node alone
   /// (set_mempolicy(2)).
   virtual void write_on_node(const std::string& path, const std::string& value, unsigned node);
   /// Waits until what files have in memory is on their disks.

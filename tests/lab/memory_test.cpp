@@ -39,6 +39,13 @@ int many_pages() {
   return std::min(512, static_cast<int>(free / 2048 * 3 / 4));
 }
 
+/// How many processes the kernel has killed because there was no memory.
+std::string kills_for_memory() {
+  const std::string all = contents("/proc/vmstat");
+  const std::size_t begin = all.find("oom_kill ");
+  return all.substr(begin, all.find('\n', begin) - begin);
+}
+
 std::string size_of(int huge_pages) {
   return std::to_string(2 * huge_pages) + "M";
 }
@@ -251,6 +258,7 @@ TEST_CASE("memory: a pool that cannot be filled gives back what it took, and say
   Program program(run_of(folder, config));
   REQUIRE(program.says("waiting for huge pages: the VM neighbour has it"));
   const Neighbour neighbour(wanted / 3);
+  const std::string kills = kills_for_memory();
   turn.reset();
   CHECK(program.exit_code(Seconds(100)) == 13);
   INFO(program.output());
@@ -259,6 +267,7 @@ TEST_CASE("memory: a pool that cannot be filled gives back what it took, and say
   CHECK(said(program, " of " + std::to_string(wanted)));
   CHECK(said(program, "host restored"));
   CHECK(pages("nr_hugepages") == neighbour.count());
+  CHECK(kills_for_memory() == kills);
 }
 
 TEST_CASE("memory: a huge page of 1G is found anew, and goes with QEMU however that dies",
