@@ -37,7 +37,8 @@ namespace {
 
 constexpr Session::Ids kIds = {77, 1};
 constexpr std::size_t kLimit = 2048;  // of a message
-constexpr std::size_t kPiece = 512;   // the longest read
+constexpr std::string_view kIdKey = "\"id\": ";
+constexpr std::size_t kPiece = 512;  // the longest read
 
 void require(bool holds, const char* what) {
   if (!holds) {
@@ -98,6 +99,7 @@ class Users {
  private:
   [[nodiscard]] bool may_be_given(const Session::Manner& manner) const;
   void take(const Reply& reply);
+  void note_late(const std::string& text);
   void check_turns() const;
   /// A younger one was answered, and QEMU answers in order.
   [[nodiscard]] bool is_lost(Id id, Band band) const {
@@ -192,8 +194,25 @@ void Users::leave(bool oldest) {
   calls_.erase(found);
 }
 
+/// A reply for somebody who has left tells as well that older ones are lost.
+void Users::note_late(const std::string& text) {
+  const Json message = Json::parse(text, nullptr, false);
+  const std::size_t key = text.rfind(kIdKey);
+  std::optional<Id> id;
+  if (message.is_object()) {
+    const Json& named = message.contains("id") ? message["id"] : Json();
+    id = named.is_number_unsigned() ? std::optional(named.get<Id>()) : std::nullopt;
+  } else if (key != std::string::npos) {
+    id = std::strtoull(text.c_str() + key + kIdKey.size(), nullptr, 10);
+  }
+  if (id && std::find(sent_.begin(), sent_.end(), std::pair(*id, Band::in_order)) != sent_.end()) {
+    last_answered_ = std::max(last_answered_, *id);
+  }
+}
+
 void Users::receive(const std::string& text) {
   const std::uint64_t dropped_before = dropped();
+  const std::uint64_t late_before = session_.counters().late_replies;
   const Session::State before = session_.state();
   const Message message = session_.receive(text);
   if (const auto* reply = std::get_if<Reply>(&message)) {
@@ -207,6 +226,9 @@ void Users::receive(const std::string& text) {
     require(before == Session::State::negotiating, "only a negotiation ends");
   } else {
     require(dropped() > dropped_before, "what is dropped is counted");
+  }
+  if (session_.counters().late_replies > late_before) {
+    note_late(text);
   }
 }
 
