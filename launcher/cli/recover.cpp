@@ -1,7 +1,6 @@
 #include <cstdlib>
 #include <iostream>
 #include <memory>
-#include <optional>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -48,23 +47,26 @@ ExitCode restore(const steps::StateFolders& folders, const std::string& vm) {
   return undone->code;
 }
 
-ExitCode recover_one(const steps::StateFolders& folders,
-                     const std::string& vm,
-                     const RecoverOptions& options) {
-  std::optional<steps::Lock> lock;
-  if (!options.dry_run) {
-    lock = steps::Lock::take(folders.locks, vm, steps::Lock::Purpose::recovery);
-  }
-  const bool runs = options.dry_run ? steps::Lock::holder(folders.locks, vm).has_value() : !lock;
-  if (!runs) {
-    return options.dry_run ? show(folders, vm) : restore(folders, vm);
-  }
-  if (options.vms.empty()) {
+/// A VM that runs.
+ExitCode leave(const steps::StateFolders& folders, const std::string& vm, bool asked_for) {
+  if (!asked_for) {
     return ExitCode::ended;
   }
   std::cerr << "vmlaunch: " << vm << " runs" << steps::Lock::describe_holder(folders.locks, vm)
             << ": there is nothing to recover\n";
   return ExitCode::held;
+}
+
+ExitCode recover_one(const steps::StateFolders& folders,
+                     const std::string& vm,
+                     const RecoverOptions& options) {
+  const bool asked_for = !options.vms.empty();
+  if (options.dry_run) {
+    return steps::Lock::holder(folders.locks, vm) ? leave(folders, vm, asked_for)
+                                                  : show(folders, vm);
+  }
+  const auto lock = steps::Lock::take(folders.locks, vm, steps::Lock::Purpose::recovery);
+  return lock ? restore(folders, vm) : leave(folders, vm, asked_for);
 }
 
 /// What systemd says of the unit whose last command this is (systemd.exec(5)). A guardian that

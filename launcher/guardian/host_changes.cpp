@@ -118,17 +118,22 @@ void HostChanges::check(const std::vector<steps::Step>& steps) const {
 }
 
 void HostChanges::apply(const steps::Step& step, const steps::Context& context) {
+  const steps::StateFolders folders = steps::find_state_folders();
   try {
     if (!journal_) {
-      journal_ = steps::Journal::create(steps::find_state_folders().journal, vm_);
+      journal_ = steps::Journal::create(folders.journal, vm_);
     }
-    reservations_->take_turn(steps::find_state_folders().locks, step, context.waiting);
+    reservations_->take_turn(folders.locks, step, context.waiting);
     change(step, context);
   } catch (const steps::Stuck&) {
     stuck_.insert(step->object());
     throw;
   } catch (const Failure&) {
     throw;
+  } catch (const std::system_error& error) {
+    throw Failure(ExitCode::failed,
+                  "Cannot " + step->describe() + ": " + error.what() + "; type: df " +
+                      base::shell_quote(folders.journal) + " " + base::shell_quote(folders.locks));
   } catch (const std::exception& error) {
     // Whatever it is, what was changed so far is undone.
     throw Failure(ExitCode::failed, "Cannot " + step->describe() + ": " + error.what());

@@ -54,8 +54,8 @@ class Folder {
   std::string path_;
 };
 
-/// An emulated machine on a busy host is slow. Only a test that fails waits for so long.
-constexpr Seconds kPatience{150};
+/// What is asked of a program takes no longer.
+constexpr Seconds kPatience{60};
 
 /// A program under test: its output is collected, it is waited for with a deadline, and nothing of
 /// it outlives the object.

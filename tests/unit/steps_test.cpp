@@ -292,7 +292,8 @@ TEST_CASE("steps: an attribute that refuses says what was written where", "[step
   }
 }
 
-TEST_CASE("steps: an attribute that is shown under a lock is read by a child", "[steps]") {
+TEST_CASE("steps: an attribute that is shown under a lock is read, and a missing one told",
+          "[steps]") {
   const Laptop laptop;
   const Host host(laptop.tree.root(), {});
   CHECK(host.read_locked("/sys/bus/pci/devices/0000:01:00.0/vendor") == "0x10de");
