@@ -17,7 +17,7 @@ bool is_scsi(const VmSpec::Disk& disk) {
 }
 
 std::string iothread(Arguments& args, const std::string& owner) {
-  const std::string id = "iothread-" + owner;
+  std::string id = "iothread-" + owner;
   args.add_json("-object", Json{{"qom-type", "iothread"}, {"id", id}});
   return id;
 }

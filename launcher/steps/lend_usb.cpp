@@ -83,7 +83,7 @@ auto read_as(Fields& fields, const char* key, Parse parse) {
 
 /// What sysfs calls an interface of that device, so that nothing else is written about.
 std::string read_interface(Fields& fields, const config::UsbPort& port) {
-  const std::string name = fields.text("interface");
+  std::string name = fields.text("interface");
   const std::string device = to_string(port) + ":";
   if (!name.starts_with(device) ||
       name.find_first_not_of("0123456789.", device.size()) != std::string::npos) {

@@ -104,7 +104,7 @@ class StopUnit final : public Change {
 
  private:
   systemd::Unit look(const Host& host) const {
-    const systemd::Unit unit = [&] {
+    systemd::Unit unit = [&] {
       try {
         return host.unit(unit_);
       } catch (const std::system_error& error) {

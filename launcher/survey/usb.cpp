@@ -15,7 +15,7 @@ namespace {
 
 /// Where sysfs has it; nothing if it is gone, or is no device's folder.
 std::optional<std::string> folder_of(Reader& reader, const std::string& name) {
-  const std::optional<std::string> real = reader.tree().resolve(kUsbDevices + name);
+  std::optional<std::string> real = reader.tree().resolve(kUsbDevices + name);
   if (real && (!real->starts_with("/sys/devices/") || !real->ends_with("/" + name))) {
     reader.doubt(kUsbDevices + name, *real);
     return std::nullopt;
