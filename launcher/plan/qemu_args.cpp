@@ -82,6 +82,9 @@ void memory(Arguments& args) {
                     {"prealloc", true},
                     {"prealloc-threads", std::clamp(args.survey.cpus, 1U, kMostPreallocThreads)},
                     {"prealloc-context", "prealloc"}});
+    // The kernel populates a range under the lock that a thread's first malloc wants for an arena of
+    // its own: one thread would touch its pages only after the other.
+    args.plan.qemu.environment.emplace_back("MALLOC_ARENA_MAX=1");
   }
   args.add_json("-object", backend);
   if (args.spec.memory.locked) {

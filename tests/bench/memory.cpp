@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -37,13 +36,6 @@ void write_pool(long pages) {
   if (const long got = read_pool(); got != pages) {
     throw std::runtime_error("there are " + std::to_string(got) + " huge pages, not " +
                              std::to_string(pages));
-  }
-}
-
-/// The guardian of a killed run gives the pages back.
-void await_empty_pool() {
-  if (!vmlaunch::tests::eventually([] { return read_pool() == 0; }, vmlaunch::tests::kPatience)) {
-    throw std::runtime_error("the pool is not given back");
   }
 }
 
@@ -77,13 +69,11 @@ double our_filling(const std::string& config) {
   launch.arguments = {VMLAUNCH_PROGRAM, config};
   vmlaunch::tests::Program program(launch);
   const bool filled = program.says("] set aside ");
-  program.signal(SIGKILL);
+  end_in_a_hurry(program);
   std::istringstream lines(program.output());
   double before = 0;
   for (std::string line; std::getline(lines, line); before = stamp_of(line)) {
     if (filled && line.find("] set aside ") != std::string::npos) {
-      static_cast<void>(program.wait());
-      await_empty_pool();
       return (stamp_of(line) - before) * 1000;
     }
   }

@@ -7,6 +7,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "tests/support/program.hpp"
+
 /// What benchmarks of a start share: vmlaunch and bare QEMU with the same arguments take turns,
 /// each round gives one ratio, and the median of the ratios is what counts, since absolute times do
 /// not travel from machine to machine.
@@ -26,6 +28,9 @@ using Json = nlohmann::json;
 
 /// From the start of vmlaunch to the running guest, in ms. It is killed then.
 [[nodiscard]] double our_start(const std::string& config);
+
+/// As three times Ctrl-C; returns when the host is as it was.
+void end_in_a_hurry(tests::Program& program);
 
 /// One line with the medians, and the ratio beside its limit; true when that is met.
 [[nodiscard]] bool report(const std::string& what,
