@@ -2,9 +2,11 @@
 
 #include <fcntl.h>
 #include <linux/close_range.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -12,11 +14,15 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <optional>
+#include <string_view>
 #include <system_error>
+#include <utility>
 
 #include "base/errors.hpp"
 #include "base/file.hpp"
+#include "base/packet.hpp"
 #include "sandbox/private_dev.hpp"
 
 namespace vmlaunch::sandbox {
@@ -30,6 +36,18 @@ constexpr int kParkedFds = 512;
 
 /// A program on a dead network file system may never load.
 constexpr std::chrono::seconds kSetupDeadline{10};
+
+/// What the child says: where it failed, or, without an error, with the listener of its filter.
+struct Report {
+  Stage stage = Stage::word;
+  int error = 0;
+};
+
+void send(int status_fd, const Report& report, const std::vector<int>& fds = {}) {
+  std::array<char, sizeof report> bytes{};
+  std::memcpy(bytes.data(), &report, sizeof report);
+  base::send_packet(status_fd, std::string_view(bytes.data(), bytes.size()), fds);
+}
 
 /// The child's view of its own making. It has one thread and a copy of the parent's memory, so
 /// ordinary C++ serves until exec; it leaves by _exit only.
@@ -131,6 +149,14 @@ void die_with_parent(Making& making) {
   }
 }
 
+/// The last stage but one: what follows is the one start of a program that its watch permits.
+void limit_calls(Making& making) {
+  if (making.spec.calls) {
+    const base::UniqueFd listener = making.spec.calls->install();
+    send(making.status_fd, {Stage::calls, 0}, {listener.get()});
+  }
+}
+
 std::vector<char*> pointers(const std::vector<std::string>& texts) {
   std::vector<char*> all;
   all.reserve(texts.size() + 1);
@@ -168,12 +194,8 @@ constexpr std::array kStages = {
     StageEntry{
         Stage::privileges, "change user, drop capabilities, set no_new_privs", drop_privileges},
     StageEntry{Stage::parent_death, "die with the parent", die_with_parent},
+    StageEntry{Stage::calls, "limit system calls", limit_calls},
     StageEntry{Stage::exec, "execute the program", exec_program},
-};
-
-struct Report {
-  Stage stage;
-  int error;
 };
 
 [[noreturn]] void run_child(Making making) {
@@ -191,25 +213,77 @@ struct Report {
       break;
     }
   }
-  static_cast<void>(!::write(making.status_fd, &report, sizeof report));
+  try {
+    send(making.status_fd, report);
+  } catch (const std::system_error&) {
+    // The parent is gone.
+  }
   ::_exit(127);
 }
 
-/// What went wrong in the child; nothing when it has exec'd.
-std::optional<Report> await_report(int status_fd) {
-  if (!base::wait_readable(status_fd, std::chrono::steady_clock::now() + kSetupDeadline)) {
-    return Report{Stage::exec, ETIMEDOUT};
+/// The parent's view: from the child's word on to its exec, or its failure.
+class Birth {
+ public:
+  Birth(int status_fd, const ChildSpec& spec, Spawned& spawned)
+      : status_fd_(status_fd), spec_(spec), spawned_(spawned) {}
+
+  /// What went wrong in the child; nothing when it has exec'd.
+  std::optional<Report> await() {
+    const auto deadline = std::chrono::steady_clock::now() + kSetupDeadline;
+    while (!over_) {
+      const auto left =
+          std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+      if (left.count() <= 0) {
+        return Report{Stage::exec, ETIMEDOUT};
+      }
+      std::array<pollfd, 2> waited = {
+          {{status_fd_, POLLIN, 0}, {spawned_.watch ? spawned_.watch->fd() : -1, POLLIN, 0}}};
+      if (::poll(waited.data(), waited.size(), static_cast<int>(left.count())) < 0) {
+        continue;  // interrupted
+      }
+      if (waited[1].revents != 0) {
+        answer_call();
+      } else if (waited[0].revents != 0) {
+        hear();
+      }
+    }
+    return failure_;
   }
-  Report report{};
-  ssize_t got = -1;
-  do {
-    got = ::read(status_fd, &report, sizeof report);
-  } while (got < 0 && errno == EINTR);
-  if (got == 0) {
-    return std::nullopt;
+
+ private:
+  void answer_call() {
+    if (auto refused = spawned_.watch->serve()) {
+      spawned_.refused.push_back(*refused);
+    }
   }
-  return got == sizeof report ? report : Report{Stage::session, EIO};
-}
+
+  void hear() {
+    std::optional<base::Packet> packet = base::receive_packet(status_fd_);
+    if (!packet) {
+      over_ = true;  // closed by exec
+      return;
+    }
+    Report report{Stage::session, EIO};
+    if (packet->bytes.size() == sizeof report) {
+      std::memcpy(&report, packet->bytes.data(), sizeof report);
+    }
+    if (report.error == 0 && spec_.calls && packet->fds.size() == 1) {
+      spawned_.watch.emplace(std::move(packet->fds.front()),
+                             *spec_.calls,
+                             spawned_.child.pid,
+                             base::duplicate(spawned_.child.pidfd.get()));
+      return;
+    }
+    over_ = true;
+    failure_ = report.error != 0 ? report : Report{report.stage, EIO};
+  }
+
+  int status_fd_;
+  const ChildSpec& spec_;
+  Spawned& spawned_;
+  bool over_ = false;
+  std::optional<Report> failure_;
+};
 
 void end(const base::Child& child) {
   static_cast<void>(base::send_signal(child.pidfd.get(), SIGKILL));
@@ -220,6 +294,11 @@ std::string explain(Stage stage, int error) {
   std::string text = std::string("Cannot ") + describe(stage) + ": " + base::error_text(error);
   if (stage == Stage::exec && error == ENOENT) {
     text += " (a script cannot be run here, nor a program whose loader is missing)";
+  }
+  if (stage == Stage::calls && error == EBUSY) {
+    text +=
+        " (a container that watches system calls itself leaves no room for another watch; to do "
+        "without: --sandbox=off)";
   }
   if (stage == Stage::devices && error == EINVAL) {
     text += " (the root folder must be a mount, which that of a chroot is not)";
@@ -238,30 +317,34 @@ const char* describe(Stage stage) {
 ChildSetupError::ChildSetupError(Stage stage, int error)
     : std::runtime_error(explain(stage, error)), stage_(stage), error_(error) {}
 
-base::Child spawn(const ChildSpec& spec, const std::function<void(pid_t)>& born) {
-  base::Pipe status = base::make_pipe();
+Spawned spawn(const ChildSpec& spec, const std::function<void(pid_t)>& born) {
+  auto [status, childs_status] = base::make_socket_pair(SOCK_SEQPACKET);
   base::Pipe word = base::make_pipe();
   const pid_t parent = ::getpid();
-  base::Child child = base::fork_child("QEMU", spec.cgroup);
-  if (child.pid == 0) {
+  Spawned spawned;
+  spawned.child = base::fork_child("QEMU", spec.cgroup);
+  if (spawned.child.pid == 0) {
     word.write_end.reset();
-    run_child({spec, parent, word.read_end.get(), status.write_end.get(), spec.program});
+    status.reset();
+    run_child({spec, parent, word.read_end.get(), childs_status.get(), spec.program});
   }
-  status.write_end.reset();
+  childs_status.reset();
+  std::optional<Report> failure;
   try {
     if (born) {
-      born(child.pid);
+      born(spawned.child.pid);
     }
     base::write_all(word.write_end.get(), "g", "the child's word");
+    failure = Birth(status.get(), spec, spawned).await();
   } catch (...) {
-    end(child);
+    end(spawned.child);
     throw;
   }
-  if (const auto report = await_report(status.read_end.get())) {
-    end(child);
-    throw ChildSetupError(report->stage, report->error);
+  if (failure) {
+    end(spawned.child);
+    throw ChildSetupError(failure->stage, failure->error);
   }
-  return child;
+  return spawned;
 }
 
 }  // namespace vmlaunch::sandbox

@@ -9,6 +9,7 @@
 
 #include "base/process.hpp"
 #include "base/unique_fd.hpp"
+#include "sandbox/call_watch.hpp"
 #include "sandbox/privileges.hpp"
 
 namespace vmlaunch::sandbox {
@@ -29,6 +30,7 @@ struct ChildSpec {
   std::optional<int> dev = {};                ///< PrivateDev::tree(); nothing: the host's /dev
   std::optional<int> cgroup = {};             ///< an open cgroup2 folder in which it is born
   std::optional<std::uint64_t> memlock = {};  ///< what it may lock in memory, in bytes
+  std::optional<Filter> calls = {};  ///< which system calls it may make; nothing: all of them
 };
 
 /// What a child does between clone and exec, in this order.
@@ -41,6 +43,7 @@ enum class Stage : int {
   limits,
   privileges,
   parent_death,
+  calls,
   exec,
 };
 
@@ -59,10 +62,17 @@ class ChildSetupError : public std::runtime_error {
   int error_;
 };
 
+/// A child that has exec'd.
+struct Spawned {
+  base::Child child;
+  std::optional<CallWatch> watch;    ///< with a filter: to be served from now on
+  std::vector<RefusedCall> refused;  ///< what it served before
+};
+
 /// Starts the child and returns once it has exec'd. `born` is called with its number while it still
 /// waits: it goes on only when that has returned. It dies with this process (SIGKILL). When its
 /// uid is another one the caller must keep CAP_KILL to its end: the kernel asks whether the dying
 /// parent might signal the child. The caller must have one thread. Throws ChildSetupError.
-[[nodiscard]] base::Child spawn(const ChildSpec& spec, const std::function<void(pid_t)>& born = {});
+[[nodiscard]] Spawned spawn(const ChildSpec& spec, const std::function<void(pid_t)>& born = {});
 
 }  // namespace vmlaunch::sandbox

@@ -10,7 +10,7 @@ namespace vmlaunch::launcher::cli {
 namespace {
 
 struct CheckOptions {
-  std::string file;
+  NamedConfig named;
   bool json = false;
 };
 
@@ -32,14 +32,14 @@ void check_sealing(const Trusted& trusted, const plan::Plan& plan, run::Guardian
   run::check_facts(sealing.request.plan, std::get<guardian::Sealed>(reply));
 }
 
-Result check(const std::string& file, const std::optional<std::string>& as) {
+Result check(const NamedConfig& named, const std::optional<std::string>& as) {
   Result result;
   try {
     const Identity identity = find_identity(as);
     run::GuardianProcess guardian(identity, run::GuardianProcess::Kind::child);
     run::Known known = run::find_known(run::will_start_unit(identity));
-    const Trusted trusted = open_and_become(file, identity);
-    config::VmSpec spec = run::load_config(trusted.config);
+    const Trusted trusted = open_and_become(named.file, identity);
+    config::VmSpec spec = load(named, trusted.config);
     result.warnings = guardian.begin({spec.name, true});
     const plan::Plan plan =
         run::prepare(std::move(spec), identity, trusted.authority, std::move(known)).plan;
@@ -53,7 +53,7 @@ Result check(const std::string& file, const std::optional<std::string>& as) {
 }
 
 ExitCode print_check(const CheckOptions& options, const std::optional<std::string>& as) {
-  const Result result = check(options.file, as);
+  const Result result = check(options.named, as);
   if (options.json) {
     const config::Json json = {{"code", static_cast<int>(result.code)},
                                {"problem", result.problem},
@@ -75,7 +75,7 @@ void add_check(CLI::App& app, Choice& choice) {
   CLI::App* verb = app.add_subcommand(
       "check", "Tell whether a run could start; do nothing. Exits with the code of that run");
   auto options = std::make_shared<CheckOptions>();
-  verb->add_option("FILE", options->file, "The config")->required();
+  add_config(*verb, options->named);
   verb->add_flag("--json", options->json, "For programs");
   verb->callback([&choice, options] {
     choice.command = [&choice, options] { return print_check(*options, choice.as); };

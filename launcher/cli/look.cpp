@@ -1,3 +1,5 @@
+#include <map>
+
 #include "launcher/cli/verbs.hpp"
 #include "launcher/run/guardian_unit.hpp"
 #include "launcher/steps/recovery.hpp"
@@ -25,16 +27,34 @@ Trusted open_and_become(const std::string& file, const Identity& identity) {
   return trusted;
 }
 
-run::Prepared look_at(const std::string& file, const std::optional<std::string>& as) {
+void add_config(CLI::App& verb, NamedConfig& named) {
+  verb.add_option("FILE", named.file, "The config")->required();
+  const auto& names = config::sandbox_names();
+  verb.add_option(
+          "--sandbox",
+          named.sandbox,
+          "What becomes of system calls that no device needs, in place of the config's word")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, config::Sandbox>(names.begin(), names.end())))
+      ->type_name("on|log|off");
+}
+
+config::VmSpec load(const NamedConfig& named, const run::OpenConfig& config) {
+  config::VmSpec spec = run::load_config(config);
+  spec.sandbox = named.sandbox.value_or(spec.sandbox);
+  return spec;
+}
+
+run::Prepared look_at(const NamedConfig& named, const std::optional<std::string>& as) {
   const Identity identity = find_identity(as);
   const std::vector<std::string> leftovers = steps::leftovers(steps::find_state_folders(), "");
   run::Known known = run::find_known(run::will_start_unit(identity));
   if (identity.privileged && identity.invoker) {
     sandbox::become(identity.user.credentials);
   }
-  const Trusted trusted = open_trusted(file, identity);
+  const Trusted trusted = open_trusted(named.file, identity);
   run::Prepared prepared =
-      run::prepare(run::load_config(trusted.config), identity, trusted.authority, std::move(known));
+      run::prepare(load(named, trusted.config), identity, trusted.authority, std::move(known));
   std::vector<std::string>& warnings = prepared.plan.warnings;
   warnings.insert(warnings.begin(), leftovers.begin(), leftovers.end());
   return prepared;

@@ -11,13 +11,13 @@ namespace vmlaunch::launcher::cli {
 namespace {
 
 struct PlanOptions {
-  std::string file;
+  NamedConfig named;
   bool json = false;
   bool effective = false;
 };
 
 ExitCode print_plan(const PlanOptions& options, const std::optional<std::string>& as) {
-  const run::Prepared prepared = look_at(options.file, as);
+  const run::Prepared prepared = look_at(options.named, as);
   if (options.effective) {
     std::cout << config::effective(prepared.spec)
                      .dump(2, ' ', false, config::Json::error_handler_t::replace)
@@ -38,7 +38,7 @@ void add_plan(CLI::App& app, Choice& choice) {
   CLI::App* verb = app.add_subcommand(
       "plan", "Print what a run would do, and the exact QEMU command; do nothing");
   auto options = std::make_shared<PlanOptions>();
-  verb->add_option("FILE", options->file, "The config")->required();
+  add_config(*verb, options->named);
   CLI::Option* json = verb->add_flag("--json", options->json, "For programs");
   verb->add_flag("--effective", options->effective, "Print the config with every default filled in")
       ->excludes(json);

@@ -11,7 +11,7 @@ namespace vmlaunch::launcher::cli {
 
 namespace {
 
-ExitCode run_file(const std::string& file, const std::optional<std::string>& as) {
+ExitCode run_file(const NamedConfig& named, const std::optional<std::string>& as) {
   // Reading or setting the terminal from the background must fail, not stop us.
   for (const int signal : {SIGTTIN, SIGTTOU}) {
     static_cast<void>(std::signal(signal, SIG_IGN));
@@ -21,8 +21,8 @@ ExitCode run_file(const std::string& file, const std::optional<std::string>& as)
   run::Terminal terminal;
   run::GuardianProcess guardian(identity, run::GuardianProcess::Kind::keeper);
   run::Known known = run::find_known(guardian.is_unit());
-  Trusted trusted = open_and_become(file, identity);
-  config::VmSpec spec = run::load_config(trusted.config);
+  Trusted trusted = open_and_become(named.file, identity);
+  config::VmSpec spec = load(named, trusted.config);
   for (const std::string& line : guardian.begin({spec.name})) {
     console.warn(line);
   }
@@ -44,10 +44,11 @@ ExitCode run_file(const std::string& file, const std::optional<std::string>& as)
 
 void add_run(CLI::App& app, Choice& choice) {
   CLI::App* verb = app.add_subcommand("run", "Start a VM and stay with it until it ends");
-  auto file = std::make_shared<std::string>();
-  verb->add_option("FILE", *file, "The config")->required();
-  verb->callback(
-      [&choice, file] { choice.command = [&choice, file] { return run_file(*file, choice.as); }; });
+  auto named = std::make_shared<NamedConfig>();
+  add_config(*verb, *named);
+  verb->callback([&choice, named] {
+    choice.command = [&choice, named] { return run_file(*named, choice.as); };
+  });
 }
 
 }  // namespace vmlaunch::launcher::cli

@@ -18,6 +18,18 @@ struct Choice {
   std::function<ExitCode()> command;
 };
 
+/// A config that the command line names, and what it says in place of the config.
+struct NamedConfig {
+  std::string file;
+  std::optional<config::Sandbox> sandbox;
+};
+
+/// Adds both to a verb.
+void add_config(CLI::App& verb, NamedConfig& named);
+
+/// Reads it.
+[[nodiscard]] config::VmSpec load(const NamedConfig& named, const run::OpenConfig& config);
+
 /// Each adds its verb to the program; `choice` outlives it.
 void add_run(CLI::App& app, Choice& choice);
 void add_plan(CLI::App& app, Choice& choice);
@@ -42,6 +54,6 @@ struct Trusted {
 
 /// A config with all that follows from it, for verbs that only look: nothing is opened for writing,
 /// and root's rights are used only to see what a run as root would see.
-[[nodiscard]] run::Prepared look_at(const std::string& file, const std::optional<std::string>& as);
+[[nodiscard]] run::Prepared look_at(const NamedConfig& named, const std::optional<std::string>& as);
 
 }  // namespace vmlaunch::launcher::cli

@@ -51,7 +51,8 @@ const Names<DiskCache>& cache_names() {
 }
 
 const Names<DiskAio>& aio_names() {
-  static const Names<DiskAio> names = {{"threads", DiskAio::threads}, {"native", DiskAio::native}};
+  static const Names<DiskAio> names = {
+      {"threads", DiskAio::threads}, {"native", DiskAio::native}, {"io_uring", DiskAio::io_uring}};
   return names;
 }
 
@@ -395,6 +396,12 @@ std::optional<std::string> read_run_as(ObjectReader& reader) {
 
 }  // namespace
 
+const Names<Sandbox>& sandbox_names() {
+  static const Names<Sandbox> names = {
+      {"on", Sandbox::on}, {"log", Sandbox::log}, {"off", Sandbox::off}};
+  return names;
+}
+
 const char* to_string(Machine machine) {
   return name_of(machine_names(), machine);
 }
@@ -430,6 +437,9 @@ const char* to_string(AudioDevice device) {
 }
 const char* to_string(RtcBase base) {
   return name_of(rtc_names(), base);
+}
+const char* to_string(Sandbox sandbox) {
+  return name_of(sandbox_names(), sandbox);
 }
 const char* to_string(NicKind kind) {
   return name_of(kind_names(), kind);
@@ -490,6 +500,7 @@ Config parse(const Document& document, std::vector<Issue>& issues) {
     }
   });
   config.run_as = read_run_as(reader);
+  config.sandbox = reader.choice("sandbox", sandbox_names());
   reader.object("stop", [&](ObjectReader& stop) {
     config.stop_timeout =
         stop.value("timeout", base::parse_duration, "a time such as \"60s\" or \"2m\"");

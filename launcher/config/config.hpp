@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/byte_size.hpp"
@@ -24,12 +25,15 @@ enum class DiskFormat { raw, qcow2 };
 enum class DiskBus { virtio_blk, virtio_scsi, sata };
 enum class DiskType { disk, cdrom };
 enum class DiskCache { writeback, none, writethrough, unsafe };
-enum class DiskAio { threads, native };
+enum class DiskAio { threads, native, io_uring };
 enum class NicModel { virtio, e1000e };
 enum class Video { none, vga, qxl, virtio };
 enum class AudioBackend { none, pulse, pipewire };
 enum class AudioDevice { hda, hda_micro };
 enum class RtcBase { utc, localtime };
+/// What of QEMU's system calls is watched: those that its devices do not need are refused, or only
+/// told, or none is.
+enum class Sandbox { on, log, off };
 /// What carries a NIC's packets: QEMU itself, or a network link of the host.
 enum class NicKind { user, bridge, tap, macvtap };
 /// What else than the listed function is meant: the guest gets all functions of its slot; all of
@@ -163,6 +167,7 @@ struct Config {
   std::optional<RtcBase> rtc_base;
   Qemu qemu;
   std::optional<std::string> run_as;
+  std::optional<Sandbox> sandbox;
   std::optional<base::Milliseconds> stop_timeout;
 };
 
@@ -179,10 +184,13 @@ struct Config {
 [[nodiscard]] const char* to_string(AudioBackend backend);
 [[nodiscard]] const char* to_string(AudioDevice device);
 [[nodiscard]] const char* to_string(RtcBase base);
+[[nodiscard]] const char* to_string(Sandbox sandbox);
 [[nodiscard]] const char* to_string(NicKind kind);
 [[nodiscard]] const char* to_string(PciScope scope);
 [[nodiscard]] const char* to_string(PciTaker taker);
 [[nodiscard]] const char* to_string(MemoryFallback fallback);
+
+[[nodiscard]] const std::vector<std::pair<const char*, Sandbox>>& sandbox_names();
 
 /// Whether a config may set it: "kvm.ignore_msrs".
 [[nodiscard]] bool is_module_parameter(std::string_view name);

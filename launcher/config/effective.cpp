@@ -173,6 +173,7 @@ Json effective(const VmSpec& spec) {
       {"serial", effective_serial(spec.serial)},
       {"rtc", {{"base", to_string(spec.rtc_base)}}},
       {"qemu", {{"binary", spec.qemu_binary}, {"extra_args", spec.extra_args}}},
+      {"sandbox", to_string(spec.sandbox)},
       {"stop", {{"timeout", base::to_string(spec.stop_timeout)}}},
   };
   if (spec.audio) {

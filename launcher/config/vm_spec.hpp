@@ -127,6 +127,7 @@ struct VmSpec {
   std::string qemu_binary = "/usr/bin/qemu-system-x86_64";
   std::vector<std::string> extra_args;
   std::optional<std::string> run_as;
+  Sandbox sandbox = Sandbox::on;
   base::Milliseconds stop_timeout{60000};
 };
 

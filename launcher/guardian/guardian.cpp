@@ -36,6 +36,7 @@
 #include "launcher/guardian/wait_news.hpp"
 #include "launcher/steps/pci_paths.hpp"
 #include "launcher/steps/steps.hpp"
+#include "sandbox/policy.hpp"
 #include "sandbox/private_dev.hpp"
 #include "sandbox/spawn.hpp"
 
@@ -64,13 +65,19 @@ class Guardian {
 
   int run() {
     while (!finished_) {
-      std::array<pollfd, 2> waited = {{{control_.get(), POLLIN, 0}, {pidfd(), POLLIN, 0}}};
+      std::array<pollfd, 3> waited = {
+          {{control_.get(), POLLIN, 0}, {pidfd(), POLLIN, 0}, {calls_fd(), POLLIN, 0}}};
       if (::poll(waited.data(), waited.size(), -1) < 0 && errno != EINTR) {
         base::throw_errno("wait for the supervisor");
       }
+      // Each in its turn, so that none can keep the others waiting.
+      if (waited[2].revents != 0) {
+        answer_call();
+      }
       if (waited[1].revents != 0) {
         note_end_of_qemu();
-      } else if (waited[0].revents != 0 && !serve()) {
+      }
+      if (waited[0].revents != 0 && !serve()) {
         supervisor_gone();
         return 0;
       }
@@ -80,6 +87,33 @@ class Guardian {
 
  private:
   [[nodiscard]] int pidfd() const { return qemu_ ? qemu_->pidfd.get() : -1; }
+
+  [[nodiscard]] int calls_fd() const { return calls_ ? calls_->fd() : -1; }
+
+  /// A thread of QEMU's waits for the answer.
+  void answer_call() {
+    try {
+      if (const auto refused = calls_->serve()) {
+        tell(*refused);
+      }
+    } catch (const std::system_error& error) {
+      say(std::string("QEMU's system calls cannot be answered, and fail: ") + error.what());
+      calls_.reset();
+    }
+  }
+
+  void tell(const sandbox::RefusedCall& refused) {
+    const std::string name = sandbox::call_name(refused.call.number);
+    if (!control_) {
+      say("QEMU tried " + name + ", which its plan does not allow");
+      return;
+    }
+    try {
+      reply(CallRefused{name, refused});
+    } catch (const std::system_error&) {
+      // The supervisor is gone; the next poll says so.
+    }
+  }
 
   void reply(const Reply& reply, const std::vector<int>& fds = {}) {
     base::send_packet(control_.get(), encode(reply), fds);
@@ -384,6 +418,9 @@ class Guardian {
       cgroup = base::open_file(steps::cgroup_of(changes_.host(), plan_.name), O_PATH | O_DIRECTORY);
       child.cgroup = cgroup.get();
     }
+    if (plan_.qemu.calls.mode != config::Sandbox::off) {
+      child.calls = filter_of(plan_.qemu.calls);
+    }
     child.fds = {{errors.write_end.get(), STDERR_FILENO}, {qmp_qemus.get(), plan::kQmpFd}};
     std::vector<int> handed = {qmp_ours.get(), errors.read_end.get()};
     if (plan_.qemu.serial_stdio) {
@@ -397,15 +434,28 @@ class Guardian {
     for (const auto& [theirs, fd] : given_) {
       child.fds.push_back({fd.get(), theirs});
     }
+    sandbox::Spawned spawned;
     try {
-      qemu_ = sandbox::spawn(child, born);
+      spawned = sandbox::spawn(child, born);
     } catch (const sandbox::ChildSetupError& error) {
       throw Failure(ExitCode::qemu_did_not_start,
                     base::printable(plan_.qemu.binary) + " did not start: " + error.what());
     }
+    qemu_ = std::move(spawned.child);
+    calls_ = std::move(spawned.watch);
     qmp_ = std::move(qmp_ours);
     given_.clear();  // a tap is to go with QEMU
+    for (const sandbox::RefusedCall& refused : spawned.refused) {
+      tell(refused);
+    }
     reply(Spawned{qemu_->pid}, handed);
+  }
+
+  static sandbox::Filter filter_of(const plan::Calls& calls) {
+    return {sandbox::own_policy(),
+            {calls.sections.begin(), calls.sections.end()},
+            calls.mode == config::Sandbox::log ? sandbox::Filter::Mode::log
+                                               : sandbox::Filter::Mode::enforce};
   }
 
   /// A card that was found anew may be in another IOMMU group than it was.
@@ -478,6 +528,9 @@ class Guardian {
       throw ProtocolError("QEMU starts once");
     }
     started_ = true;
+    if (calls_) {
+      calls_->close_start();
+    }
     changes_.after_start([this](const std::string& text) { reply(Waiting{text}); });
     reply(status());
   }
@@ -495,6 +548,7 @@ class Guardian {
       return;
     }
     qemu_.reset();
+    calls_.reset();
     try {
       reply(Exited{*status});
     } catch (const std::system_error&) {
@@ -502,9 +556,35 @@ class Guardian {
     }
   }
 
+  /// Answers QEMU's system calls until it has ended, or `other` can be read; at most so long.
+  void attend(base::Milliseconds limit, int other = -1) {
+    const auto deadline = std::chrono::steady_clock::now() + limit;
+    for (;;) {
+      const auto left = std::chrono::ceil<base::Milliseconds>(
+          std::max(deadline - std::chrono::steady_clock::now(), std::chrono::nanoseconds(0)));
+      std::array<pollfd, 3> waited = {
+          {{pidfd(), POLLIN, 0}, {other, POLLIN, 0}, {calls_fd(), POLLIN, 0}}};
+      static_cast<void>(::poll(waited.data(), waited.size(), static_cast<int>(left.count())));
+      if (waited[0].revents != 0 || waited[1].revents != 0 || left.count() == 0) {
+        return;
+      }
+      if (waited[2].revents != 0) {
+        answer_call();
+      }
+    }
+  }
+
   bool ends_within(base::Milliseconds limit) {
-    if (qemu_ && base::reap_within(qemu_->pidfd.get(), limit)) {
+    const auto deadline = std::chrono::steady_clock::now() + limit;
+    if (qemu_) {
+      attend(limit);
+    }
+    // It may be a debugger's first.
+    const auto left = std::chrono::ceil<base::Milliseconds>(
+        std::max(deadline - std::chrono::steady_clock::now(), std::chrono::nanoseconds(0)));
+    if (qemu_ && base::reap_within(qemu_->pidfd.get(), left)) {
       qemu_.reset();
+      calls_.reset();
     }
     return !qemu_;
   }
@@ -570,9 +650,8 @@ class Guardian {
     if (rescuer.pid == 0) {
       rescuer_(std::move(qmp_), plan_.deadlines, identity_.user.credentials, parent);
     }
-    const auto deadline = std::chrono::steady_clock::now() + limit + std::chrono::seconds(1);
     // The rescuer ends when QEMU does, or when it is at its wits' end.
-    static_cast<void>(base::wait_readable(rescuer.pidfd.get(), deadline));
+    attend(limit + std::chrono::seconds(1), rescuer.pidfd.get());
     static_cast<void>(ends_within(base::Milliseconds(500)));
     static_cast<void>(base::send_signal(rescuer.pidfd.get(), SIGKILL));
     static_cast<void>(base::reap_within(rescuer.pidfd.get(), std::chrono::seconds(5)));
@@ -591,6 +670,7 @@ class Guardian {
   std::vector<OpenFile> files_;
   std::vector<std::pair<int, base::UniqueFd>> given_;  ///< by steps, for QEMU under that number
   std::optional<base::Child> qemu_;
+  std::optional<sandbox::CallWatch> calls_;  ///< of QEMU
   base::UniqueFd qmp_;  ///< a second descriptor of QEMU's monitor, never read here
   HostChanges changes_;
   std::string vm_;           ///< whose run was begun

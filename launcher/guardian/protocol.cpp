@@ -8,6 +8,7 @@
 #include "base/text.hpp"
 #include "launcher/config/vm_spec.hpp"
 #include "launcher/steps/steps.hpp"
+#include "sandbox/policy.hpp"
 
 namespace vmlaunch::launcher::guardian {
 
@@ -69,6 +70,7 @@ Json encode_qemu(const plan::Qemu& qemu) {
                {"arguments", wire_texts(qemu.arguments)},
                {"environment", wire_texts(qemu.environment)},
                {"serial", qemu.serial_stdio}};
+  json["calls"] = {{"mode", static_cast<int>(qemu.calls.mode)}, {"sections", qemu.calls.sections}};
   json["dev"] = qemu.dev ? encode_dev(*qemu.dev) : Json(nullptr);
   json["memlock"] = qemu.memlock ? Json(qemu.memlock->bytes) : Json(nullptr);
   json["uid"] = qemu.user.credentials ? Json(qemu.user.credentials->uid) : Json(nullptr);
@@ -101,6 +103,20 @@ plan::Dev decode_dev(const Json& json) {
   return dev;
 }
 
+plan::Calls decode_calls(const Json& json) {
+  Fields fields(json);
+  plan::Calls calls;
+  calls.mode = static_cast<config::Sandbox>(fields.number("mode", 0, 2));
+  for (const std::string& section : fields.texts("sections")) {
+    if (!sandbox::own_policy().sections.contains(section)) {
+      throw ProtocolError("a section that the policy does not have");
+    }
+    calls.sections.insert(section);
+  }
+  fields.finish();
+  return calls;
+}
+
 plan::Qemu decode_qemu(const Json& json) {
   Fields fields(json);
   plan::Qemu qemu;
@@ -108,6 +124,7 @@ plan::Qemu decode_qemu(const Json& json) {
   qemu.arguments = fields.texts("arguments");
   qemu.environment = fields.texts("environment");
   qemu.serial_stdio = fields.boolean("serial");
+  qemu.calls = decode_calls(fields.any("calls"));
   if (const Json& dev = fields.any("dev"); !dev.is_null()) {
     qemu.dev = decode_dev(dev);
   }
@@ -315,6 +332,19 @@ Sealed decode_sealed(Fields& fields) {
   return sealed;
 }
 
+CallRefused decode_refused_call(Fields& fields) {
+  CallRefused refused;
+  refused.name = fields.text("name");
+  refused.what.call.number = static_cast<int>(fields.number("number", 0, INT32_MAX));
+  const std::vector<std::uint64_t> arguments = fields.numbers("arguments", 0, UINT64_MAX);
+  if (arguments.size() != refused.what.call.arguments.size()) {
+    throw ProtocolError("a system call has six arguments");
+  }
+  std::copy(arguments.begin(), arguments.end(), refused.what.call.arguments.begin());
+  refused.what.outcome = static_cast<sandbox::RefusedCall::Outcome>(fields.number("outcome", 0, 4));
+  return refused;
+}
+
 Reply decode_known_reply(const std::string& what, Fields& fields) {
   if (what == "begun") {
     return Begun{fields.texts("leftovers")};
@@ -347,6 +377,9 @@ Reply decode_known_reply(const std::string& what, Fields& fields) {
   }
   if (what == "waiting") {
     return Waiting{fields.text("text")};
+  }
+  if (what == "call") {
+    return decode_refused_call(fields);
   }
   throw ProtocolError("an unknown reply");
 }
@@ -450,6 +483,13 @@ std::string encode(const Reply& reply) {
           },
           [](const Waiting& waiting) {
             return Json{{"is", "waiting"}, {"text", wire_text(waiting.text)}};
+          },
+          [](const CallRefused& refused) {
+            return Json{{"is", "call"},
+                        {"name", wire_text(refused.name)},
+                        {"number", refused.what.call.number},
+                        {"arguments", refused.what.call.arguments},
+                        {"outcome", static_cast<int>(refused.what.outcome)}};
           },
       },
       reply);

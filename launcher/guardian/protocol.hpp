@@ -13,6 +13,7 @@
 #include "launcher/identity.hpp"
 #include "launcher/plan/plan.hpp"
 #include "launcher/wire.hpp"
+#include "sandbox/call_watch.hpp"
 
 /// What supervisor and guardian say to each other: one JSON object in each packet of a
 /// SOCK_SEQPACKET pair. The supervisor asks, one request at a time; the guardian answers each and
@@ -118,8 +119,22 @@ struct Waiting {
   std::string text;
 };
 
-using Reply =
-    std::variant<Begun, Sealed, Applied, Spawned, Done, StatusReply, Refused, Exited, Waiting>;
+/// Not an answer: QEMU made a system call that its plan does not allow.
+struct CallRefused {
+  std::string name;
+  sandbox::RefusedCall what;
+};
+
+using Reply = std::variant<Begun,
+                           Sealed,
+                           Applied,
+                           Spawned,
+                           Done,
+                           StatusReply,
+                           Refused,
+                           Exited,
+                           Waiting,
+                           CallRefused>;
 
 [[nodiscard]] std::string encode(const Request& request);
 [[nodiscard]] std::string encode(const Reply& reply);

@@ -30,6 +30,9 @@ struct Arguments {
   void add(const std::string& option, const std::string& value);
   void add_json(const std::string& option, const Json& value);
 
+  /// What was added needs the system calls of that section of the policy.
+  void need_calls(const char* section) const { plan.qemu.calls.sections.insert(section); }
+
   /// Reserves a number for a file and returns it.
   int use(FileUse file);
 

@@ -40,6 +40,27 @@ void scsi_controller(Arguments& args) {
   args.add_json("-device", controller);
 }
 
+/// How QEMU waits for the host.
+void choose_aio(Arguments& args,
+                const VmSpec::Disk& disk,
+                const std::string& purpose,
+                Json& protocol) {
+  if (disk.aio == config::DiskAio::threads) {
+    return;  // QEMU's own choice
+  }
+  protocol["aio"] = to_string(disk.aio);
+  if (disk.aio == config::DiskAio::native) {
+    args.need_calls("disk-native");
+    return;
+  }
+  args.need_calls("disk-io-uring");
+  if (args.spec.sandbox != config::Sandbox::off) {
+    args.plan.warnings.push_back(purpose +
+                                 "'s io_uring weakens the sandbox: what QEMU asks of the kernel by "
+                                 "it is neither watched nor refused; \"native\" is");
+  }
+}
+
 /// The host's side of a disk.
 void image(Arguments& args, const VmSpec::Disk& disk, const std::string& id, std::size_t index) {
   FileUse file{"disk " + std::to_string(index),
@@ -60,9 +81,10 @@ void image(Arguments& args, const VmSpec::Disk& disk, const std::string& id, std
                    {"node-name", id + "-file"},
                    {"read-only", disk.readonly},
                    {"discard", "unmap"}};
-  if (disk.aio == config::DiskAio::native) {
-    protocol["aio"] = "native";
+  if (is_block) {
+    args.need_calls("block-device");
   }
+  choose_aio(args, disk, file.purpose, protocol);
   Json format = {{"driver", to_string(disk.format)},
                  {"file", id + "-file"},
                  {"node-name", id},

@@ -58,6 +58,7 @@ void add_display(Arguments& args) {
     args.add("-display", "none");
     return;
   }
+  args.need_calls("vnc");
   args.add(
       "-vnc",
       args.spec.display.vnc->address + ":" + std::to_string(args.spec.display.vnc->port - 5900));
@@ -71,6 +72,7 @@ void add_audio(Arguments& args) {
   if (const auto server = sound_server(args, *args.spec.audio)) {
     backend["driver"] = "pa";
     backend["server"] = *server;
+    args.need_calls("pulse");
   }
   args.add_json("-audiodev", backend);
   args.add_json("-device", args.device("ich9-intel-hda", "sound", kSoundSlot));

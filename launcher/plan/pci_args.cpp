@@ -29,6 +29,9 @@ void view(Arguments& args, const base::PciAddress& address, Json& card) {
 /// the kernel can ask for it back.
 void add_pci_devices(Arguments& args) {
   const auto& slots = args.plan.passthrough.slots;
+  if (!slots.empty()) {
+    args.need_calls("vfio");
+  }
   for (std::size_t i = 0; i < slots.size(); ++i) {
     const std::string port = "port" + std::to_string(i);
     Json bridge = args.device("pcie-root-port", port, kFirstPortSlot + i / kPortsPerSlot);

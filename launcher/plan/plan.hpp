@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -51,13 +52,22 @@ struct Dev {
   bool operator==(const Dev&) const = default;
 };
 
+/// Which system calls QEMU may make.
+struct Calls {
+  config::Sandbox mode = config::Sandbox::on;
+  std::set<std::string> sections;  ///< of the policy, beside the one that holds for all
+
+  bool operator==(const Calls&) const = default;
+};
+
 struct Qemu {
   std::string binary;
   std::vector<std::string> arguments;  ///< without the program's name
   std::vector<std::string> environment;
   QemuUser user;
   std::optional<Dev> dev = {};  ///< nothing: it sees the host's /dev
-  bool serial_stdio = false;    ///< the serial port is on descriptor kSerialFd
+  Calls calls = {};
+  bool serial_stdio = false;  ///< the serial port is on descriptor kSerialFd
   /// What QEMU may lock in memory: devices reach the guest's memory only where it is pinned.
   /// Nothing: as it is.
   std::optional<base::ByteSize> memlock = {};

@@ -3,6 +3,7 @@
 #include "base/text.hpp"
 #include "launcher/plan/plan.hpp"
 #include "launcher/steps/steps.hpp"
+#include "sandbox/policy.hpp"
 
 namespace vmlaunch::launcher::plan {
 
@@ -59,6 +60,17 @@ std::string describe_dev(const Plan& plan) {
     text += node + " ";
   }
   return text + "and nothing else";
+}
+
+std::string describe(const Calls& calls) {
+  if (calls.mode == config::Sandbox::off) {
+    return "all";
+  }
+  std::string text = "those of " + std::string(sandbox::kBaseSection);
+  for (const std::string& section : calls.sections) {
+    text += ", " + section;
+  }
+  return text + (calls.mode == config::Sandbox::log ? "; others are told" : "; no others");
 }
 
 /// One option with its value a line; what follows "\" in a shell.
@@ -135,6 +147,7 @@ std::string to_text(const Plan& plan) {
   text += plan.files.empty() ? "  none\n" : "";
   text += "\nQEMU runs as " + describe(plan.qemu.user) + "\n";
   text += "  its /dev: " + describe_dev(plan) + "\n";
+  text += "  system calls: " + describe(plan.qemu.calls) + "\n";
   if (plan.qemu.memlock) {
     text += "  may lock " + base::to_string(*plan.qemu.memlock) + " of memory\n";
   }
@@ -191,6 +204,8 @@ Json to_json(const Plan& plan) {
             {"arguments", plan.qemu.arguments},
             {"environment", plan.qemu.environment},
             {"memlock", plan.qemu.memlock ? Json(plan.qemu.memlock->bytes) : Json(nullptr)},
+            {"sandbox", to_string(plan.qemu.calls.mode)},
+            {"system_calls", plan.qemu.calls.sections},
             {"nodes", plan.qemu.dev ? Json(nodes_of(plan)) : Json(nullptr)},
             {"user", qemu_user}}},
           {"deadlines_ms",

@@ -29,6 +29,7 @@ void add_usb(Arguments& args) {
   }
   Json controller = args.device("qemu-xhci", "usb", kUsbSlot);
   if (!entries.empty()) {
+    args.need_calls("usb");
     controller["p2"] = kUsbPorts;
     controller["p3"] = kUsbPorts;
   }

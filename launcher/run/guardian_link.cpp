@@ -144,13 +144,8 @@ std::vector<std::string> GuardianProcess::begin(const guardian::Begin& request) 
 GuardianLink::GuardianLink(asio::io_context& io,
                            base::UniqueFd control,
                            base::UniqueFd process,
-                           std::function<void()> on_change,
-                           std::function<void(const std::string& text)> on_wait)
-    : control_(io, control.release()),
-      process_(io),
-      answered_(io),
-      on_change_(std::move(on_change)),
-      on_wait_(std::move(on_wait)) {
+                           Listener listener)
+    : control_(io, control.release()), process_(io), answered_(io), listener_(std::move(listener)) {
   // Detached: it ends with the connection, which `gone` tells.
   asio::co_spawn(io, read(), asio::detached);
   if (process) {
@@ -184,14 +179,18 @@ void GuardianLink::take(base::Packet packet) {
   guardian::Reply reply = guardian::decode_reply(packet.bytes);
   if (const auto* exited = std::get_if<guardian::Exited>(&reply)) {
     qemu_exit_ = exited->status;
-    on_change_();
+    listener_.on_change();
     return;
   }
   if (const auto* waiting = std::get_if<guardian::Waiting>(&reply)) {
     heard_ = std::chrono::steady_clock::now();
     if (std::exchange(waits_for_, waiting->text) != waiting->text) {
-      on_wait_(waiting->text);
+      listener_.on_wait(waiting->text);
     }
+    return;
+  }
+  if (const auto* refused = std::get_if<guardian::CallRefused>(&reply)) {
+    listener_.on_refused_call(*refused);
     return;
   }
   if (outstanding_.empty()) {
@@ -246,7 +245,7 @@ void GuardianLink::note_end_of_process() {
 void GuardianLink::note_gone() {
   gone_ = true;
   answered_.cancel();
-  on_change_();
+  listener_.on_change();
 }
 
 asio::awaitable<GuardianLink::Answer> GuardianLink::ask(guardian::Request request,

@@ -76,13 +76,18 @@ class GuardianProcess {
 /// The supervisor's end of the connection: one request at a time, and news in between.
 class GuardianLink {
  public:
-  /// `process` as of GuardianProcess. `on_change` is called when QEMU ended or the guardian is
-  /// gone, `on_wait` with what a step waits for, once for each word of it.
+  /// What is told without having been asked for.
+  struct Listener {
+    std::function<void()> on_change;                       ///< QEMU ended, or the guardian is gone
+    std::function<void(const std::string& text)> on_wait;  ///< a step waits; once for each word
+    std::function<void(const guardian::CallRefused& refused)> on_refused_call;
+  };
+
+  /// `process` as of GuardianProcess.
   GuardianLink(boost::asio::io_context& io,
                base::UniqueFd control,
                base::UniqueFd process,
-               std::function<void()> on_change,
-               std::function<void(const std::string& text)> on_wait);
+               Listener listener);
 
   struct Answer {
     guardian::Reply reply;
@@ -112,8 +117,7 @@ class GuardianLink {
   boost::asio::posix::stream_descriptor control_;
   boost::asio::posix::stream_descriptor process_;
   boost::asio::steady_timer answered_;
-  std::function<void()> on_change_;
-  std::function<void(const std::string& text)> on_wait_;
+  Listener listener_;
   std::chrono::steady_clock::time_point heard_;  ///< when it was last asked, or said something
   std::string waits_for_;                        ///< the last word of what was asked last
   std::deque<Answer> answers_;

@@ -73,12 +73,12 @@ class Run {
         signals_(io_, SIGINT, SIGTERM),
         changed_(io_),
         next_rung_(io_),
-        guardian_(
-            io_,
-            input_.guardian.take_control(),
-            input_.guardian.process(),
-            [this] { wake(); },
-            [this](const std::string& text) { console_.say(text); }),
+        guardian_(io_,
+                  input_.guardian.take_control(),
+                  input_.guardian.process(),
+                  {[this] { wake(); },
+                   [this](const std::string& text) { console_.say(text); },
+                   [this](const guardian::CallRefused& refused) { note(refused); }}),
         ladder_(plan().deadlines) {}
 
   ExitCode run() {
@@ -364,6 +364,14 @@ class Run {
     }
   }
 
+  void note(const guardian::CallRefused& refused) {
+    if (refused.what.outcome == sandbox::RefusedCall::Outcome::ended) {
+      fatal_call_ = fatal_call_.value_or(refused);
+    } else {
+      console_.warn(describe(refused));
+    }
+  }
+
   /// The monitor is gone, as a rule with QEMU.
   void lose(const qmp::CloseReason& reason) {
     ending_.close = reason;
@@ -402,7 +410,7 @@ class Run {
     ending_.status = *guardian_.qemu_exit();
     ending_.errors = errors_->tail();
     if (ending_.handshake_failure && !asked_) {
-      const std::string words = qmp::judge(ending_).text;
+      const std::string words = describe_end(ending_, fatal_call_);
       throw Failure(ExitCode::qemu_did_not_start, words + name_descriptors(words));
     }
     const Verdict verdict = judge_run();
@@ -421,7 +429,7 @@ class Run {
     if (unheard_ && !ladder_.had_to_kill() && ending_.status == base::ExitStatus{}) {
       return {ExitCode::ended, "QEMU ended, some time after its connection was lost"};
     }
-    return judge(ending_, ladder_.had_to_kill(), ladder_.hurried());
+    return judge(ending_, ladder_.had_to_kill(), ladder_.hurried(), fatal_call_);
   }
 
   /// QEMU knows files by descriptor; a person by name.
@@ -521,8 +529,9 @@ class Run {
   std::optional<SerialRelay> serial_;
   std::optional<UsbWatch> usb_watch_;
   qmp::Ending ending_;
-  bool asked_ = false;     ///< somebody asked for the end
-  bool changing_ = false;  ///< the guardian is at the plan's steps
+  std::optional<guardian::CallRefused> fatal_call_;  ///< what QEMU was ended for
+  bool asked_ = false;                               ///< somebody asked for the end
+  bool changing_ = false;                            ///< the guardian is at the plan's steps
   bool answers_ = false;
   bool running_ = false;
   bool unheard_ = false;  ///< QEMU lived on after the connection was lost

@@ -67,6 +67,7 @@ TEST_CASE("devices: a guest boots a disk of each bus, cached or not, with a thre
   Json config = brief_config(folder);
   for (const char* options :
        {R"({"bus": "virtio-blk", "cache": "none", "aio": "native", "iothread": true})",
+        R"({"bus": "virtio-blk", "aio": "io_uring"})",
         R"({"bus": "virtio-blk", "cache": "unsafe", "serial": "one, \"two\""})",
         R"({"bus": "virtio-scsi", "cache": "none", "aio": "native", "iothread": true})",
         R"({"bus": "virtio-scsi", "cache": "writethrough", "serial": "12345678901234567890"})",
@@ -78,6 +79,7 @@ TEST_CASE("devices: a guest boots a disk of each bus, cached or not, with a thre
     Program program(run_of(folder, changed));
     const int code = program.exit_code();
     INFO(program.output());
+    CHECK(program.output().find("QEMU tried") == std::string::npos);
     CHECK(code == 0);
     CHECK(program.output().find("the guest shut down") != std::string::npos);
   }

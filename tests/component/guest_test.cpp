@@ -53,6 +53,7 @@ TEST_CASE("guest: disks and NICs of the config are what the guest sees") {
   CHECK(program.output().find("disk vda 16 MiB") != std::string::npos);
   CHECK(program.output().find("52:54:00:12:34:99") != std::string::npos);
   CHECK(program.output().find("ping 10.0.2.2 answered") != std::string::npos);
+  CHECK(program.output().find("QEMU tried") == std::string::npos);
   CHECK(program.output().find("pci 0000:00:04.0 1af4:1001") != std::string::npos);
 }
 
@@ -78,6 +79,7 @@ TEST_CASE("guest: a VNC display answers on its port and a forward listens, on th
   CHECK(std::system("bash -c 'exec 5<>/dev/tcp/127.0.0.1/5977 && head -c 3 <&5 | grep -q RFB'") ==
         0);
   CHECK(std::system("bash -c 'exec 5<>/dev/tcp/127.0.0.1/5978'") == 0);
+  CHECK(program.output().find("QEMU tried") == std::string::npos);
   program.signal(SIGINT);
   CHECK(program.exit_code() == 18);
 }

@@ -4,19 +4,25 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <sys/prctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
+#include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -95,6 +101,19 @@ Json nodes() {
   return all;
 }
 
+/// Field 6 of proc(5)'s stat, after a name in parentheses: the call for it is not QEMU's to make.
+bool leads_session() {
+  std::ifstream file("/proc/self/stat");
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  std::istringstream fields(text.substr(text.rfind(')') + 1));
+  std::string state;
+  pid_t parent = 0;
+  pid_t group = 0;
+  pid_t session = 0;
+  fields >> state >> parent >> group >> session;
+  return session == ::getpid();
+}
+
 /// Whether a file can be made there.
 bool can_write_to(const char* folder) {
   const std::string path = std::string(folder) + "/vmlaunch-probe";
@@ -115,8 +134,6 @@ Json environment() {
 }
 
 void report() {
-  int parent_death = 0;
-  ::prctl(PR_GET_PDEATHSIG, &parent_death);
   rlimit core{};
   ::getrlimit(RLIMIT_CORE, &core);
   const Json facts = {{"status", status_fields()},
@@ -125,10 +142,91 @@ void report() {
                       {"mounts", std::filesystem::read_symlink("/proc/self/ns/mnt").string()},
                       {"nodes", told("list-dev") ? nodes() : Json()},
                       {"dev_writable", can_write_to("/dev")},
-                      {"parent_death", parent_death},
                       {"core", core.rlim_max},
-                      {"session_leader", ::getsid(0) == ::getpid()}};
+                      {"session_leader", leads_session()}};
   std::fprintf(stderr, "probe: %s\n", facts.dump().c_str());
+}
+
+[[noreturn]] void wait_for_ever() {
+  for (;;) {
+    ::poll(nullptr, 0, -1);
+  }
+}
+
+/// Ways out of QEMU, by the word that asks for them. Each says what it came to.
+struct Attempt {
+  const char* word;
+  long (*make)();
+};
+
+long execute(long number) {
+  static char name[] = "true";
+  static char* arguments[] = {name, nullptr};
+  static char* environment[] = {nullptr};
+  return number == SYS_execve ? ::syscall(number, "/bin/true", arguments, environment)
+                              : ::syscall(number, AT_FDCWD, "/bin/true", arguments, environment, 0);
+}
+
+long in_another_thread(long (*make)()) {
+  long result = -1;
+  std::thread thread([&] { result = make(); });
+  thread.join();
+  return result;
+}
+
+const std::array kAttempts = {
+    Attempt{"try-execve", [] { return execute(SYS_execve); }},
+    Attempt{"try-execveat", [] { return execute(SYS_execveat); }},
+    Attempt{"try-execveat-of-thread",
+            [] { return in_another_thread([] { return execute(SYS_execveat); }); }},
+    Attempt{"try-fork", [] { return ::syscall(SYS_fork); }},
+    Attempt{"try-vfork", [] { return ::syscall(SYS_clone, 0x4111, 0, 0, 0, 0); }},
+    Attempt{"try-ptrace", [] { return ::syscall(SYS_ptrace, 16, ::getppid(), 0, 0); }},
+    Attempt{"try-signal", [] { return ::syscall(SYS_tgkill, 1, 1, 0); }},
+    Attempt{"try-terminal", [] { return ::syscall(SYS_ioctl, 0, 0x5412, "x"); }},
+    Attempt{"try-listen", [] { return ::syscall(SYS_listen, kQmp, 1); }},
+    Attempt{"try-memfd", [] { return ::syscall(SYS_memfd_create, "x", 0); }},
+    Attempt{"try-code",
+            [] {
+              return ::syscall(
+                  SYS_mmap, 0, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            }},
+    Attempt{"try-abstract-socket", [] { return ::syscall(SYS_socket, AF_UNIX, SOCK_STREAM, 0); }},
+    Attempt{"try-io-uring",
+            [] {
+              std::array<char, 256> parameters{};
+              return ::syscall(SYS_io_uring_setup, 1, parameters.data());
+            }},
+    Attempt{"try-priority", [] { return ::syscall(SYS_setpriority, 0, 0, -20); }},
+    Attempt{"try-limit",
+            [] {
+              const rlimit limit{1, 1};
+              return ::syscall(SYS_prlimit64, 0, RLIMIT_NOFILE, &limit, nullptr);
+            }},
+    Attempt{"try-unknown", [] { return ::syscall(9999); }},
+};
+
+/// Keeps whoever answers for the calls busy.
+void flood_calls() {
+  for (int i = 0; i < 4; ++i) {
+    std::thread([] {
+      for (;;) {
+        ::syscall(SYS_memfd_create, "x", 0);
+      }
+    }).detach();
+  }
+}
+
+void attempt() {
+  if (told("flood-calls")) {
+    flood_calls();
+  }
+  for (const Attempt& attempt : kAttempts) {
+    if (told(attempt.word)) {
+      const long result = attempt.make();
+      std::fprintf(stderr, "probe: %s: %d\n", attempt.word, result < 0 ? errno : 0);
+    }
+  }
 }
 
 void send_text(const std::string& text) {
@@ -161,6 +259,7 @@ void event(const char* name, const Json& data = nullptr) {
 /// After the guest was let run.
 void live() {
   event("RESUME");
+  attempt();
   if (const int signal = number("die", 0); signal != 0) {
     std::signal(signal, SIG_DFL);
     ::raise(signal);
@@ -190,11 +289,11 @@ void live() {
   }
   if (told("shut-monitor")) {
     ::close(kQmp);
-    ::pause();
+    wait_for_ever();
   }
   if (told("garble-monitor")) {
     send_text(std::string(2000, '{'));
-    ::pause();
+    wait_for_ever();
   }
   if (told("shutdown")) {
     shut_down("guest-shutdown", true, 0);
@@ -239,7 +338,7 @@ void serve() {
     const ssize_t got = ::read(kQmp, piece.data(), piece.size());
     if (got <= 0) {
       if (told("survive-eof")) {
-        ::pause();
+        wait_for_ever();
       }
       std::exit(4);
     }
@@ -283,7 +382,7 @@ int main(int argc, char** argv) {
     }
   }
   if (told("no-greeting")) {
-    ::pause();
+    wait_for_ever();
   }
   const Json version = {{"qemu", {{"major", 7}, {"minor", 2}, {"micro", 0}}}, {"package", "probe"}};
   send({{"QMP", {{"version", version}, {"capabilities", Json::array()}}}});

@@ -57,6 +57,7 @@ const char* const kEverything = R"({
   "serial": { "file": "serial.log" },
   "qemu": { "binary": "qemu", "extra_args": ["-device", "{\"driver\": \"edu\"}"] },
   "run_as": "qemu_vga",
+  "sandbox": "log",
   "stop": { "timeout": "90s" }
 })";
 
@@ -81,6 +82,7 @@ TEST_CASE("config: an empty one is a whole VM by defaults", "[config]") {
     "serial": "none",
     "rtc": { "base": "utc" },
     "qemu": { "binary": "/usr/bin/qemu-system-x86_64", "extra_args": [] },
+    "sandbox": "on",
     "stop": { "timeout": "1m" }
   })"));
 }
@@ -128,6 +130,7 @@ TEST_CASE("config: every key arrives, with paths from the config's folder", "[co
     "serial": { "file": "/home/u/vms/serial.log" },
     "qemu": { "binary": "/home/u/vms/qemu", "extra_args": ["-device", "{\"driver\": \"edu\"}"] },
     "run_as": "qemu_vga",
+    "sandbox": "log",
     "stop": { "timeout": "90s" }
   })"));
 }

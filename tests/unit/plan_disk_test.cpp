@@ -101,6 +101,21 @@ TEST_CASE("plan: native AIO stands at the node that opens the file", "[plan]") {
             R"("file":"disk0-file","node-name":"disk0","read-only":false})"});
 }
 
+TEST_CASE("plan: io_uring is the one weaker way to a disk, and warned of", "[plan]") {
+  const std::string disk = R"("disks": [{"path": "a", "format": "raw", "aio": "io_uring"}])";
+  const Plan plan = plan_of("{" + disk + "}");
+  CHECK(values_of(plan, "-blockdev").front() ==
+        R"({"aio":"io_uring","discard":"unmap","driver":"file","filename":"/dev/fdset/10",)"
+        R"("node-name":"disk0-file","read-only":false})");
+  CHECK(plan.qemu.calls.sections.contains("disk-io-uring"));
+  CHECK(plan.warnings ==
+        std::vector<std::string>{
+            "disk 0's io_uring weakens the sandbox: what QEMU asks of the kernel by it is neither "
+            "watched nor refused; \"native\" is"});
+  CHECK_FALSE(plan_of(R"({"disks": [{"path": "a", "format": "raw"}]})")
+                  .qemu.calls.sections.contains("disk-io-uring"));
+}
+
 TEST_CASE("plan: a raw disk that begins like a qcow2 image is a warning", "[plan]") {
   const vmlaunch::tests::Folder folder;
   const std::string image = folder.write("image", "QFI\xfb and more");

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "launcher/guardian/protocol.hpp"
+#include "sandbox/policy.hpp"
 #include "tests/unit/protocol_text.hpp"
 
 namespace vmlaunch::launcher::guardian {
@@ -87,12 +88,19 @@ TEST_CASE("protocol: a plan that lacks any field is refused", "[guardian]") {
     CHECK(complaint(json) == "\"" + key + "\" is missing");
     ++fields;
   });
-  CHECK(fields == 9 + (3 + 2 + 2 + 4 + 4 + 3 * 3) + 3 * 8 + 7 + 3 + 5);
+  CHECK(fields == 9 + (3 + 2 + 2 + 4 + 4 + 3 * 3) + 3 * 8 + 7 + 3 + 3 + 5);
 }
 
 TEST_CASE("protocol: a plan with a field too many anywhere is refused", "[guardian]") {
-  for (const char* object :
-       {"", "/steps/0", "/steps/1", "/steps/4", "/files/0", "/files/2", "/qemu", "/deadlines"}) {
+  for (const char* object : {"",
+                             "/steps/0",
+                             "/steps/1",
+                             "/steps/4",
+                             "/files/0",
+                             "/files/2",
+                             "/qemu",
+                             "/qemu/calls",
+                             "/deadlines"}) {
     INFO(object);
     Json json = seal_json();
     json[Json::json_pointer(object)]["extra"] = 1;
@@ -147,6 +155,7 @@ TEST_CASE("protocol: a number out of its range is refused", "[guardian]") {
            Row{"/files/0/access", {0, 1, 2}, {3, -1, 256, 4294967296U}},
            Row{"/files/0/create", {0, 1, 2}, {3, -1, 256, 4294967296U}},
            Row{"/qemu/uid", {0, 1000, 4294967294U}, {4294967295U, 4294967296U, -1}},
+           Row{"/qemu/calls/mode", {0, 1, 2}, {3, -1, 256}},
            Row{"/qemu/memlock", {0, 9223372036854775807}, {9223372036854775808U, -1, 1.5}},
            Row{"/deadlines/powerdown", {0, 1000 * hours}, {1000 * hours + 1, -1, 1.5}},
            Row{"/deadlines/powerdown_again", {0, 1000 * hours}, {1000 * hours + 1, -1}},
@@ -227,6 +236,37 @@ TEST_CASE("protocol: a node is KVM's, vfio's, or one of a PCI or USB device", "[
     INFO(rule);
     CHECK(complaint(seal_with("/qemu/dev/usb/0", rule)) == no_rule);
   }
+}
+
+TEST_CASE("protocol: a section of system calls is one of the policy's", "[guardian]") {
+  for (const auto& [name, rules] : sandbox::own_policy().sections) {
+    INFO(name);
+    CHECK(complaint(seal_with("/qemu/calls/sections/0", name)) == "nothing");
+  }
+  for (const char* name : {"", "all", "KVM", "kvm "}) {
+    INFO(name);
+    CHECK(complaint(seal_with("/qemu/calls/sections/0", name)) ==
+          "a section that the policy does not have");
+  }
+}
+
+TEST_CASE("protocol: a refused system call has six arguments and a known outcome", "[guardian]") {
+  const Json whole = {{"is", "call"},
+                      {"name", "mmap"},
+                      {"number", 9},
+                      {"arguments", {0, 1, 2, 3, 4, 18446744073709551615U}},
+                      {"outcome", 4}};
+  CHECK(complaint_of_reply(whole.dump()) == "nothing");
+  const auto with = [&](const char* field, const Json& value) {
+    Json reply = whole;
+    reply[field] = value;
+    return complaint_of_reply(reply.dump());
+  };
+  CHECK(with("arguments", {1, 2, 3, 4, 5}) == "a system call has six arguments");
+  CHECK(with("arguments", {1, 2, 3, 4, 5, 6, 7}) == "a system call has six arguments");
+  CHECK(with("outcome", 5) == "\"outcome\" has the wrong type or range");
+  CHECK(with("number", -1) == "\"number\" has the wrong type or range");
+  CHECK(with("name", 7) == "\"name\" has the wrong type or range");
 }
 
 TEST_CASE("protocol: a NIC's step is for this VM, with names and addresses of a config",

@@ -76,6 +76,8 @@ TEST_CASE("protocol: a run begins with a VM's name", "[guardian]") {
 }
 
 TEST_CASE("protocol: every reply is the same after a round trip", "[guardian]") {
+  constexpr auto kLate = sandbox::RefusedCall::Outcome::late;
+  constexpr auto kEnded = sandbox::RefusedCall::Outcome::ended;
   std::string all_bytes;
   for (int byte = 0; byte < 256; ++byte) {
     all_bytes += static_cast<char>(byte);
@@ -96,6 +98,8 @@ TEST_CASE("protocol: every reply is the same after a round trip", "[guardian]") 
                              Reply(Refused{ExitCode::stuck, ""}),
                              Reply(Refused{ExitCode::ended, "stopped"}),
                              Reply(Waiting{"two seconds more"}),
+                             Reply(CallRefused{"mmap", {{9, {0, 4096, 5}}, kLate}}),
+                             Reply(CallRefused{"system call 500", {{500, {~0ULL}}, kEnded}}),
                              Reply(Exited{{0, 0}}),
                              Reply(Exited{{255, 0}}),
                              Reply(Exited{{0, SIGKILL}})}) {

@@ -49,7 +49,7 @@ base::UniqueFd program_at(const std::string& path) {
 std::string output_of(ChildSpec spec) {
   base::Pipe output = base::make_pipe();
   spec.fds.push_back({output.write_end.get(), STDOUT_FILENO});
-  const base::Child child = spawn(spec);
+  const base::Child child = spawn(spec).child;
   output.write_end.reset();
   const std::string text = base::read_all(output.read_end.get(), kMostOutput, "the output");
   const auto status = base::reap_within(child.pidfd.get(), kLimit);
@@ -90,7 +90,7 @@ std::vector<std::string> open_fds() {
 /// "stage: text (errno)", or "started".
 std::string setup_error(const ChildSpec& spec) {
   try {
-    const base::Child child = spawn(spec);
+    const base::Child child = spawn(spec).child;
     static_cast<void>(base::send_signal(child.pidfd.get(), SIGKILL));
     static_cast<void>(base::reap_within(child.pidfd.get(), kLimit));
   } catch (const ChildSetupError& error) {
@@ -319,7 +319,7 @@ TEST_CASE("spawn: a node that the host has not is none of a child's", "[sandbox]
 TEST_CASE("spawn: a program that cannot be executed is told with its stage and cause",
           "[sandbox]") {
   const tests::Folder folder;
-  const std::string exec = "8: Cannot execute the program: ";
+  const std::string exec = "9: Cannot execute the program: ";
   const std::string no_entry =
       "No such file or directory (a script cannot be run here, nor a program whose loader is "
       "missing) (2)";
@@ -345,7 +345,7 @@ TEST_CASE("spawn: a program that only root may execute is refused to another use
   std::filesystem::copy_file("/bin/true", folder.file("true"));
   base::check(::chmod(folder.file("true").c_str(), 0700), "close the program");
   CHECK(setup_error_of(folder.file("true")) ==
-        "8: Cannot execute the program: Permission denied (13)");
+        "9: Cannot execute the program: Permission denied (13)");
 }
 
 TEST_CASE("spawn: a descriptor that is not open is told", "[sandbox]") {
@@ -378,6 +378,7 @@ TEST_CASE("spawn: every stage has a description of its own", "[sandbox]") {
                             Stage::limits,
                             Stage::privileges,
                             Stage::parent_death,
+                            Stage::calls,
                             Stage::exec}) {
     descriptions.emplace_back(describe(stage));
   }
@@ -388,6 +389,7 @@ TEST_CASE("spawn: every stage has a description of its own", "[sandbox]") {
                                                  "set resource limits",
                                                  "change user, drop capabilities, set no_new_privs",
                                                  "die with the parent",
+                                                 "limit system calls",
                                                  "execute the program"});
 }
 
@@ -397,7 +399,7 @@ TEST_CASE("spawn: the parent keeps its descriptors and gains the pidfd alone", "
   const std::vector<std::string> before = open_fds();
   {
     const base::Child child =
-        spawn({program.get(), {"true"}, {}, {{null.get(), 5}, {null.get(), 0}}, somebody()});
+        spawn({program.get(), {"true"}, {}, {{null.get(), 5}, {null.get(), 0}}, somebody()}).child;
     CHECK(open_fds().size() == before.size() + 1);
     CHECK(::fcntl(child.pidfd.get(), F_GETFD) == FD_CLOEXEC);
     CHECK(base::reap_within(child.pidfd.get(), kLimit) == base::ExitStatus{});
@@ -433,7 +435,7 @@ bool child_dies_with_parent(const Credentials& credentials, const Capabilities* 
     }
     const base::UniqueFd program = program_at("/bin/cat");
     const base::Child child =
-        spawn({program.get(), {"cat"}, {}, {{never.read_end.get(), 0}}, credentials});
+        spawn({program.get(), {"cat"}, {}, {{never.read_end.get(), 0}}, credentials}).child;
     base::write_all(told.write_end.get(), std::to_string(child.pid), "the pid");
     told.write_end.reset();
     static_cast<void>(base::reap_within(child.pidfd.get(), kLimit));

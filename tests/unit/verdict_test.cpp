@@ -104,5 +104,42 @@ TEST_CASE("verdict: how QEMU ended decides the exit code and its sentence", "[ru
   }
 }
 
+guardian::CallRefused call(sandbox::RefusedCall::Outcome outcome) {
+  return {"mmap", {{9, {0, 4096, 5, 1, 2, 3}}, outcome}};
+}
+
+TEST_CASE("verdict: a refused system call is told with what became of it", "[run]") {
+  using Outcome = sandbox::RefusedCall::Outcome;
+  const std::string tried = "QEMU tried mmap(0x0, 0x1000, 0x5, ...), which ";
+  CHECK(describe(call(Outcome::refused)) == tried + "no device of this VM needs: it was refused");
+  CHECK(describe(call(Outcome::late)) ==
+        tried + "it may do only before the guest runs: it was refused");
+  CHECK(describe(call(Outcome::newer)) ==
+        tried + "is newer than this vmlaunch: QEMU was told that there is none");
+  CHECK(describe(call(Outcome::logged)) == tried + "\"sandbox\": \"on\" would not let it do");
+  CHECK(describe(call(Outcome::ended)) ==
+        tried +
+            "no device of this VM needs, and was ended; if it had a good reason, see what else it "
+            "needs: vmlaunch run --sandbox=log FILE");
+}
+
+TEST_CASE("verdict: the system call that QEMU was ended for is the reason", "[run]") {
+  const auto fatal = call(sandbox::RefusedCall::Outcome::ended);
+  qmp::Ending ending;
+  ending.status = kKilled;
+  const Verdict killed = judge(ending, false, false, fatal);
+  CHECK(killed.code == ExitCode::qemu_crashed);
+  CHECK(killed.text == describe(fatal));
+  CHECK(judge(ending, false, true, fatal).text == describe(fatal));
+  CHECK(describe_end(ending, fatal) == describe(fatal));
+  CHECK(describe_end(ending, {}) == "QEMU crashed: SIGKILL");
+  ending.status = {0, SIGSYS};
+  CHECK(judge(ending, false, false).text ==
+        "QEMU crashed: SIGSYS: it made a system call that no VM may make; to see which: vmlaunch "
+        "run --sandbox=log FILE");
+  ending.status = kFine;
+  CHECK(judge(ending, false, false, fatal).code != ExitCode::ended);
+}
+
 }  // namespace
 }  // namespace vmlaunch::launcher::run
