@@ -2,7 +2,9 @@
 
 #include <linux/audit.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -33,8 +35,7 @@ class Tracer {
   /// Empty past the last.
   [[nodiscard]] LiveFilter filter(std::size_t index) const {
     LiveFilter filter(BPF_MAXINSNS);
-    const auto count =
-        ::ptrace(PTRACE_SECCOMP_GET_FILTER, pid_, reinterpret_cast<void*>(index), filter.data());
+    const auto count = ::syscall(SYS_ptrace, PTRACE_SECCOMP_GET_FILTER, pid_, index, filter.data());
     if (count < 0 && errno == ENOENT) {
       return {};
     }
@@ -100,7 +101,7 @@ std::uint32_t run_filter(const LiveFilter& filter, const seccomp_data& call) {
         break;
       case BPF_RET | BPF_K:
         return step.k;
-      case BPF_JMP | BPF_JA | BPF_K:
+      case BPF_JMP | BPF_JA:
         at += step.k;
         break;
       default:
