@@ -57,8 +57,11 @@ std::optional<ExitStatus> try_reap(int pidfd) {
 }
 
 std::optional<ExitStatus> reap_within(int pidfd, std::chrono::milliseconds limit) {
+  return reap_until(pidfd, std::chrono::steady_clock::now() + limit);
+}
+
+std::optional<ExitStatus> reap_until(int pidfd, std::chrono::steady_clock::time_point deadline) {
   constexpr timespec kPause{0, 1'000'000};
-  const auto deadline = std::chrono::steady_clock::now() + limit;
   for (;;) {
     const bool ended = wait_readable(pidfd, deadline);
     std::optional<ExitStatus> status = try_reap(pidfd);
@@ -70,13 +73,12 @@ std::optional<ExitStatus> reap_within(int pidfd, std::chrono::milliseconds limit
   }
 }
 
-bool wait_readable(int fd, std::chrono::steady_clock::time_point deadline) {
-  pollfd waited{fd, POLLIN, 0};
+bool wait_any(std::span<pollfd> waited, std::chrono::steady_clock::time_point deadline) {
   for (;;) {
     const auto left =
         std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
     const auto timeout = std::clamp<std::int64_t>(left.count(), 0, INT32_MAX);
-    const int ready = ::poll(&waited, 1, static_cast<int>(timeout));
+    const int ready = ::poll(waited.data(), waited.size(), static_cast<int>(timeout));
     if (ready >= 0) {
       return ready > 0;
     }
@@ -84,6 +86,11 @@ bool wait_readable(int fd, std::chrono::steady_clock::time_point deadline) {
       throw_errno("wait for a descriptor");
     }
   }
+}
+
+bool wait_readable(int fd, std::chrono::steady_clock::time_point deadline) {
+  pollfd waited{fd, POLLIN, 0};
+  return wait_any({&waited, 1}, deadline);
 }
 
 Child fork_child(const std::string& what, std::optional<int> cgroup) {

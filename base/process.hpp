@@ -1,9 +1,11 @@
 #pragma once
 
+#include <poll.h>
 #include <sys/types.h>
 
 #include <chrono>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -39,6 +41,13 @@ bool send_signal(int pidfd, int signal);
 
 /// Reaps a child of this process, waiting at most `limit`; nothing when it still runs then.
 [[nodiscard]] std::optional<ExitStatus> reap_within(int pidfd, std::chrono::milliseconds limit);
+
+/// The same until a point in time.
+[[nodiscard]] std::optional<ExitStatus> reap_until(int pidfd,
+                                                   std::chrono::steady_clock::time_point deadline);
+
+/// poll(2) until one of them is ready; false at the deadline. A descriptor of -1 never is.
+bool wait_any(std::span<pollfd> waited, std::chrono::steady_clock::time_point deadline);
 
 /// Waits until `fd` can be read (a pidfd: its process ended); false at the deadline.
 [[nodiscard]] bool wait_readable(int fd, std::chrono::steady_clock::time_point deadline);

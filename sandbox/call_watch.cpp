@@ -151,7 +151,7 @@ std::optional<RefusedCall> CallWatch::tell(const Call& call, RefusedCall::Outcom
   if (is_enough) {
     return std::nullopt;
   }
-  ended_ = is_end;
+  ended_ = ended_ || is_end;
   told_.push_back(call);
   return RefusedCall{call, outcome};
 }

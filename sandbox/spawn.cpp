@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <linux/close_range.h>
-#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -231,15 +230,10 @@ class Birth {
   std::optional<Report> await() {
     const auto deadline = std::chrono::steady_clock::now() + kSetupDeadline;
     while (!over_) {
-      const auto left =
-          std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
-      if (left.count() <= 0) {
-        return Report{Stage::exec, ETIMEDOUT};
-      }
       std::array<pollfd, 2> waited = {
           {{status_fd_, POLLIN, 0}, {spawned_.watch ? spawned_.watch->fd() : -1, POLLIN, 0}}};
-      if (::poll(waited.data(), waited.size(), static_cast<int>(left.count())) < 0) {
-        continue;  // interrupted
+      if (!base::wait_any(waited, deadline)) {
+        return Report{Stage::exec, ETIMEDOUT};
       }
       if (waited[1].revents != 0) {
         answer_call();
@@ -295,10 +289,10 @@ std::string explain(Stage stage, int error) {
   if (stage == Stage::exec && error == ENOENT) {
     text += " (a script cannot be run here, nor a program whose loader is missing)";
   }
-  if (stage == Stage::calls && error == EBUSY) {
+  if (stage == Stage::calls) {
     text +=
-        " (a container that watches system calls itself leaves no room for another watch; to do "
-        "without: --sandbox=off)";
+        error == EBUSY ? " (a container that watches them itself leaves no room for a watch)" : "";
+    text += "; to do without, type: vmlaunch run --sandbox=off FILE";
   }
   if (stage == Stage::devices && error == EINVAL) {
     text += " (the root folder must be a mount, which that of a chroot is not)";

@@ -556,18 +556,15 @@ class Guardian {
     }
   }
 
-  /// Answers QEMU's system calls until it has ended, or `other` can be read; at most so long.
-  void attend(base::Milliseconds limit, int other = -1) {
-    const auto deadline = std::chrono::steady_clock::now() + limit;
-    for (;;) {
-      const auto left = std::chrono::ceil<base::Milliseconds>(
-          std::max(deadline - std::chrono::steady_clock::now(), std::chrono::nanoseconds(0)));
+  /// Answers QEMU's system calls until it has ended, or `other` can be read; at most until then.
+  void attend(std::chrono::steady_clock::time_point deadline, int other = -1) {
+    bool over = false;
+    // A QEMU that never stops asking must not keep us past the deadline.
+    while (!over && std::chrono::steady_clock::now() < deadline) {
       std::array<pollfd, 3> waited = {
           {{pidfd(), POLLIN, 0}, {other, POLLIN, 0}, {calls_fd(), POLLIN, 0}}};
-      static_cast<void>(::poll(waited.data(), waited.size(), static_cast<int>(left.count())));
-      if (waited[0].revents != 0 || waited[1].revents != 0 || left.count() == 0) {
-        return;
-      }
+      base::wait_any(waited, deadline);
+      over = waited[0].revents != 0 || waited[1].revents != 0;
       if (waited[2].revents != 0) {
         answer_call();
       }
@@ -577,12 +574,10 @@ class Guardian {
   bool ends_within(base::Milliseconds limit) {
     const auto deadline = std::chrono::steady_clock::now() + limit;
     if (qemu_) {
-      attend(limit);
+      attend(deadline);
     }
     // It may be a debugger's first.
-    const auto left = std::chrono::ceil<base::Milliseconds>(
-        std::max(deadline - std::chrono::steady_clock::now(), std::chrono::nanoseconds(0)));
-    if (qemu_ && base::reap_within(qemu_->pidfd.get(), left)) {
+    if (qemu_ && base::reap_until(qemu_->pidfd.get(), deadline)) {
       qemu_.reset();
       calls_.reset();
     }
@@ -651,7 +646,8 @@ class Guardian {
       rescuer_(std::move(qmp_), plan_.deadlines, identity_.user.credentials, parent);
     }
     // The rescuer ends when QEMU does, or when it is at its wits' end.
-    attend(limit + std::chrono::seconds(1), rescuer.pidfd.get());
+    const auto deadline = std::chrono::steady_clock::now() + limit + std::chrono::seconds(1);
+    attend(deadline, rescuer.pidfd.get());
     static_cast<void>(ends_within(base::Milliseconds(500)));
     static_cast<void>(base::send_signal(rescuer.pidfd.get(), SIGKILL));
     static_cast<void>(base::reap_within(rescuer.pidfd.get(), std::chrono::seconds(5)));

@@ -22,10 +22,12 @@
 #include "sandbox/filter.hpp"
 #include "sandbox/private_dev.hpp"
 #include "sandbox/spawn.hpp"
+#include "tests/bench/rounds.hpp"
 
 namespace {
 
 using namespace vmlaunch;
+using bench::median;
 
 constexpr double kCallLimit = 50;  // ns
 constexpr double kChildLimit = 5;  // ms
@@ -37,11 +39,6 @@ sandbox::Filter filter() {
   return {sandbox::own_policy(),
           {"kvm", "vfio", "tap", "vhost-net", "block-device", "disk-native", "usb"},
           sandbox::Filter::Mode::enforce};
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 /// In ns, of a child that lives for it.
