@@ -351,49 +351,78 @@ TEST_CASE("sweep: the supervisor killed at a sample of its packets, the host com
   sweep_packets(3, 6);
 }
 
+// Long ones in parts, since a case has only so much time.
+
 TEST_CASE("sweep: the supervisor killed at every packet, the host comes back at once",
           "[intel-sweep][intel-6.12][full]") {
   sweep_packets(1, 1);
 }
 
-TEST_CASE("sweep: the supervisor killed at every entry, the host comes back",
-          "[intel-sweep][intel-6.12][full]") {
-  sweep_nic(Victim::supervisor, 1, 1);
+TEMPLATE_TEST_CASE_SIG("sweep: the supervisor killed at every entry, the host comes back",
+                       "[intel-sweep][intel-6.12][full]",
+                       ((int first), first),
+                       1,
+                       2) {
+  sweep_nic(Victim::supervisor, first, 2);
 }
 
-TEST_CASE("sweep: the guardian killed at every entry, the host comes back",
-          "[intel-sweep][intel-6.12][full]") {
-  sweep_nic(Victim::guardian, 1, 1);
+TEMPLATE_TEST_CASE_SIG("sweep: the guardian killed at every entry, the host comes back",
+                       "[intel-sweep][intel-6.12][full]",
+                       ((int first), first),
+                       1,
+                       2) {
+  sweep_nic(Victim::guardian, first, 2);
 }
 
-TEST_CASE("sweep: both killed at every entry, the host comes back",
-          "[intel-sweep][intel-6.12][full]") {
-  sweep_nic(Victim::both, 1, 1);
+TEMPLATE_TEST_CASE_SIG("sweep: both killed at every entry, the host comes back",
+                       "[intel-sweep][intel-6.12][full]",
+                       ((int first), first),
+                       1,
+                       2) {
+  sweep_nic(Victim::both, first, 2);
 }
 
-TEST_CASE("sweep: the process group killed at every entry, the host comes back",
-          "[intel-sweep][intel-6.12][full]") {
-  sweep_nic(Victim::group, 1, 1);
+TEMPLATE_TEST_CASE_SIG("sweep: the process group killed at every entry, the host comes back",
+                       "[intel-sweep][intel-6.12][full]",
+                       ((int first), first),
+                       1,
+                       2) {
+  sweep_nic(Victim::group, first, 2);
 }
 
-TEST_CASE("sweep: started with sudo, the supervisor killed at every entry, the host comes back",
-          "[intel-sweep][full]") {
-  sweep_nic(Victim::supervisor, 1, 1, kNicWithSudo);
+TEMPLATE_TEST_CASE_SIG(
+    "sweep: started with sudo, the supervisor killed at every entry, the host comes back",
+    "[intel-sweep][full]",
+    ((int first), first),
+    1,
+    2) {
+  sweep_nic(Victim::supervisor, first, 2, kNicWithSudo);
 }
 
-TEST_CASE("sweep: started with sudo, the guardian killed at every entry, the host comes back",
-          "[intel-sweep][full]") {
-  sweep_nic(Victim::guardian, 1, 1, kNicWithSudo);
+TEMPLATE_TEST_CASE_SIG(
+    "sweep: started with sudo, the guardian killed at every entry, the host comes back",
+    "[intel-sweep][full]",
+    ((int first), first),
+    1,
+    2) {
+  sweep_nic(Victim::guardian, first, 2, kNicWithSudo);
 }
 
-TEST_CASE("sweep: started with sudo, both killed at every entry, the host comes back",
-          "[intel-sweep][full]") {
-  sweep_nic(Victim::both, 1, 1, kNicWithSudo);
+TEMPLATE_TEST_CASE_SIG("sweep: started with sudo, both killed at every entry, the host comes back",
+                       "[intel-sweep][full]",
+                       ((int first), first),
+                       1,
+                       2) {
+  sweep_nic(Victim::both, first, 2, kNicWithSudo);
 }
 
-TEST_CASE("sweep: started with sudo, the process group killed at every entry, the host comes back",
-          "[intel-sweep][full]") {
-  sweep_nic(Victim::group, 1, 1, kNicWithSudo);
+TEMPLATE_TEST_CASE_SIG(
+    "sweep: started with sudo, the process group killed at every entry, the host comes back",
+    "[intel-sweep][full]",
+    ((int first), first),
+    1,
+    2) {
+  sweep_nic(Victim::group, first, 2, kNicWithSudo);
 }
 
 TEST_CASE("sweep: with every kind of step, killed at a sample of the entries, the host comes back",
@@ -401,7 +430,6 @@ TEST_CASE("sweep: with every kind of step, killed at a sample of the entries, th
   sweep_whole(11, 13);  // both, the supervisor, the guardian, and both again
 }
 
-// In parts, since a case has only so much time.
 TEMPLATE_TEST_CASE_SIG("sweep: with every kind of step, killed at each entry, the host comes back",
                        "[intel-sweep-whole][full]",
                        ((int first), first),
@@ -409,6 +437,16 @@ TEMPLATE_TEST_CASE_SIG("sweep: with every kind of step, killed at each entry, th
                        2,
                        3,
                        4,
-                       5) {
-  sweep_whole(first, 5);
+                       5,
+                       6,
+                       7,
+                       8,
+                       9,
+                       10,
+                       11,
+                       12,
+                       13,
+                       14,
+                       15) {
+  sweep_whole(first, 15);
 }
