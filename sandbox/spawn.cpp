@@ -232,12 +232,14 @@ class Birth {
     while (!over_) {
       std::array<pollfd, 2> waited = {
           {{status_fd_, POLLIN, 0}, {spawned_.watch ? spawned_.watch->fd() : -1, POLLIN, 0}}};
-      if (!base::wait_any(waited, deadline)) {
+      if (std::chrono::steady_clock::now() >= deadline || !base::wait_any(waited, deadline)) {
         return Report{Stage::exec, ETIMEDOUT};
       }
+      // Each in its turn: a program that never stops asking has been started all the same.
       if (waited[1].revents != 0) {
         answer_call();
-      } else if (waited[0].revents != 0) {
+      }
+      if (waited[0].revents != 0) {
         hear();
       }
     }
