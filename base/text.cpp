@@ -60,6 +60,14 @@ std::string hex(std::uint64_t value, std::size_t digits) {
   return text;
 }
 
+std::uint64_t fingerprint(std::string_view bytes) {
+  std::uint64_t sum = 0xcbf29ce484222325;
+  for (const char byte : bytes) {
+    sum = (sum ^ static_cast<unsigned char>(byte)) * 0x100000001b3;
+  }
+  return sum;
+}
+
 std::string printable(std::string_view text) {
   static constexpr std::string_view kHex = "0123456789abcdef";
   std::string shown;

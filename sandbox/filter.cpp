@@ -1,5 +1,6 @@
 #include "sandbox/filter.hpp"
 
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,10 +13,14 @@
 #include <seccomp.h>
 
 #include "base/errors.hpp"
+#include "base/file.hpp"
 
 namespace vmlaunch::sandbox {
 
 namespace {
+
+/// BPF_MAXINSNS of 8 bytes.
+constexpr std::size_t kMostProgram = std::size_t{4096} * 8;
 
 using Context = std::unique_ptr<void, decltype(&::seccomp_release)>;
 
@@ -63,8 +68,8 @@ std::optional<std::uint32_t> kernel_action(Answer answer) {
   return std::nullopt;
 }
 
-void add_rule(const Context& context, int number, const CallRule& rule, std::uint32_t action) {
-  const auto self = ::getpid();
+void add_rule(
+    const Context& context, int number, const CallRule& rule, std::uint32_t action, pid_t self) {
   std::vector<scmp_arg_cmp> comparisons;
   for (const Condition& condition : rule.conditions) {
     comparisons.push_back(
@@ -90,6 +95,27 @@ Context make_context() {
   require(::seccomp_attr_set(context.get(), SCMP_FLTATR_CTL_OPTIMIZE, 2), action);
   // Else every cause would be "canceled".
   require(::seccomp_attr_set(context.get(), SCMP_FLTATR_API_SYSRAWRC, 1), action);
+  return context;
+}
+
+/// What the kernel is to answer by itself.
+Context build(const Filter::Rules& all, Filter::Mode mode, pid_t self) {
+  Context context = make_context();
+  for (const auto& [number, rules] : all) {
+    for (const CallRule& rule : rules) {
+      // Others than "allow" are the kernel's only where they are all that is said of the call.
+      const bool is_simple =
+          rule.answer == Answer::allow ||
+          (rules.size() == 1 && rule.conditions.empty() && mode == Filter::Mode::enforce);
+      const auto action = is_simple ? kernel_action(rule.answer) : std::nullopt;
+      if (action) {
+        add_rule(context, number, rule, *action, self);
+      }
+      if (rule.answer == Answer::allow && rule.conditions.empty()) {
+        break;
+      }
+    }
+  }
   return context;
 }
 
@@ -130,26 +156,20 @@ const CallRule* Filter::find(const Call& call, pid_t self) const {
 }
 
 base::UniqueFd Filter::install() const {
-  const Context context = make_context();
-  for (const auto& [number, rules] : rules_) {
-    for (const CallRule& rule : rules) {
-      // Others than "allow" are the kernel's only where they are all that is said of the call.
-      const bool is_simple =
-          rule.answer == Answer::allow ||
-          (rules.size() == 1 && rule.conditions.empty() && mode_ == Mode::enforce);
-      const auto action = is_simple ? kernel_action(rule.answer) : std::nullopt;
-      if (action) {
-        add_rule(context, number, rule, *action);
-      }
-      if (rule.answer == Answer::allow && rule.conditions.empty()) {
-        break;
-      }
-    }
-  }
+  const Context context = build(rules_, mode_, ::getpid());
   require(::seccomp_load(context.get()), "limit system calls");
   const int listener = ::seccomp_notify_fd(context.get());
   require(listener, "listen for system calls");
   return base::UniqueFd(listener);
+}
+
+std::string Filter::program(pid_t self) const {
+  const Context context = build(rules_, mode_, self);
+  const base::UniqueFd file(
+      base::check(::memfd_create("filter", MFD_CLOEXEC), "store a filter of system calls"));
+  require(::seccomp_export_bpf(context.get(), file.get()), "read a filter of system calls");
+  base::check(::lseek(file.get(), 0, SEEK_SET), "read a filter of system calls");
+  return base::read_all(file.get(), kMostProgram, "a filter of system calls");
 }
 
 std::optional<int> call_number(const std::string& name) {

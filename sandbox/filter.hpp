@@ -25,6 +25,9 @@ struct Call {
 /// asked of a CallWatch in another process, which answers by the same rules.
 class Filter {
  public:
+  /// By number; those that count first come first.
+  using Rules = std::map<int, std::vector<CallRule>>;
+
   enum class Mode {
     enforce,
     log,  ///< every call is allowed, but those that would be refused are told
@@ -45,10 +48,14 @@ class Filter {
   /// needs no_new_privs. Throws std::system_error.
   [[nodiscard]] base::UniqueFd install() const;
 
+  /// What install() gives the kernel, as the bytes of an array of sock_filter, for a process of
+  /// that number.
+  [[nodiscard]] std::string program(pid_t self) const;
+
  private:
   Mode mode_;
   int newest_;
-  std::map<int, std::vector<CallRule>> rules_;  ///< by number; those that count first come first
+  Rules rules_;
 };
 
 /// Nothing for a name that the library does not know, or a call that this machine does not have.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <string>
 
 #include "base/unique_fd.hpp"
@@ -7,9 +8,12 @@
 
 namespace vmlaunch::sandbox {
 
-/// A /dev for one child: a file system in memory with the nodes that everybody may open (null,
-/// zero, full, random, urandom) and those that are added. It vanishes with the child and with this.
-/// Needs CAP_SYS_ADMIN, CAP_MKNOD and CAP_CHOWN. Throws std::system_error.
+/// What every child has: nodes that everybody may open.
+inline constexpr std::array kCommonNodes = {"null", "zero", "full", "random", "urandom"};
+
+/// A /dev for one child: a file system in memory with the common nodes and those that are added. It
+/// vanishes with the child and with this. Needs CAP_SYS_ADMIN, CAP_MKNOD and CAP_CHOWN. Throws
+/// std::system_error.
 class PrivateDev {
  public:
   explicit PrivateDev(const Credentials& owner);
@@ -28,9 +32,5 @@ class PrivateDev {
   base::UniqueFd tree_;  ///< the mount's root
   Credentials owner_;
 };
-
-/// Hides the host's /dev behind `tree` of a PrivateDev, for this process and its children, for
-/// good. Throws std::system_error.
-void enter(int tree);
 
 }  // namespace vmlaunch::sandbox

@@ -22,7 +22,6 @@
 #include "base/errors.hpp"
 #include "base/file.hpp"
 #include "base/packet.hpp"
-#include "sandbox/private_dev.hpp"
 
 namespace vmlaunch::sandbox {
 
@@ -40,12 +39,24 @@ constexpr std::chrono::seconds kSetupDeadline{10};
 struct Report {
   Stage stage = Stage::word;
   int error = 0;
+  std::string text = {};
 };
 
+/// Two numbers and a text; both ends are the same program.
 void send(int status_fd, const Report& report, const std::vector<int>& fds = {}) {
-  std::array<char, sizeof report> bytes{};
-  std::memcpy(bytes.data(), &report, sizeof report);
-  base::send_packet(status_fd, std::string_view(bytes.data(), bytes.size()), fds);
+  const std::array<int, 2> numbers = {static_cast<int>(report.stage), report.error};
+  std::string bytes(sizeof numbers, '\0');
+  std::memcpy(bytes.data(), numbers.data(), sizeof numbers);
+  base::send_packet(status_fd, bytes + report.text, fds);
+}
+
+Report read_report(const std::string& bytes) {
+  std::array<int, 2> numbers = {static_cast<int>(Stage::session), EIO};
+  if (bytes.size() < sizeof numbers) {
+    return {Stage::session, EIO};
+  }
+  std::memcpy(numbers.data(), bytes.data(), sizeof numbers);
+  return {static_cast<Stage>(numbers[0]), numbers[1], bytes.substr(sizeof numbers)};
 }
 
 /// The child's view of its own making. It has one thread and a copy of the parent's memory, so
@@ -56,6 +67,7 @@ struct Making {
   int word_fd;    // readable when the parent lets the child go on
   int status_fd;  // close-on-exec: that it closes tells the parent that exec succeeded
   int program_fd;
+  std::optional<Proof> proof = {};
 };
 
 /// The parent writes down who we are before we can do anything; its death is no word.
@@ -82,10 +94,13 @@ void reset_signals(Making& /*making*/) {
   check(::sigprocmask(SIG_SETMASK, &none, nullptr), "clear the signal mask");
 }
 
-/// While its descriptor is still there, and the right to mount.
-void enter_private_dev(Making& making) {
-  if (making.spec.dev) {
-    enter(*making.spec.dev);
+/// While its descriptors are still there, and the right to mount. There is no /proc afterwards.
+void enter_root(Making& making) {
+  making.proof.emplace();
+  if (making.spec.root) {
+    enter_private_root(*making.spec.root, making.spec.credentials);
+  } else if (making.spec.dev) {
+    enter_dev(*making.spec.dev);
   }
 }
 
@@ -115,6 +130,7 @@ void place_descriptors(Making& making) {
   null.reset();  // its number may be one that is wanted
   making.status_fd = park(making.status_fd);
   making.program_fd = park(making.program_fd);
+  making.proof->set_aside(kParkedFds);
   check(::syscall(SYS_close_range, 0U, static_cast<unsigned>(kParkedFds - 1), 0U),
         "close inherited descriptors");
   check(::syscall(SYS_close_range,
@@ -137,7 +153,8 @@ void set_limits(Making& making) {
 }
 
 void drop_privileges(Making& making) {
-  become(making.spec.credentials);
+  become(making.spec.credentials, *making.proof);
+  making.proof.reset();
 }
 
 /// After the change of uid, which clears the setting (prctl(2), PR_SET_PDEATHSIG).
@@ -187,7 +204,7 @@ constexpr std::array kStages = {
     StageEntry{Stage::word, "wait for the parent's word", await_word},
     StageEntry{Stage::session, "start a session of its own", enter_session},
     StageEntry{Stage::signals, "reset signals", reset_signals},
-    StageEntry{Stage::devices, "enter a /dev of its own", enter_private_dev},
+    StageEntry{Stage::root, "enter namespaces and a root folder of its own", enter_root},
     StageEntry{Stage::descriptors, "place descriptors, close all others", place_descriptors},
     StageEntry{Stage::limits, "set resource limits", set_limits},
     StageEntry{
@@ -205,6 +222,7 @@ constexpr std::array kStages = {
       entry.run(making);
     } catch (const std::system_error& failure) {
       report.error = failure.code().value();
+      report.text = failure.what();
     } catch (...) {
       report.error = ENOMEM;
     }
@@ -259,10 +277,7 @@ class Birth {
       over_ = true;  // closed by exec
       return;
     }
-    Report report{Stage::session, EIO};
-    if (packet->bytes.size() == sizeof report) {
-      std::memcpy(&report, packet->bytes.data(), sizeof report);
-    }
+    const Report report = read_report(packet->bytes);
     if (report.error == 0 && spec_.calls && packet->fds.size() == 1) {
       spawned_.watch.emplace(std::move(packet->fds.front()),
                              *spec_.calls,
@@ -286,7 +301,10 @@ void end(const base::Child& child) {
   static_cast<void>(base::reap_within(child.pidfd.get(), kSetupDeadline));
 }
 
-std::string explain(Stage stage, int error) {
+std::string explain(Stage stage, int error, const std::string& cause) {
+  if (stage == Stage::root && !cause.empty()) {
+    return cause;
+  }
   std::string text = std::string("Cannot ") + describe(stage) + ": " + base::error_text(error);
   if (stage == Stage::exec && error == ENOENT) {
     text += " (a script cannot be run here, nor a program whose loader is missing)";
@@ -295,9 +313,6 @@ std::string explain(Stage stage, int error) {
     text +=
         error == EBUSY ? " (a container that watches them itself leaves no room for a watch)" : "";
     text += "; to do without, type: vmlaunch run --sandbox=off FILE";
-  }
-  if (stage == Stage::devices && error == EINVAL) {
-    text += " (the root folder must be a mount, which that of a chroot is not)";
   }
   return text;
 }
@@ -310,8 +325,8 @@ const char* describe(Stage stage) {
   return entry != kStages.end() ? entry->description : "set up the child";
 }
 
-ChildSetupError::ChildSetupError(Stage stage, int error)
-    : std::runtime_error(explain(stage, error)), stage_(stage), error_(error) {}
+ChildSetupError::ChildSetupError(Stage stage, int error, const std::string& text)
+    : std::runtime_error(explain(stage, error, text)), stage_(stage), error_(error) {}
 
 Spawned spawn(const ChildSpec& spec, const std::function<void(pid_t)>& born) {
   auto [status, childs_status] = base::make_socket_pair(SOCK_SEQPACKET);
@@ -338,7 +353,7 @@ Spawned spawn(const ChildSpec& spec, const std::function<void(pid_t)>& born) {
   }
   if (failure) {
     end(spawned.child);
-    throw ChildSetupError(failure->stage, failure->error);
+    throw ChildSetupError(failure->stage, failure->error, failure->text);
   }
   return spawned;
 }

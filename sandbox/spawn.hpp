@@ -10,6 +10,7 @@
 #include "base/process.hpp"
 #include "base/unique_fd.hpp"
 #include "sandbox/call_watch.hpp"
+#include "sandbox/private_root.hpp"
 #include "sandbox/privileges.hpp"
 
 namespace vmlaunch::sandbox {
@@ -27,7 +28,8 @@ struct ChildSpec {
   std::vector<std::string> environment;  ///< NAME=value
   std::vector<PassedFd> fds;             ///< 0, 1 and 2 are /dev/null unless listed
   Credentials credentials;
-  std::optional<int> dev = {};                ///< PrivateDev::tree(); nothing: the host's /dev
+  std::optional<RootSpec> root = {};  ///< nothing: all of the host's files
+  std::optional<int> dev = {};  ///< without a root: PrivateDev::tree() in place of the host's /dev
   std::optional<int> cgroup = {};             ///< an open cgroup2 folder in which it is born
   std::optional<std::uint64_t> memlock = {};  ///< what it may lock in memory, in bytes
   std::optional<Filter> calls = {};  ///< which system calls it may make; nothing: all of them
@@ -38,7 +40,7 @@ enum class Stage : int {
   word,
   session,
   signals,
-  devices,
+  root,
   descriptors,
   limits,
   privileges,
@@ -52,7 +54,8 @@ enum class Stage : int {
 /// The child could not be set up; nothing of it is left.
 class ChildSetupError : public std::runtime_error {
  public:
-  ChildSetupError(Stage stage, int error);
+  /// `text` is what went wrong in the stage; empty: no more is known than `error`.
+  ChildSetupError(Stage stage, int error, const std::string& text);
 
   [[nodiscard]] Stage stage() const { return stage_; }
   [[nodiscard]] int error() const { return error_; }

@@ -19,6 +19,41 @@ void cdrom(const Config::Disk& given, const std::string& pointer, Review& review
   }
 }
 
+/// The images beneath a disk: none is guessed, neither where it is nor what.
+void backing(const Config::Disk& given,
+             VmSpec::Disk& disk,
+             const std::string& pointer,
+             Review& review) {
+  if (!given.backing.empty() && given.format != DiskFormat::qcow2) {
+    review.report(pointer, "only a \"qcow2\" image has others beneath it");
+  }
+  if (given.backing.size() > kMostImages) {
+    review.report(pointer,
+                  "at most " + std::to_string(kMostImages) + " images are possible beneath one");
+  }
+  std::set<std::string> seen = {disk.path};
+  for (std::size_t i = 0; i < given.backing.size(); ++i) {
+    const std::string place = child(pointer, i);
+    VmSpec::Image image;
+    if (given.backing[i].path) {
+      image.path = review.path(place + "/path", *given.backing[i].path);
+    } else {
+      review.report(place + "/path", "missing: the image beneath");
+    }
+    if (!given.backing[i].format) {
+      review.report(place + "/format", "missing: \"raw\" or \"qcow2\" (it is never guessed)");
+    }
+    image.format = given.backing[i].format.value_or(DiskFormat::raw);
+    if (given.backing[i].format == DiskFormat::raw && i + 1 < given.backing.size()) {
+      review.report(place + "/format", "a \"raw\" image is the last: none is beneath it");
+    }
+    if (!image.path.empty() && !seen.insert(image.path).second) {
+      review.report(place + "/path", "this image is listed twice");
+    }
+    disk.backing.push_back(image);
+  }
+}
+
 void disk_options(const VmSpec::Disk& disk, const std::string& pointer, Review& review) {
   if (disk.aio == DiskAio::native && disk.cache != DiskCache::none) {
     review.report_without(
@@ -80,6 +115,7 @@ void check_disks(const Config& config, VmSpec& spec, Review& review) {
     disk.aio = given.aio.value_or(disk.aio);
     disk.iothread = given.iothread.value_or(false);
     disk.serial = given.serial;
+    backing(given, disk, pointer + "/backing", review);
     if (is_cdrom) {
       cdrom(given, pointer, review);
     }

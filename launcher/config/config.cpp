@@ -195,6 +195,9 @@ Config::Disk read_disk(ObjectReader& reader) {
   Config::Disk disk;
   disk.path = reader.text("path");
   disk.format = reader.choice("format", format_names());
+  reader.objects("backing", [&](ObjectReader& image) {
+    disk.backing.push_back({image.text("path"), image.choice("format", format_names())});
+  });
   disk.readonly = reader.boolean("readonly");
   disk.type = reader.choice("type", type_names());
   disk.bus = reader.choice("bus", bus_names());

@@ -99,9 +99,14 @@ struct Config {
     std::optional<std::string> code;
     std::optional<std::string> vars_template;
   };
+  struct Image {
+    std::optional<std::string> path;
+    std::optional<DiskFormat> format;
+  };
   struct Disk {
     std::optional<std::string> path;
     std::optional<DiskFormat> format;
+    std::vector<Image> backing;
     std::optional<bool> readonly;
     std::optional<DiskType> type;
     std::optional<DiskBus> bus;

@@ -24,8 +24,13 @@ Json effective_cpu(const VmSpec::Cpu& cpu) {
 Json effective_disks(const VmSpec& spec) {
   Json disks = Json::array();
   for (const VmSpec::Disk& disk : spec.disks) {
+    Json backing = Json::array();
+    for (const VmSpec::Image& image : disk.backing) {
+      backing.push_back({{"path", image.path}, {"format", to_string(image.format)}});
+    }
     Json entry = {{"path", disk.path},
                   {"format", to_string(disk.format)},
+                  {"backing", backing},
                   {"readonly", disk.readonly},
                   {"type", to_string(disk.type)},
                   {"bus", to_string(disk.bus)},

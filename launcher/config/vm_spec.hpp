@@ -13,6 +13,7 @@ namespace vmlaunch::launcher::config {
 
 /// What the root bus has room for.
 constexpr std::size_t kMostDisks = 16;
+constexpr std::size_t kMostImages = 8;     ///< beneath a disk
 constexpr std::size_t kMostSataDisks = 6;  ///< ports of q35's own controller
 constexpr std::size_t kMostNics = 8;
 constexpr std::size_t kMostPciDevices = 16;
@@ -55,9 +56,12 @@ struct VmSpec {
     std::optional<std::string> code;           ///< nothing: the host's
     std::optional<std::string> vars_template;  ///< nothing: the host's
   };
-  struct Disk {
+  struct Image {
     std::string path;
     DiskFormat format = DiskFormat::raw;
+  };
+  struct Disk : Image {
+    std::vector<Image> backing;  ///< the images beneath it, from the nearest to the last
     bool readonly = false;
     DiskType type = DiskType::disk;
     DiskBus bus = DiskBus::virtio_blk;

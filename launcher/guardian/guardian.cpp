@@ -30,13 +30,13 @@
 #include "base/text.hpp"
 #include "launcher/guardian/detach.hpp"
 #include "launcher/guardian/host_changes.hpp"
+#include "launcher/guardian/image_head.hpp"
 #include "launcher/guardian/plan_file.hpp"
 #include "launcher/guardian/protocol.hpp"
 #include "launcher/guardian/usb_nodes.hpp"
 #include "launcher/guardian/wait_news.hpp"
 #include "launcher/steps/pci_paths.hpp"
 #include "launcher/steps/steps.hpp"
-#include "sandbox/policy.hpp"
 #include "sandbox/private_dev.hpp"
 #include "sandbox/spawn.hpp"
 
@@ -244,10 +244,15 @@ class Guardian {
 
   /// Its nodes follow when QEMU starts: those of vfio come with the devices.
   void make_dev() {
-    if (plan_.qemu.dev.has_value() != identity_.privileged) {
-      throw ProtocolError("a /dev of QEMU's own is for root's runs, and for all of them");
+    const plan::Root& root = plan_.qemu.root;
+    if (root.user_namespace == identity_.privileged) {
+      throw ProtocolError("a user namespace is for users' runs, and for all of them");
+    }
+    if (!plan_.qemu.dev && (identity_.privileged || !root.whole_host)) {
+      throw ProtocolError("QEMU sees the host's /dev in a user's run alone, with all other files");
     }
     if (!identity_.privileged) {
+      require_user_namespace();
       return;
     }
     try {
@@ -261,10 +266,23 @@ class Guardian {
     }
   }
 
+  void require_user_namespace() const {
+    const int obstacle =
+        plan_.qemu.dev ? sandbox::private_root_obstacle(plan_.qemu.root.network) : 0;
+    if (obstacle != 0) {
+      throw Failure(
+          ExitCode::preflight,
+          "Cannot give QEMU a root folder of its own: " + base::error_text(obstacle) +
+              "; without root that takes a user namespace, which this host does not let you have; "
+              "see what forbids it: grep . /proc/sys/user/max_user_namespaces "
+              "/proc/sys/kernel/*userns*; or do without: vmlaunch run --sandbox=off FILE");
+    }
+  }
+
   void keep_capabilities() const {
     sandbox::Capabilities needed = {CAP_KILL, CAP_SETUID, CAP_SETGID, CAP_SETPCAP};
     if (dev_) {
-      needed.insert(needed.end(), {CAP_SYS_ADMIN, CAP_MKNOD, CAP_CHOWN});
+      needed.insert(needed.end(), {CAP_SYS_ADMIN, CAP_SYS_CHROOT, CAP_MKNOD, CAP_CHOWN});
     }
     for (const steps::Step& step : plan_.steps) {
       if (const int capability = step->capability(); capability >= 0) {
@@ -353,22 +371,27 @@ class Guardian {
         continue;
       }
       files_[i] = open_plan_file(file);
-      sealed.files.push_back({i, head_of(files_[i].fd.get())});
+      if (file.is_qcow2) {
+        sealed.files.push_back({i, head_of(files_[i].fd.get())});
+      }
     }
     return sealed;
   }
 
   /// A kernel or ROM is opened again by QEMU, with QEMU's rights.
   void require_readable_by_qemu() const {
-    if (!identity_.privileged) {
-      return;
-    }
     for (std::size_t i = 0; i < files_.size(); ++i) {
       if (!plan_.files[i].reopened) {
         continue;
       }
       struct stat info {};
       check(::fstat(files_[i].fd.get(), &info), "look at " + plan_.files[i].path);
+      if (!S_ISREG(info.st_mode)) {
+        throw ProtocolError("what QEMU opens by name is a file");
+      }
+      if (!identity_.privileged) {
+        continue;
+      }
       const bool readable = (info.st_mode & S_IROTH) != 0 ||
                             (info.st_uid == credentials_.uid && (info.st_mode & S_IRUSR) != 0) ||
                             (info.st_gid == credentials_.gid && (info.st_mode & S_IRGRP) != 0);
@@ -411,6 +434,10 @@ class Guardian {
     }
     if (dev_) {
       fill_dev();
+    }
+    if (!plan_.qemu.root.whole_host) {
+      child.root = make_root();
+    } else if (dev_) {
       child.dev = dev_->tree();
     }
     base::UniqueFd cgroup;
@@ -419,7 +446,7 @@ class Guardian {
       child.cgroup = cgroup.get();
     }
     if (plan_.qemu.calls.mode != config::Sandbox::off) {
-      child.calls = filter_of(plan_.qemu.calls);
+      child.calls = plan::filter_of(plan_.qemu.calls);
     }
     child.fds = {{errors.write_end.get(), STDERR_FILENO}, {qmp_qemus.get(), plan::kQmpFd}};
     std::vector<int> handed = {qmp_ours.get(), errors.read_end.get()};
@@ -429,7 +456,9 @@ class Guardian {
       handed.push_back(serial.first.get());
     }
     for (std::size_t i = 0; i < files_.size(); ++i) {
-      child.fds.push_back({files_[i].fd.get(), plan_.files[i].fd});
+      if (!is_in_root(plan_.files[i])) {
+        child.fds.push_back({files_[i].fd.get(), plan_.files[i].fd});
+      }
     }
     for (const auto& [theirs, fd] : given_) {
       child.fds.push_back({fd.get(), theirs});
@@ -451,23 +480,48 @@ class Guardian {
     reply(Spawned{qemu_->pid}, handed);
   }
 
-  static sandbox::Filter filter_of(const plan::Calls& calls) {
-    return {sandbox::own_policy(),
-            {calls.sections.begin(), calls.sections.end()},
-            calls.mode == config::Sandbox::log ? sandbox::Filter::Mode::log
-                                               : sandbox::Filter::Mode::enforce};
+  /// QEMU finds it under a name, and has no descriptor of it.
+  [[nodiscard]] bool is_in_root(const plan::FileUse& file) const {
+    return file.reopened && !plan_.qemu.root.whole_host;
+  }
+
+  [[nodiscard]] sandbox::RootSpec make_root() {
+    const plan::Root& planned = plan_.qemu.root;
+    sandbox::RootSpec root;
+    root.shared = planned.shared;
+    root.hidden = planned.hidden;
+    root.network = planned.network;
+    for (std::size_t i = 0; i < files_.size(); ++i) {
+      if (is_in_root(plan_.files[i])) {
+        root.files.push_back({files_[i].fd.get(), plan::name_in_root(plan_.files[i].fd)});
+      }
+    }
+    if (dev_) {
+      root.dev = dev_->tree();
+      return root;
+    }
+    const std::set<std::string> nodes = find_nodes();
+    root.nodes.assign(nodes.begin(), nodes.end());
+    if (!plan_.qemu.dev->usb.empty()) {
+      root.nodes.emplace_back("bus/usb");  // of which a user may open what udev lets them
+    }
+    return root;
+  }
+
+  void fill_dev() {
+    for (const std::string& node : find_nodes()) {
+      dev_->add(node);
+    }
+    follow_usb();
   }
 
   /// A card that was found anew may be in another IOMMU group than it was.
-  void fill_dev() {
+  [[nodiscard]] std::set<std::string> find_nodes() {
     std::set<std::string> nodes(plan_.qemu.dev->nodes.begin(), plan_.qemu.dev->nodes.end());
     for (const base::PciAddress& device : plan_.qemu.dev->devices) {
       nodes.insert("vfio/" + steps::iommu_group_of(changes_.host(), device));
     }
-    for (const std::string& node : nodes) {
-      dev_->add(node);
-    }
-    follow_usb();
+    return nodes;
   }
 
   /// A number that was a device's must not stay QEMU's: somebody else's may get it next.

@@ -31,9 +31,6 @@ using plan::FileUse;
 /// The largest template that is copied: UEFI variable stores are some 100 KiB.
 constexpr std::size_t kTemplateLimit = std::size_t{64} << 20U;
 
-/// A qcow2 image's header without its extensions.
-constexpr std::size_t kHeadSize = 104;
-
 std::string user_text() {
   return "uid " + std::to_string(::geteuid());
 }
@@ -189,13 +186,6 @@ void check_plan_file(const FileUse& file) {
   if (::faccessat(AT_FDCWD, folder.c_str(), W_OK | X_OK, AT_EACCESS) != 0) {
     fail(file.purpose, file.path, errno);
   }
-}
-
-std::string head_of(int fd) {
-  // O_DIRECT reads whole sectors into memory that is aligned like them.
-  alignas(4096) std::array<char, 4096> sector{};
-  const ssize_t got = ::pread(fd, sector.data(), sector.size(), 0);
-  return {sector.data(), got > 0 ? std::min(static_cast<std::size_t>(got), kHeadSize) : 0};
 }
 
 void require_distinct_files(const plan::Plan& plan, const std::vector<OpenFile>& files) {

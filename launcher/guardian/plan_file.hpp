@@ -31,10 +31,6 @@ class NoRight : public Failure {
 /// Looks whether open_plan_file would succeed, and makes nothing.
 void check_plan_file(const plan::FileUse& file);
 
-/// A file's first bytes: enough to tell an image by its header, and all that the supervisor hears
-/// of a file that only root could open.
-[[nodiscard]] std::string head_of(int fd);
-
 /// Throws Failure (preflight) when one file is given twice, by whatever names, and written at one
 /// of its places: a log into a disk would destroy it. `files` as in the plan, empty ones left out.
 void require_distinct_files(const plan::Plan& plan, const std::vector<OpenFile>& files);

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdint>
+#include <filesystem>
 #include <set>
 
+#include "base/packet.hpp"
 #include "base/text.hpp"
 #include "launcher/config/vm_spec.hpp"
 #include "launcher/steps/steps.hpp"
@@ -16,7 +18,9 @@ namespace {
 
 using plan::FileUse;
 
-constexpr std::size_t kMostFiles = 64;
+/// Disks with all images beneath them, and a few more.
+constexpr std::size_t kMostFiles = config::kMostDisks * (1 + config::kMostImages) + 32;
+static_assert(kMostFiles + 8 < base::kPacketFdLimit);
 constexpr std::size_t kMostSteps = 1024;
 constexpr int kHighestFd = 255;
 
@@ -35,6 +39,7 @@ Json encode_file(const FileUse& file) {
           {"template", wire_text(file.template_path)},
           {"fd", file.fd},
           {"reopened", file.reopened},
+          {"qcow2", file.is_qcow2},
           {"direct", file.direct}};
 }
 
@@ -48,6 +53,7 @@ FileUse decode_file(const Json& json) {
   file.template_path = fields.text("template");
   file.fd = static_cast<int>(fields.number("fd", plan::kFirstFileFd, kHighestFd));
   file.reopened = fields.boolean("reopened");
+  file.is_qcow2 = fields.boolean("qcow2");
   file.direct = fields.boolean("direct");
   fields.finish();
   return file;
@@ -71,6 +77,11 @@ Json encode_qemu(const plan::Qemu& qemu) {
                {"environment", wire_texts(qemu.environment)},
                {"serial", qemu.serial_stdio}};
   json["calls"] = {{"mode", static_cast<int>(qemu.calls.mode)}, {"sections", qemu.calls.sections}};
+  json["root"] = {{"whole_host", qemu.root.whole_host},
+                  {"shared", wire_texts(qemu.root.shared)},
+                  {"hidden", wire_texts(qemu.root.hidden)},
+                  {"network", qemu.root.network},
+                  {"user_namespace", qemu.root.user_namespace}};
   json["dev"] = qemu.dev ? encode_dev(*qemu.dev) : Json(nullptr);
   json["memlock"] = qemu.memlock ? Json(qemu.memlock->bytes) : Json(nullptr);
   json["uid"] = qemu.user.credentials ? Json(qemu.user.credentials->uid) : Json(nullptr);
@@ -103,6 +114,27 @@ plan::Dev decode_dev(const Json& json) {
   return dev;
 }
 
+plan::Root decode_root(const Json& json) {
+  Fields fields(json);
+  plan::Root root;
+  root.whole_host = fields.boolean("whole_host");
+  root.shared = fields.texts("shared");
+  root.hidden = fields.texts("hidden");
+  root.network = fields.boolean("network");
+  root.user_namespace = fields.boolean("user_namespace");
+  fields.finish();
+  for (const auto* paths : {&root.shared, &root.hidden}) {
+    for (const std::string& path : *paths) {
+      const bool is_normal = std::filesystem::path(path).lexically_normal().string() == path;
+      if (!path.starts_with('/') || path.ends_with('/') || !is_normal || path == "/proc" ||
+          path.starts_with("/proc/")) {
+        throw ProtocolError("a path that QEMU's root folder does not have");
+      }
+    }
+  }
+  return root;
+}
+
 plan::Calls decode_calls(const Json& json) {
   Fields fields(json);
   plan::Calls calls;
@@ -124,6 +156,7 @@ plan::Qemu decode_qemu(const Json& json) {
   qemu.arguments = fields.texts("arguments");
   qemu.environment = fields.texts("environment");
   qemu.serial_stdio = fields.boolean("serial");
+  qemu.root = decode_root(fields.any("root"));
   qemu.calls = decode_calls(fields.any("calls"));
   if (const Json& dev = fields.any("dev"); !dev.is_null()) {
     qemu.dev = decode_dev(dev);

@@ -2,9 +2,14 @@
 
 #include <array>
 #include <cstdio>
+#include <filesystem>
 #include <utility>
 
 namespace vmlaunch::launcher::plan {
+
+void Arguments::share(const std::string& path) const {
+  plan.qemu.root.shared.push_back(std::filesystem::path(path).lexically_normal());
+}
 
 void Arguments::add(const std::string& argument) {
   plan.qemu.arguments.push_back(argument);
@@ -34,7 +39,8 @@ std::string Arguments::fdset(FileUse file) {
 std::string Arguments::reopened(const std::string& purpose, const std::string& path) {
   FileUse file{purpose, path};
   file.reopened = true;
-  return "/proc/self/fd/" + std::to_string(use(std::move(file)));
+  const int fd = use(std::move(file));
+  return plan.qemu.root.whole_host ? "/proc/self/fd/" + std::to_string(fd) : name_in_root(fd);
 }
 
 Json Arguments::device(const char* driver, const std::string& id, std::size_t slot) const {

@@ -33,6 +33,12 @@ struct Arguments {
   /// What was added needs the system calls of that section of the policy.
   void need_calls(const char* section) const { plan.qemu.calls.sections.insert(section); }
 
+  /// QEMU looks up something there: a folder, file or socket of the host.
+  void share(const std::string& path) const;
+
+  /// QEMU speaks to others by the host's network.
+  void need_network() const { plan.qemu.root.network = true; }
+
   /// Reserves a number for a file and returns it.
   int use(FileUse file);
 
@@ -40,13 +46,16 @@ struct Arguments {
   /// that QEMU opens with must match the descriptor's.
   std::string fdset(FileUse file);
 
-  /// For options that open a path on their own.
+  /// For options that open a path on their own, which must be a name in QEMU's root folder.
   std::string reopened(const std::string& purpose, const std::string& path);
 
   /// A device on the root bus. Each kind has slots of its own, so that a change of one kind does
   /// not move another: guests take a NIC in a new slot for a new NIC.
   [[nodiscard]] Json device(const char* driver, const std::string& id, std::size_t slot) const;
 };
+
+/// What QEMU sees of the host's files, whatever its devices are.
+void add_root(Arguments& args);
 
 void add_disks(Arguments& args);
 void add_network(Arguments& args);

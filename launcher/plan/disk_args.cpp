@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,66 +42,98 @@ void scsi_controller(Arguments& args) {
 }
 
 /// How QEMU waits for the host.
-void choose_aio(Arguments& args,
-                const VmSpec::Disk& disk,
-                const std::string& purpose,
-                Json& protocol) {
-  if (disk.aio == config::DiskAio::threads) {
-    return;  // QEMU's own choice
+void choose_aio(Arguments& args, const VmSpec::Disk& disk, Json& protocol) {
+  if (disk.aio != config::DiskAio::threads) {  // QEMU's own choice
+    protocol["aio"] = to_string(disk.aio);
+    args.need_calls(disk.aio == config::DiskAio::native ? "disk-native" : "disk-io-uring");
   }
-  protocol["aio"] = to_string(disk.aio);
-  if (disk.aio == config::DiskAio::native) {
-    args.need_calls("disk-native");
-    return;
-  }
-  args.need_calls("disk-io-uring");
-  if (args.spec.sandbox != config::Sandbox::off) {
+}
+
+void warn_of_io_uring(Arguments& args, const VmSpec::Disk& disk, const std::string& purpose) {
+  if (disk.aio == config::DiskAio::io_uring && args.spec.sandbox != config::Sandbox::off) {
     args.plan.warnings.push_back(purpose +
                                  "'s io_uring weakens the sandbox: what QEMU asks of the kernel by "
                                  "it is neither watched nor refused; \"native\" is");
   }
 }
 
-/// The host's side of a disk.
-void image(Arguments& args, const VmSpec::Disk& disk, const std::string& id, std::size_t index) {
-  FileUse file{"disk " + std::to_string(index),
-               disk.path,
-               disk.readonly ? FileUse::Access::read : FileUse::Access::read_write};
-  file.is_qcow2 = disk.format == config::DiskFormat::qcow2;
-  file.direct = disk.cache == config::DiskCache::none;
-  if (args.survey.qcow2_heads.contains(disk.path)) {
+/// Past the page cache, or without flushes: none of the nodes takes it from another.
+void choose_cache(const VmSpec::Disk& disk, Json& node) {
+  if (disk.cache == config::DiskCache::none) {
+    node["cache"] = {{"direct", true}};
+  } else if (disk.cache == config::DiskCache::unsafe) {
+    node["cache"] = {{"no-flush", true}};
+  }
+}
+
+void warn_of_header(Arguments& args, const FileUse& file) {
+  if (args.survey.qcow2_heads.contains(file.path)) {
     args.plan.warnings.push_back(
-        file.purpose + ", " + base::printable(disk.path) +
+        file.purpose + ", " + base::printable(file.path) +
         ", is \"raw\" and begins like a qcow2 image: either its \"format\" is \"qcow2\", or the "
         "guest has written that; type: qemu-img info " +
-        base::shell_quote(disk.path));
+        base::shell_quote(file.path));
   }
-  const bool is_block = args.survey.block_devices.contains(disk.path);
+}
+
+/// One image of a disk as the nodes `id` and `id`-file, over the node `beneath`.
+void image(Arguments& args,
+           const VmSpec::Disk& disk,
+           FileUse file,
+           const std::string& id,
+           const std::optional<std::string>& beneath) {
+  warn_of_header(args, file);
+  const bool is_block = args.survey.block_devices.contains(file.path);
+  const bool readonly = file.access == FileUse::Access::read;
+  file.direct = disk.cache == config::DiskCache::none;
   Json protocol = {{"driver", is_block ? "host_device" : "file"},
                    {"filename", args.fdset(file)},
                    {"node-name", id + "-file"},
-                   {"read-only", disk.readonly},
+                   {"read-only", readonly},
                    {"discard", "unmap"}};
   if (is_block) {
     args.need_calls("block-device");
   }
-  choose_aio(args, disk, file.purpose, protocol);
-  Json format = {{"driver", to_string(disk.format)},
+  choose_aio(args, disk, protocol);
+  Json format = {{"driver", file.is_qcow2 ? "qcow2" : "raw"},
                  {"file", id + "-file"},
                  {"node-name", id},
-                 {"read-only", disk.readonly},
+                 {"read-only", readonly},
                  {"discard", "unmap"}};
   if (file.is_qcow2) {
-    format["backing"] = nullptr;  // a guest's own header must not name further files
+    // A guest's own header must not name files: QEMU is told which one it is.
+    format["backing"] = beneath ? Json(*beneath) : Json(nullptr);
   }
-  for (Json* node : {&protocol, &format}) {  // none takes it from another
-    if (file.direct) {
-      (*node)["cache"] = {{"direct", true}};
-    } else if (disk.cache == config::DiskCache::unsafe) {
-      (*node)["cache"] = {{"no-flush", true}};
-    }
+  for (Json* node : {&protocol, &format}) {
+    choose_cache(disk, *node);
     args.add_json("-blockdev", *node);
   }
+}
+
+FileUse file_of(const VmSpec::Image& image, const std::string& purpose, bool readonly) {
+  FileUse file{purpose, image.path, readonly ? FileUse::Access::read : FileUse::Access::read_write};
+  file.is_qcow2 = image.format == config::DiskFormat::qcow2;
+  return file;
+}
+
+/// The host's side of a disk: from the last image beneath it to its own.
+void images(Arguments& args, const VmSpec::Disk& disk, const std::string& id, std::size_t index) {
+  const std::string purpose = "disk " + std::to_string(index);
+  warn_of_io_uring(args, disk, purpose);
+  std::optional<std::string> beneath;
+  std::optional<std::string> path;
+  for (std::size_t i = disk.backing.size(); i-- > 0;) {
+    FileUse file =
+        file_of(disk.backing[i], "image " + std::to_string(i + 1) + " beneath " + purpose, true);
+    file.backing = path;
+    const std::string node = id + "-backing" + std::to_string(i + 1);
+    image(args, disk, file, node, beneath);
+    beneath = node;
+    path = disk.backing[i].path;
+  }
+  FileUse file = file_of(disk, purpose, disk.readonly);
+  file.backing = path;
+  image(args, disk, file, id, beneath);
 }
 
 /// One disk on each, in their order.
@@ -136,7 +169,7 @@ Json drive(Arguments& args, const VmSpec::Disk& disk, const std::string& id, std
 }
 
 void disk(Arguments& args, const VmSpec::Disk& disk, const std::string& id, std::size_t index) {
-  image(args, disk, id, index);
+  images(args, disk, id, index);
   Json front = drive(args, disk, id, index);
   front["drive"] = id;
   front["bootindex"] = index + 1;  // 0 is the loader's that -kernel brings along

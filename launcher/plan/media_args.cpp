@@ -59,6 +59,7 @@ void add_display(Arguments& args) {
     return;
   }
   args.need_calls("vnc");
+  args.need_network();
   args.add(
       "-vnc",
       args.spec.display.vnc->address + ":" + std::to_string(args.spec.display.vnc->port - 5900));
@@ -72,6 +73,7 @@ void add_audio(Arguments& args) {
   if (const auto server = sound_server(args, *args.spec.audio)) {
     backend["driver"] = "pa";
     backend["server"] = *server;
+    args.share(*server);
     args.need_calls("pulse");
   }
   args.add_json("-audiodev", backend);

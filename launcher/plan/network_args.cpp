@@ -33,8 +33,12 @@ Json tap_backend(const VmSpec::Nic& nic, const survey::Survey& survey, unsigned 
   return backend;
 }
 
-void need_calls(Arguments& args, const VmSpec::Nic& nic) {
+void take_rights(Arguments& args, const VmSpec::Nic& nic) {
   args.need_calls(nic.kind == config::NicKind::user ? "user-network" : "tap");
+  if (nic.kind == config::NicKind::user) {
+    args.need_network();
+    args.share("/etc/resolv.conf");
+  }
   if (uses_vhost(nic, args.survey)) {
     args.need_calls("vhost-net");
   }
@@ -42,7 +46,7 @@ void need_calls(Arguments& args, const VmSpec::Nic& nic) {
 
 void nic(Arguments& args, const VmSpec::Nic& nic, std::size_t index) {
   const std::string number = std::to_string(index);
-  need_calls(args, nic);
+  take_rights(args, nic);
   Json backend = nic.kind == config::NicKind::user
                      ? user_backend(nic)
                      : tap_backend(nic, args.survey, static_cast<unsigned>(index));

@@ -45,6 +45,7 @@ void add_pci_devices(Arguments& args) {
                    {"host", base::to_string(slots[i][k])},
                    {"bus", port},
                    {"addr", "0x0.0x" + std::to_string(k)}};
+      args.share("/sys/bus/pci/devices/" + base::to_string(slots[i][k]));
       if (slots[i].size() > 1) {
         card["multifunction"] = true;
       }

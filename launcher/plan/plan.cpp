@@ -5,6 +5,7 @@
 #include "launcher/plan/accel.hpp"
 #include "launcher/plan/host_steps.hpp"
 #include "launcher/plan/qemu_args.hpp"
+#include "sandbox/policy.hpp"
 
 namespace vmlaunch::launcher::plan {
 
@@ -79,6 +80,13 @@ Dev dev_of(const config::VmSpec& spec, const Plan& plan) {
 
 }  // namespace
 
+sandbox::Filter filter_of(const Calls& calls) {
+  return {sandbox::own_policy(),
+          {calls.sections.begin(), calls.sections.end()},
+          calls.mode == config::Sandbox::log ? sandbox::Filter::Mode::log
+                                             : sandbox::Filter::Mode::enforce};
+}
+
 Plan make_plan(const config::VmSpec& spec,
                const survey::Survey& survey,
                const Identity& identity,
@@ -96,7 +104,8 @@ Plan make_plan(const config::VmSpec& spec,
   }
   plan.accel = accel.kvm ? "kvm" : "tcg";
   add_host_steps(spec, survey, identity, plan);
-  if (identity.privileged) {
+  plan.qemu.root.user_namespace = !identity.privileged;
+  if (identity.privileged || spec.sandbox != config::Sandbox::off) {
     plan.qemu.dev = dev_of(spec, plan);
   }
   add_qemu_arguments(spec, survey, accel.kvm, plan);

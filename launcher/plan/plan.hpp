@@ -13,6 +13,7 @@
 #include "launcher/plan/passthrough.hpp"
 #include "launcher/steps/step.hpp"
 #include "launcher/survey/survey.hpp"
+#include "sandbox/filter.hpp"
 
 namespace vmlaunch::launcher::plan {
 
@@ -28,9 +29,10 @@ struct FileUse {
   Create create = Create::never;
   std::string template_path = {};  ///< for Create::from_template
   int fd = -1;                     ///< the number in QEMU
-  bool reopened = false;  ///< QEMU opens it again through /proc/self/fd: its uid needs the right
+  bool reopened = false;           ///< QEMU opens it by a name: its uid needs the right
   bool is_qcow2 = false;
-  bool direct = false;  ///< opened past the host's page cache (O_DIRECT)
+  bool direct = false;                      ///< opened past the host's page cache (O_DIRECT)
+  std::optional<std::string> backing = {};  ///< what the header of a qcow2 must name; else nothing
 
   bool operator==(const FileUse&) const = default;
 };
@@ -52,6 +54,18 @@ struct Dev {
   bool operator==(const Dev&) const = default;
 };
 
+/// What QEMU sees of the host's files, beside its /dev and the files of the plan, and which of the
+/// host's namespaces it is in.
+struct Root {
+  bool whole_host = false;               ///< all files, under their own names
+  std::vector<std::string> shared = {};  ///< to read, where the host has them
+  std::vector<std::string> hidden = {};  ///< folders of those that are empty for QEMU
+  bool network = false;                  ///< the host's; else none
+  bool user_namespace = false;           ///< what a user needs for all of this
+
+  bool operator==(const Root&) const = default;
+};
+
 /// Which system calls QEMU may make.
 struct Calls {
   config::Sandbox mode = config::Sandbox::on;
@@ -66,6 +80,7 @@ struct Qemu {
   std::vector<std::string> environment;
   QemuUser user;
   std::optional<Dev> dev = {};  ///< nothing: it sees the host's /dev
+  Root root = {};
   Calls calls = {};
   bool serial_stdio = false;  ///< the serial port is on descriptor kSerialFd
   /// What QEMU may lock in memory: devices reach the guest's memory only where it is pinned.
@@ -107,6 +122,14 @@ struct Plan {
 constexpr int kQmpFd = 3;
 constexpr int kSerialFd = 4;
 constexpr int kFirstFileFd = 10;
+
+/// What those calls come to; not for mode off.
+[[nodiscard]] sandbox::Filter filter_of(const Calls& calls);
+
+/// The name of a file that QEMU opens by name, in its root folder.
+[[nodiscard]] inline std::string name_in_root(int fd) {
+  return "/vm/" + std::to_string(fd);
+}
 
 /// Throws Failure (preflight) for what the config asks and host or rights refuse.
 [[nodiscard]] Plan make_plan(const config::VmSpec& spec,

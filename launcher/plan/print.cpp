@@ -4,6 +4,7 @@
 #include "launcher/plan/plan.hpp"
 #include "launcher/steps/steps.hpp"
 #include "sandbox/policy.hpp"
+#include "sandbox/private_dev.hpp"
 
 namespace vmlaunch::launcher::plan {
 
@@ -11,10 +12,17 @@ namespace {
 
 using config::Json;
 
-std::string describe(const FileUse& file) {
+/// Under a name in QEMU's root folder, and not by descriptor.
+bool has_name(const FileUse& file, const Root& root) {
+  return file.reopened && !root.whole_host;
+}
+
+std::string describe(const FileUse& file, const Root& root) {
   std::string text = file.purpose + ": " + base::printable(file.path) + " (" +
                      to_string(file.access) + (file.direct ? ", past the page cache" : "") +
-                     ", descriptor " + std::to_string(file.fd) + ")";
+                     (has_name(file, root) ? ", seen as " + name_in_root(file.fd)
+                                           : ", descriptor " + std::to_string(file.fd)) +
+                     ")";
   switch (file.create) {
     case FileUse::Create::never:
       break;
@@ -45,6 +53,10 @@ std::vector<std::string> nodes_of(const Plan& plan) {
       nodes.push_back("vfio/" + std::to_string(group.number));
     }
   }
+  if (plan.qemu.root.user_namespace && !plan.qemu.dev->usb.empty()) {
+    nodes.emplace_back("bus/usb");
+    return nodes;
+  }
   for (const config::UsbRule& rule : plan.qemu.dev->usb) {
     nodes.push_back("bus/usb of " + to_string(rule));
   }
@@ -55,11 +67,67 @@ std::string describe_dev(const Plan& plan) {
   if (!plan.qemu.dev) {
     return "the host's";
   }
-  std::string text = "null zero full random urandom ";
-  for (const std::string& node : nodes_of(plan)) {
-    text += node + " ";
+  return base::join({sandbox::kCommonNodes.begin(), sandbox::kCommonNodes.end()}, " ") + " " +
+         base::join(nodes_of(plan), " ") + (nodes_of(plan).empty() ? "" : " ") + "and nothing else";
+}
+
+/// Those that are not the host's.
+std::vector<std::string> namespaces_of(const Qemu& qemu) {
+  std::vector<std::string> namespaces;
+  if (qemu.dev) {
+    namespaces = {"mount", "ipc", "uts"};
+    if (!qemu.root.network) {
+      namespaces.emplace_back("network");
+    }
+    if (qemu.root.user_namespace) {
+      namespaces.emplace_back("user");
+    }
   }
-  return text + "and nothing else";
+  return namespaces;
+}
+
+std::vector<std::string> names_in_root(const Plan& plan) {
+  std::vector<std::string> names;
+  for (const FileUse& file : plan.files) {
+    if (has_name(file, plan.qemu.root)) {
+      names.push_back(name_in_root(file.fd));
+    }
+  }
+  return names;
+}
+
+std::string describe_root(const Plan& plan) {
+  const Root& root = plan.qemu.root;
+  if (root.whole_host) {
+    return "  sees all files of the host\n";
+  }
+  std::vector<std::string> seen = names_in_root(plan);
+  seen.insert(seen.begin(), root.shared.begin(), root.shared.end());
+  std::string text = "  sees, to read, what the host has of:\n";
+  for (const std::string& path : seen) {
+    text += "    " + base::printable(path) + "\n";
+  }
+  if (!root.hidden.empty()) {
+    text += "    and nothing in " + base::join(root.hidden, " ") + "\n";
+  }
+  return text;
+}
+
+std::string describe_namespaces(const Qemu& qemu) {
+  const std::vector<std::string> namespaces = namespaces_of(qemu);
+  return namespaces.empty() ? "none" : base::join(namespaces, " ");
+}
+
+/// The program that the kernel gets, with 0 for QEMU's own number.
+struct Program {
+  std::size_t instructions;
+  std::string fingerprint;
+};
+
+Program program_of(const Calls& calls) {
+  constexpr std::size_t kInstruction = 8;  // bytes of a sock_filter
+  const std::string bytes = filter_of(calls).program(0);
+  return {bytes.size() / kInstruction, base::hex(base::fingerprint(bytes), 16)};
 }
 
 std::string describe(const Calls& calls) {
@@ -70,7 +138,18 @@ std::string describe(const Calls& calls) {
   for (const std::string& section : calls.sections) {
     text += ", " + section;
   }
-  return text + (calls.mode == config::Sandbox::log ? "; others are told" : "; no others");
+  const Program program = program_of(calls);
+  return text + (calls.mode == config::Sandbox::log ? "; others are told" : "; no others") +
+         " (a filter of " + std::to_string(program.instructions) + " instructions, " +
+         program.fingerprint + ")";
+}
+
+Json filter_json(const Calls& calls) {
+  if (calls.mode == config::Sandbox::off) {
+    return nullptr;
+  }
+  const Program program = program_of(calls);
+  return {{"instructions", program.instructions}, {"fingerprint", program.fingerprint}};
 }
 
 /// One option with its value a line; what follows "\" in a shell.
@@ -142,11 +221,13 @@ std::string to_text(const Plan& plan) {
   }
   text += "\nFiles\n";
   for (const FileUse& file : plan.files) {
-    text += "  " + describe(file) + "\n";
+    text += "  " + describe(file, plan.qemu.root) + "\n";
   }
   text += plan.files.empty() ? "  none\n" : "";
   text += "\nQEMU runs as " + describe(plan.qemu.user) + "\n";
+  text += describe_root(plan);
   text += "  its /dev: " + describe_dev(plan) + "\n";
+  text += "  namespaces of its own: " + describe_namespaces(plan.qemu) + "\n";
   text += "  system calls: " + describe(plan.qemu.calls) + "\n";
   if (plan.qemu.memlock) {
     text += "  may lock " + base::to_string(*plan.qemu.memlock) + " of memory\n";
@@ -164,13 +245,16 @@ std::string to_text(const Plan& plan) {
 Json to_json(const Plan& plan) {
   Json files = Json::array();
   for (const FileUse& file : plan.files) {
-    files.push_back({{"purpose", file.purpose},
-                     {"path", file.path},
-                     {"access", to_string(file.access)},
-                     {"create", to_string(file.create)},
-                     {"template", file.template_path},
-                     {"direct", file.direct},
-                     {"descriptor", file.fd}});
+    files.push_back(
+        {{"purpose", file.purpose},
+         {"path", file.path},
+         {"access", to_string(file.access)},
+         {"create", to_string(file.create)},
+         {"template", file.template_path},
+         {"direct", file.direct},
+         {"descriptor", has_name(file, plan.qemu.root) ? Json(nullptr) : Json(file.fd)},
+         {"seen_as",
+          has_name(file, plan.qemu.root) ? Json(name_in_root(file.fd)) : Json(nullptr)}});
   }
   Json groups = Json::array();
   for (const Group& group : plan.passthrough.groups) {
@@ -206,6 +290,13 @@ Json to_json(const Plan& plan) {
             {"memlock", plan.qemu.memlock ? Json(plan.qemu.memlock->bytes) : Json(nullptr)},
             {"sandbox", to_string(plan.qemu.calls.mode)},
             {"system_calls", plan.qemu.calls.sections},
+            {"filter", filter_json(plan.qemu.calls)},
+            {"root",
+             {{"whole_host", plan.qemu.root.whole_host},
+              {"shared", plan.qemu.root.shared},
+              {"hidden", plan.qemu.root.hidden},
+              {"files", names_in_root(plan)}}},
+            {"namespaces", namespaces_of(plan.qemu)},
             {"nodes", plan.qemu.dev ? Json(nodes_of(plan)) : Json(nullptr)},
             {"user", qemu_user}}},
           {"deadlines_ms",

@@ -28,9 +28,8 @@ void sandbox(Arguments& args) {
   args.plan.qemu.calls.mode = mode;
   if (mode == config::Sandbox::off) {
     args.plan.warnings.emplace_back(
-        "QEMU may make any system call, as \"sandbox\": \"off\" asks for: a guest that breaks out "
-        "of "
-        "it finds the kernel open");
+        "QEMU may make any system call and sees all files of its user's, as \"sandbox\": \"off\" "
+        "asks for: a guest that breaks out of it finds the host open");
     return;
   }
   if (mode == config::Sandbox::log) {
@@ -195,6 +194,7 @@ void add_qemu_arguments(const VmSpec& spec, const survey::Survey& survey, bool k
   args.add("-nodefaults");
   args.add("-no-user-config");
   sandbox(args);
+  add_root(args);
   args.add("-S");
   monitor(args);
   machine(args);

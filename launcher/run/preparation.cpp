@@ -15,6 +15,7 @@
 #include "base/packet.hpp"
 #include "base/process.hpp"
 #include "base/text.hpp"
+#include "launcher/guardian/image_head.hpp"
 #include "launcher/steps/reservations.hpp"
 #include "launcher/steps/state_folders.hpp"
 #include "launcher/survey/survey.hpp"
@@ -93,9 +94,15 @@ void throw_if_any(const std::vector<std::string>& problems) {
   }
 }
 
+/// QEMU takes a relative name from the image's folder.
+bool is_same_path(const FileUse& file, const std::string& named) {
+  const std::filesystem::path meant = std::filesystem::path(file.path).parent_path() / named;
+  return meant.lexically_normal() == std::filesystem::path(*file.backing).lexically_normal();
+}
+
 void check_head(const FileUse& file, int fd) {
   if (file.is_qcow2) {
-    refuse_backing_file(file, guardian::head_of(fd));
+    check_image(file, guardian::head_of(fd));
   }
 }
 
@@ -196,32 +203,46 @@ void check_facts(const plan::Plan& plan, const guardian::Sealed& sealed) {
   for (const guardian::FileFacts& facts : sealed.files) {
     const FileUse& file = plan.files.at(facts.index);
     if (file.is_qcow2) {
-      refuse_backing_file(file, facts.head);
+      check_image(file, facts.head);
     }
   }
 }
 
-void refuse_backing_file(const FileUse& file, const std::string& head) {
-  // docs/interop/qcow2.txt of QEMU: the magic, the version at 4, the offset of the backing file's
-  // name at 8, and from version 3 on the incompatible features at 72, of which bit 2 says that the
-  // data is in a file of its own. All numbers are big-endian.
-  constexpr std::size_t kNeeded = 80;
-  const std::string of_file =
-      "Cannot use the " + file.purpose + " " + base::printable(file.path) + ": ";
+void check_image(const FileUse& file, const std::string& head) {
   const std::string quoted = base::shell_quote(file.path);
-  if (head.size() < kNeeded || !head.starts_with(survey::kQcow2Magic)) {
-    throw Failure(ExitCode::preflight,
-                  of_file + "it is not a qcow2 image; type: qemu-img info " + quoted);
+  const std::string look = "; type: qemu-img info " + quoted;
+  const auto refuse = [&](const std::string& why, const std::string& advice) {
+    throw Failure(
+        ExitCode::preflight,
+        "Cannot use the " + file.purpose + " " + base::printable(file.path) + ": " + why + advice);
+  };
+  const auto links = guardian::links_of(head);
+  if (!links) {
+    return refuse("it is not a qcow2 image", look);
   }
-  const std::string convert =
-      ", which is not supported; make it one image: qemu-img convert -O qcow2 " + quoted +
-      " NEW.qcow2";
-  if (head.substr(8, 8) != std::string(8, '\0')) {
-    throw Failure(ExitCode::preflight, of_file + "it is an overlay over another image" + convert);
+  if (links->has_data_file) {
+    return refuse("its data is in another file, which is not supported; make it one image",
+                  ": qemu-img convert -O qcow2 " + quoted + " NEW.qcow2");
   }
-  const bool has_features = static_cast<unsigned char>(head[7]) >= 3;
-  if (has_features && (static_cast<unsigned char>(head[79]) & 4U) != 0) {
-    throw Failure(ExitCode::preflight, of_file + "its data is in another file" + convert);
+  const std::string beneath = links->beneath ? base::printable(*links->beneath)
+                                             : "a file whose name is in an unusual place";
+  if (links->is_overlay && !file.backing) {
+    return refuse(
+        "it lies over " + beneath +
+            ", which the config does not list in \"backing\"; before you add it, see that "
+            "it is yours: a guest can write the name of any file there",
+        look);
+  }
+  if (!links->is_overlay && file.backing) {
+    return refuse(
+        "it stands alone, and the config lists " + base::printable(*file.backing) + " beneath it",
+        look);
+  }
+  if (links->is_overlay && !(links->beneath && is_same_path(file, *links->beneath))) {
+    return refuse("it lies over " + beneath + ", and the config lists " +
+                      base::printable(*file.backing) +
+                      ": unless you changed it, the guest has written that",
+                  look);
   }
 }
 

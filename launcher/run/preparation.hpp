@@ -79,8 +79,8 @@ struct Sealing {
 /// Refuses, by what the guardian found in the files that only it could open.
 void check_facts(const plan::Plan& plan, const guardian::Sealed& sealed);
 
-/// Refuses an image whose header names another file: QEMU is told to open none, so the guest would
-/// see zeros in its place. `head` is the file's first bytes.
-void refuse_backing_file(const plan::FileUse& file, const std::string& head);
+/// Refuses a qcow2 image whose header names another image beneath it than the plan: QEMU is told
+/// which one it is, and a guest can write any name there. `head` is the file's first bytes.
+void check_image(const plan::FileUse& file, const std::string& head);
 
 }  // namespace vmlaunch::launcher::run

@@ -181,9 +181,10 @@ class Run {
     asio::co_spawn(io_, climb(), asio::detached);  // ends with QEMU, at the latest at the undo
   }
 
-  /// Where QEMU has a /dev of its own. From just before its start, with which the guardian looks.
+  /// In a run as root, whose /dev has single nodes. From just before its start, with which the
+  /// guardian looks.
   void watch_usb() {
-    if (!plan().qemu.dev || plan().qemu.dev->usb.empty()) {
+    if (plan().qemu.root.user_namespace || plan().qemu.dev->usb.empty()) {
       return;
     }
     try {
@@ -436,7 +437,7 @@ class Run {
   [[nodiscard]] std::string name_descriptors(const std::string& words) const {
     std::string names;
     for (const plan::FileUse& file : plan().files) {
-      for (const char* folder : {"/dev/fdset/", "/proc/self/fd/"}) {
+      for (const char* folder : {"/dev/fdset/", "/proc/self/fd/", "/vm/"}) {
         const std::string shown = folder + std::to_string(file.fd);
         if (words.find(shown) != std::string::npos) {
           names += "\n" + shown + " is the " + file.purpose + ", " + file.path;

@@ -113,14 +113,21 @@ bool begins_as_qcow2(const base::Tree& tree, const std::string& path, const stru
          std::equal(head.begin(), head.end(), kQcow2Magic.begin());
 }
 
+void look_at_image(const base::Tree& tree, const config::VmSpec::Image& image, Survey& survey) {
+  const auto file = tree.status(image.path);
+  if (file && S_ISBLK(file->st_mode)) {
+    survey.block_devices.insert(image.path);
+  }
+  if (file && image.format == config::DiskFormat::raw && begins_as_qcow2(tree, image.path, *file)) {
+    survey.qcow2_heads.insert(image.path);
+  }
+}
+
 void look_at_disks(const base::Tree& tree, const config::VmSpec& spec, Survey& survey) {
   for (const config::VmSpec::Disk& disk : spec.disks) {
-    const auto file = tree.status(disk.path);
-    if (file && S_ISBLK(file->st_mode)) {
-      survey.block_devices.insert(disk.path);
-    }
-    if (file && disk.format == config::DiskFormat::raw && begins_as_qcow2(tree, disk.path, *file)) {
-      survey.qcow2_heads.insert(disk.path);
+    look_at_image(tree, disk, survey);
+    for (const config::VmSpec::Image& image : disk.backing) {
+      look_at_image(tree, image, survey);
     }
   }
 }

@@ -98,10 +98,12 @@ double time_of_our_child() {
   spec.credentials = is_root ? sandbox::Credentials{12345, 12345, {}}
                              : sandbox::Credentials{::getuid(), ::getgid(), {}};
   spec.calls = filter();
+  spec.root.emplace();
+  spec.root->shared = {"/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache"};
   std::optional<sandbox::PrivateDev> dev;
   if (is_root) {
     dev.emplace(spec.credentials);
-    spec.dev = dev->tree();
+    spec.root->dev = dev->tree();
   }
   const double before = childrens_time();
   sandbox::Spawned spawned = sandbox::spawn(spec);

@@ -8,6 +8,7 @@
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <set>
 #include <string>
 #include <vector>
@@ -15,8 +16,10 @@
 #include "base/errors.hpp"
 #include "base/file.hpp"
 #include "base/process.hpp"
+#include "base/text.hpp"
 #include "base/unique_fd.hpp"
 #include "sandbox/filter.hpp"
+#include "sandbox/policy.hpp"
 #include "tests/component/vm.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/live_filters.hpp"
@@ -179,6 +182,19 @@ Program& require_running(Program& program) {
   return program;
 }
 
+std::string bytes_of(const LiveFilter& filter) {
+  std::string bytes(filter.size() * sizeof(sock_filter), '\0');
+  std::memcpy(bytes.data(), filter.data(), bytes.size());
+  return bytes;
+}
+
+/// Of the folder's vm.json.
+Json plan_of(const Folder& folder) {
+  Program program(command_of({"plan", "--json", folder.file("vm.json")}));
+  CHECK(program.exit_code() == 0);
+  return Json::parse(program.output());
+}
+
 }  // namespace
 
 TEST_CASE("calls: the filter of a living QEMU allows few calls, and none that lead out of it") {
@@ -189,7 +205,15 @@ TEST_CASE("calls: the filter of a living QEMU allows few calls, and none that le
   Program program(run_of(folder, idle_config()));
   require_running(program);
   const std::vector<LiveFilter> filters = live_filters(qemu_pid(program));
-  CHECK(filters.size() == 2);  // the policy's, and beneath it QEMU's own
+  REQUIRE(filters.size() == 2);  // the policy's, and beneath it QEMU's own
+  // It is the one that the plan tells of, with QEMU's own number in it.
+  const Json plan = plan_of(folder)["qemu"];
+  const sandbox::Filter planned(
+      sandbox::own_policy(), plan["system_calls"], sandbox::Filter::Mode::enforce);
+  CHECK(bytes_of(filters[0]) == planned.program(qemu_pid(program)));
+  CHECK(plan["filter"] ==
+        Json({{"instructions", filters[0].size()},
+              {"fingerprint", base::hex(base::fingerprint(planned.program(0)), 16)}}));
   const std::set<std::string> always = calls_of(filters, always_allowed);
   const std::set<std::string> ever = calls_of(filters, ever_allowed);
   CHECK(always.contains("read"));

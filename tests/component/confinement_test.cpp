@@ -1,7 +1,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <csignal>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -66,8 +69,40 @@ long id_of(const Json& status, const char* field) {
   return ids == first + "\t" + first + "\t" + first + "\t" + first ? std::stol(first) : -1;
 }
 
-std::string mount_namespace_of(const std::string& pid) {
-  return std::filesystem::read_symlink("/proc/" + pid + "/ns/mnt");
+/// Namespaces that two processes do not share.
+Json other_namespaces(const Json& facts, const Json& others) {
+  Json names = Json::array();
+  for (const auto& [name, id] : facts["namespaces"].items()) {
+    if (id != others["namespaces"][name] && !name.ends_with("_for_children")) {
+      names.push_back(name);
+    }
+  }
+  return names;
+}
+
+bool is_below(const std::string& path, const std::string& folder) {
+  return path == folder || path.starts_with(folder + "/");
+}
+
+/// Nodes with owner and mode, as in "/dev/null 0666 0:0".
+Json nodes_in(pid_t pid) {
+  Json nodes = Json::array();
+  const std::string root = "/proc/" + std::to_string(pid) + "/root";
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(root + "/dev")) {
+    struct stat info {};
+    if (::lstat(entry.path().c_str(), &info) == 0 && !S_ISDIR(info.st_mode)) {
+      std::array<char, 64> text{};
+      static_cast<void>(std::snprintf(text.data(),
+                                      text.size(),
+                                      " %04o %u:%u",
+                                      info.st_mode & 07777U,
+                                      info.st_uid,
+                                      info.st_gid));
+      nodes.push_back(entry.path().string().substr(root.size()) + text.data());
+    }
+  }
+  std::sort(nodes.begin(), nodes.end());
+  return nodes;
 }
 
 /// Owner, mode and numbers of all that is in the host's /dev, as text.
@@ -132,8 +167,8 @@ TEST_CASE(
     const bool running = program.says("] running");
     INFO(program.output());
     REQUIRE(running);
-    const Json report = probe_report(program);
-    const Json status = report["status"];
+    const Json report = facts_of(qemu_pid(program));
+    const Json& status = report["status"];
     CHECK(id_of(status, "Uid") >= start.least_uid);
     CHECK(id_of(status, "Uid") <= start.most_uid);
     CHECK(id_of(status, "Gid") > 0);
@@ -141,13 +176,12 @@ TEST_CASE(
     for (const char* set : {"CapInh", "CapPrm", "CapEff", "CapAmb"}) {
       CHECK(status[set] == "0000000000000000");
     }
-    if (!start.as_person && is_root()) {
-      CHECK(status["CapBnd"] == "0000000000000000");
-    }
+    CHECK(status["CapBnd"] == "0000000000000000");
     CHECK(status["NoNewPrivs"] == "1");
+    CHECK(status["Seccomp"] == "2");
     CHECK(status["SigBlk"] == "0000000000000000");
     CHECK(status["SigIgn"] == "0000000000000000");
-    CHECK(report["core"] == 0);
+    CHECK(report["core"] == "0");
     CHECK(report["session_leader"] == true);
     CHECK(report["environment"] == Json({"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"}));
     Json fds = report["fds"];
@@ -157,7 +191,7 @@ TEST_CASE(
     CHECK(fds["3"].get<std::string>().rfind("socket:", 0) == 0);
     CHECK(fds["4"].get<std::string>().rfind("socket:", 0) == 0);
     CHECK(fds["10"] == disk);
-    CHECK(fds.size() <= 7);  // and the folder that the probe itself reads them from
+    CHECK(fds.size() == 6);
 
     // The supervisor and the guardian: one without rights, one away from the terminal.
     const pid_t guardian = guardian_pid(program);
@@ -166,10 +200,10 @@ TEST_CASE(
     CHECK(status_of(program.pid(), "Uid").rfind("0\t", 0) == std::string::npos);
     CHECK(::getsid(guardian) == guardian);
     if (!start.as_person && is_root()) {
-      // CHOWN, KILL, SETGID, SETUID, SETPCAP, SYS_ADMIN and MKNOD; with a cgroup to make,
-      // DAC_OVERRIDE.
+      // CHOWN, KILL, SETGID, SETUID, SETPCAP, SYS_CHROOT, SYS_ADMIN and MKNOD; with a cgroup to
+      // make, DAC_OVERRIDE.
       const bool cgroup = program.output().find("make the cgroup") != std::string::npos;
-      const std::string kept = cgroup ? "00000000082001e3" : "00000000082001e1";
+      const std::string kept = cgroup ? "00000000082401e3" : "00000000082401e1";
       CHECK(status_of(guardian, "CapEff") == kept);
       CHECK(status_of(guardian, "CapBnd") == kept);
     }
@@ -185,23 +219,21 @@ TEST_CASE("confinement: as root QEMU sees a /dev with the nodes of the plan and 
   const std::string mounts = text_of("/proc/self/mountinfo");
   const std::string nodes = host_nodes();
   const Folder folder;
-  Json config = probe_config({"list-dev"});
+  Json config = probe_config();
   config["run_as"] = 4242;
   Program program(run_of(folder, config));
   const bool running = program.says("] running");
   INFO(program.output());
   REQUIRE(running);
-  const Json report = probe_report(program);
+  const pid_t pid = qemu_pid(program);
   Json expected = {"/dev/full 0666 0:0",
                    "/dev/null 0666 0:0",
                    "/dev/random 0666 0:0",
                    "/dev/urandom 0666 0:0",
                    "/dev/zero 0666 0:0"};
-  CHECK(report["nodes"] == expected);
-  CHECK(report["dev_writable"] == false);
+  CHECK(nodes_in(pid) == expected);
   // Mounts of its own: what the guardian sees, and the host, is as it was.
-  CHECK(report["mounts"] != mount_namespace_of("self"));
-  CHECK(mount_namespace_of(std::to_string(guardian_pid(program))) == mount_namespace_of("self"));
+  CHECK(other_namespaces(facts_of(guardian_pid(program)), facts_of(::getpid())) == Json::array());
   CHECK(text_of("/proc/self/mountinfo") == mounts);
   CHECK(host_nodes() == nodes);
   program.signal(SIGINT);
@@ -210,15 +242,76 @@ TEST_CASE("confinement: as root QEMU sees a /dev with the nodes of the plan and 
   CHECK(host_nodes() == nodes);
 }
 
-TEST_CASE("confinement: a user's QEMU sees the host's /dev") {
+TEST_CASE("confinement: what QEMU sees of the host is what its plan says, and nothing else") {
+  for (const bool as_person : {true, false}) {
+    if (!as_person && !is_root()) {
+      continue;
+    }
+    const Folder folder;
+    Json config = probe_config();
+    config["qemu"].erase("extra_args");
+    config["kernel"] = folder.write("kernel", "a kernel", 0644);
+    const std::string file = folder.write("vm.json", config.dump(), 0644);
+    Launch launch = command_of({file});
+    Launch plans = command_of({"plan", "--json", file});
+    if (as_person && is_root()) {
+      REQUIRE(::chown(file.c_str(), kPerson, kPerson) == 0);
+      launch.uid = kPerson;
+      plans.uid = kPerson;
+    }
+    Program planning(plans);
+    REQUIRE(planning.exit_code() == 0);
+    const Json plan = Json::parse(planning.output())["qemu"];
+    Program program(launch);
+    const bool running = program.says("] running");
+    INFO(program.output());
+    REQUIRE(running);
+    const pid_t pid = qemu_pid(program);
+    const Json facts = facts_of(pid);
+
+    Json namespaces = {"ipc", "mnt", "net", "uts"};
+    if (as_person) {
+      namespaces = {"ipc", "mnt", "net", "user", "uts"};
+    }
+    CHECK(other_namespaces(facts, facts_of(::getpid())) == namespaces);
+    CHECK(plan["namespaces"].size() == namespaces.size());
+
+    std::vector<std::string> seen = plan["root"]["shared"];
+    seen.insert(seen.end(), {"/vm/10", "/dev"});
+    CHECK(plan["root"]["files"] == Json({"/vm/10"}));
+    for (const auto& mount : facts["mounts"].items()) {
+      const std::string& place = mount.key();
+      const std::string options = mount.value();
+      INFO(place << " " << options);
+      CHECK((place == "/" || std::any_of(seen.begin(), seen.end(), [&](const std::string& path) {
+               return is_below(place, path);
+             })));
+      CHECK((options.starts_with("ro") || place == "/dev"));
+      CHECK(options.find("nosuid") != std::string::npos);
+    }
+    const std::string root = "/proc/" + std::to_string(pid) + "/root";
+    CHECK(text_of((root + "/vm/10").c_str()) == "a kernel");
+    for (const char* missing : {"/proc", "/home", "/root", "/run", "/tmp", "/etc/passwd"}) {
+      INFO(missing);
+      CHECK_FALSE(std::filesystem::exists(root + missing));
+    }
+    CHECK_FALSE(facts["fds"].contains("10"));
+    program.signal(SIGINT);
+    CHECK(program.exit_code() == 0);
+  }
+}
+
+TEST_CASE("confinement: without the sandbox a user's QEMU sees all of the host") {
   const Folder folder;
-  Launch launch = run_of(folder, probe_config());
+  Json config = probe_config();
+  config["sandbox"] = "off";
+  Launch launch = run_of(folder, config);
   if (is_root()) {
     launch.uid = kPerson;
   }
   Program program(launch);
   REQUIRE(program.says("] running"));
-  CHECK(probe_report(program)["mounts"] == mount_namespace_of("self"));
+  CHECK(other_namespaces(facts_of(qemu_pid(program)), facts_of(::getpid())) == Json::array());
   program.signal(SIGINT);
   CHECK(program.exit_code() == 0);
 }

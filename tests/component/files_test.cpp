@@ -139,26 +139,40 @@ TEST_CASE("files: a disk that only root may open serves a QEMU with another uid"
   CHECK(program.output().find("the guest shut down") != std::string::npos);
 }
 
-TEST_CASE("files: an overlay over another image is refused") {
+TEST_CASE("files: a guest boots over the images of its config, and of no others") {
   const Folder folder;
-  const std::string base = folder.file("base.qcow2");
-  const std::string top = folder.file("top.qcow2");
-  REQUIRE(std::system(("qemu-img create -q -f qcow2 " + base +
-                       " 1M && qemu-img create -q -f qcow2 -F "
-                       "qcow2 -b " +
-                       base + " " + top)
-                          .c_str()) == 0);
-  for (const bool only_root : {false, true}) {
-    if (only_root) {
-      REQUIRE(::chmod(top.c_str(), 0600) == 0);
-    }
-    Json config = idle_config();
-    config["disks"] = {{{"path", "top.qcow2"}, {"format", "qcow2"}}};
+  Json config = brief_config(folder);  // its boot sector is in boot.img
+  const auto shell = [&](const std::string& command) {
+    REQUIRE(std::system(("cd " + folder.path() + " && " + command).c_str()) == 0);
+  };
+  shell("qemu-img create -q -f qcow2 -F raw -b boot.img middle.qcow2");
+  shell("qemu-img create -q -f qcow2 -F qcow2 -b middle.qcow2 top.qcow2");
+  const auto run = [&](const Json& backing, int code, const std::string& words) {
+    config["disks"] = {{{"path", "top.qcow2"}, {"format", "qcow2"}, {"backing", backing}}};
     Program program(run_of(folder, config));
-    CHECK(program.exit_code() == 10);
+    INFO(backing.dump());
+    CHECK(program.exit_code() == code);
     INFO(program.output());
-    CHECK(program.output().find("qemu-img convert") != std::string::npos);
+    CHECK(program.output().find(words) != std::string::npos);
+  };
+  const Json middle = {{"path", "middle.qcow2"}, {"format", "qcow2"}};
+  const Json last = {{"path", "boot.img"}, {"format", "raw"}};
+  for (const bool only_root : {false, true}) {
+    if (only_root && is_root()) {
+      REQUIRE(::chmod(folder.file("top.qcow2").c_str(), 0600) == 0);
+      REQUIRE(::chmod(folder.file("middle.qcow2").c_str(), 0600) == 0);
+    }
+    run({middle, last}, 0, "the guest shut down");
+    run(Json::array(), 10, "top.qcow2: it lies over middle.qcow2, which the config does not list");
+    run(Json::array({middle}),
+        10,
+        "middle.qcow2: it lies over boot.img, which the config does not list");
   }
+  // As a guest could do it.
+  shell("qemu-img rebase -u -f qcow2 -F raw -b /etc/shadow top.qcow2");
+  run({middle, last}, 10, "top.qcow2: it lies over /etc/shadow, and the config lists ");
+  shell("qemu-img rebase -u -f qcow2 -b '' top.qcow2");
+  run({middle, last}, 10, "it stands alone, and the config lists ");
 }
 
 TEST_CASE("files: a second VM is refused the first one's UEFI variables, and takes nothing away") {

@@ -1,137 +1,18 @@
-#include "launcher/guardian/guardian.hpp"
-
-#include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
-#include <iterator>
-#include <utility>
 
-#include "base/file.hpp"
-#include "base/packet.hpp"
-#include "launcher/guardian/protocol.hpp"
 #include "launcher/steps/steps.hpp"
-#include "tests/component/vm.hpp"
+#include "tests/component/guardian_talk.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/skip.hpp"
 
 using namespace vmlaunch;
 using namespace vmlaunch::tests;
 using namespace vmlaunch::launcher;
-using guardian::Reply;
-
-namespace {
-
-/// Tests run at the same time, and a VM has one run.
-std::string own_vm() {
-  return "vm-" + std::to_string(::getpid());
-}
-
-constexpr uid_t kPerson = 12345;
-
-[[noreturn]] void no_rescue(base::UniqueFd /*qmp*/,
-                            const plan::Deadlines& /*deadlines*/,
-                            const sandbox::Credentials& /*credentials*/,
-                            pid_t /*parent*/) {
-  ::_exit(0);
-}
-
-/// A guardian of our own to talk to, as a supervisor that may be hostile.
-class Talk {
- public:
-  explicit Talk(const Identity& identity) {
-    auto [ours, theirs] = base::make_socket_pair(SOCK_SEQPACKET);
-    child_ = base::fork_child("a guardian");
-    if (child_.pid == 0) {
-      ours.reset();
-      ::_exit(guardian::run(std::move(theirs), identity, no_rescue));
-    }
-    socket_ = std::move(ours);
-  }
-  Talk(const Talk&) = delete;
-  Talk& operator=(const Talk&) = delete;
-  ~Talk() {
-    socket_.reset();
-    CHECK(base::reap_within(child_.pidfd.get(), std::chrono::seconds(30)));
-  }
-
-  /// The answer; nothing when the guardian ended the connection instead.
-  std::optional<Reply> ask(const std::string& bytes, const std::vector<int>& fds = {}) {
-    base::send_packet(socket_.get(), bytes, fds);
-    return next();
-  }
-  std::optional<Reply> ask(const guardian::Request& request, const std::vector<int>& fds = {}) {
-    return ask(guardian::encode(request), fds);
-  }
-  std::optional<Reply> next() {
-    if (!base::wait_readable(socket_.get(),
-                             std::chrono::steady_clock::now() + std::chrono::seconds(20))) {
-      FAIL("the guardian says nothing");
-    }
-    std::optional<base::Packet> packet = base::receive_packet(socket_.get());
-    if (!packet) {
-      return std::nullopt;
-    }
-    // Kept: QEMU ends when its monitor is closed.
-    std::move(packet->fds.begin(), packet->fds.end(), std::back_inserter(fds_));
-    return guardian::decode_reply(packet->bytes);
-  }
-  /// What a run says after `vm` was begun.
-  std::optional<Reply> seal(const guardian::Seal& seal,
-                            const std::vector<int>& fds,
-                            const std::string& vm = own_vm()) {
-    const auto begun = ask(guardian::Request(guardian::Begin{vm}));
-    REQUIRE(begun.has_value());
-    REQUIRE(std::holds_alternative<guardian::Begun>(*begun));
-    return ask(guardian::Request(seal), fds);
-  }
-  [[nodiscard]] std::string state() {
-    const auto reply = ask(guardian::Request(guardian::Status{}));
-    return reply ? std::get<guardian::StatusReply>(*reply).state : "gone";
-  }
-
- private:
-  base::Child child_;
-  base::UniqueFd socket_;
-  std::vector<base::UniqueFd> fds_;
-};
-
-/// A config in a folder with everything that a seal needs.
-struct Sealing {
-  Folder folder;
-  std::string path = folder.write("vm.json", "{}");
-  base::UniqueFd config = base::open_file(path, O_RDONLY);
-  base::UniqueFd place = base::open_file(folder.path(), O_PATH | O_DIRECTORY);
-  base::UniqueFd program = base::open_file(PROBE_PROGRAM, O_PATH);
-  guardian::Seal seal{"vm.json", {}, true, {}};
-
-  explicit Sealing(uid_t owner) {
-    REQUIRE(::fchown(config.get(), owner, owner) == 0);
-    seal.plan.name = own_vm();
-    seal.plan.qemu.binary = PROBE_PROGRAM;
-    seal.plan.qemu.arguments = {"ignore-powerdown"};
-    seal.plan.qemu.dev.emplace();
-    seal.plan.deadlines.terminate = base::Milliseconds(1000);
-    seal.plan.deadlines.kill = base::Milliseconds(1000);
-  }
-  [[nodiscard]] std::vector<int> fds() const { return {config.get(), place.get(), program.get()}; }
-};
-
-Identity person() {
-  return {true, {"person", {kPerson, kPerson, {}}}, true};
-}
-Identity root_alone() {
-  return {true, {"nobody", {1880000001, 1880000001, {}}}, false};
-}
-
-sandbox::Credentials uid(uid_t number) {
-  return {number, number, {}};
-}
-
-}  // namespace
 
 TEST_CASE("guardian: it obeys in the order of a run and tells each state") {
   if (skipped_without_root()) {
@@ -307,6 +188,13 @@ TEST_CASE("guardian: a plan that claims more than the config's owner may is not 
       root_alone(), 0, [](Sealing& s, auto&) { s.seal.plan.qemu.user.credentials = uid(0); }));
   CHECK(refused(root_alone(), 0, [](Sealing& s, auto&) {
     s.seal.plan.qemu.dev = std::nullopt;  // the host's /dev
+  }));
+  CHECK(refused(root_alone(), 0, [](Sealing& s, auto&) {
+    s.seal.plan.qemu.dev = std::nullopt;
+    s.seal.plan.qemu.root.whole_host = true;
+  }));
+  CHECK(refused(root_alone(), 0, [](Sealing& s, auto&) {
+    s.seal.plan.qemu.root.user_namespace = true;  // a user's run
   }));
   CHECK(refused(person(), kPerson, [](Sealing& s, auto& fds) {
     s.seal.program_opened = false;  // root is to open the program

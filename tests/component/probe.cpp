@@ -1,13 +1,11 @@
-// Takes QEMU's place: says on standard error what it was given, then speaks as much QMP on
-// descriptor 3 as a run needs. Words among its arguments choose how it misbehaves.
+// Takes QEMU's place and speaks as much QMP on descriptor 3 as a run needs. Words among its
+// arguments choose how it misbehaves.
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -17,10 +15,6 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
-#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -47,104 +41,6 @@ int number(const std::string& word, int otherwise) {
     }
   }
   return otherwise;
-}
-
-Json status_fields() {
-  Json fields;
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    const std::size_t colon = line.find(':');
-    const std::string name = line.substr(0, colon);
-    const std::size_t value = line.find_first_not_of("\t ", colon + 1);
-    if (name.rfind("Cap", 0) == 0 || name == "Uid" || name == "Gid" || name == "Groups" ||
-        name == "NoNewPrivs" || name == "SigBlk" || name == "SigIgn") {
-      fields[name] = value == std::string::npos ? "" : line.substr(value);
-    }
-  }
-  return fields;
-}
-
-Json descriptors() {
-  Json all = Json::object();
-  std::vector<std::string> names;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
-    names.push_back(entry.path().filename());
-  }
-  for (const std::string& name : names) {
-    std::error_code gone;
-    const auto target = std::filesystem::read_symlink("/proc/self/fd/" + name, gone);
-    if (!gone) {
-      all[name] = target.string();
-    }
-  }
-  return all;
-}
-
-/// "/dev/null 0666 0:0": each node that there is, with its owner's numbers.
-Json nodes() {
-  Json all = Json::array();
-  const auto skip = std::filesystem::directory_options::skip_permission_denied;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator("/dev", skip)) {
-    struct stat info {};
-    if (::lstat(entry.path().c_str(), &info) == 0 && !S_ISDIR(info.st_mode)) {
-      std::array<char, 64> text{};
-      static_cast<void>(std::snprintf(text.data(),
-                                      text.size(),
-                                      " %04o %u:%u",
-                                      info.st_mode & 07777U,
-                                      info.st_uid,
-                                      info.st_gid));
-      all.push_back(entry.path().string() + text.data());
-    }
-  }
-  std::sort(all.begin(), all.end());
-  return all;
-}
-
-/// Field 6 of proc(5)'s stat, after a name in parentheses: the call for it is not QEMU's to make.
-bool leads_session() {
-  std::ifstream file("/proc/self/stat");
-  const std::string text{std::istreambuf_iterator<char>(file), {}};
-  std::istringstream fields(text.substr(text.rfind(')') + 1));
-  std::string state;
-  pid_t parent = 0;
-  pid_t group = 0;
-  pid_t session = 0;
-  fields >> state >> parent >> group >> session;
-  return session == ::getpid();
-}
-
-/// Whether a file can be made there.
-bool can_write_to(const char* folder) {
-  const std::string path = std::string(folder) + "/vmlaunch-probe";
-  const int fd = ::open(path.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0600);
-  if (fd >= 0) {
-    ::close(fd);
-    ::unlink(path.c_str());
-  }
-  return fd >= 0;
-}
-
-Json environment() {
-  Json all = Json::array();
-  for (char** variable = environ; *variable != nullptr; ++variable) {
-    all.push_back(*variable);
-  }
-  return all;
-}
-
-void report() {
-  rlimit core{};
-  ::getrlimit(RLIMIT_CORE, &core);
-  const Json facts = {{"status", status_fields()},
-                      {"fds", descriptors()},
-                      {"environment", environment()},
-                      {"mounts", std::filesystem::read_symlink("/proc/self/ns/mnt").string()},
-                      {"nodes", told("list-dev") ? nodes() : Json()},
-                      {"dev_writable", can_write_to("/dev")},
-                      {"core", core.rlim_max},
-                      {"session_leader", leads_session()}};
-  std::fprintf(stderr, "probe: %s\n", facts.dump().c_str());
 }
 
 [[noreturn]] void wait_for_ever() {
@@ -368,7 +264,6 @@ extern "C" void on_terminate(int /*signal*/) {
 
 int main(int argc, char** argv) {
   words.assign(argv, argv + argc);
-  report();
   if (told("ignore-term") || told("shut-monitor") || told("garble-monitor")) {
     std::signal(SIGTERM, on_terminate);
   }

@@ -2,7 +2,12 @@
 
 #include <unistd.h>
 
+#include <filesystem>
+#include <sstream>
 #include <stdexcept>
+
+#include "base/file.hpp"
+#include "base/text.hpp"
 
 namespace vmlaunch::tests {
 
@@ -30,6 +35,24 @@ pid_t some_process(pid_t pid) {
 std::string own_name(const std::string& kind) {
   static int count = 0;
   return kind + "-" + std::to_string(::getpid()) + "-" + std::to_string(++count);
+}
+
+/// Texts of a file that each end with `end`.
+std::vector<std::string> texts_of(const std::string& path, char end) {
+  std::vector<std::string> texts = base::split(base::read_file(path), end);
+  if (!texts.empty() && texts.back().empty()) {
+    texts.pop_back();
+  }
+  return texts;
+}
+
+/// Target by name.
+Json links_in(const std::string& folder) {
+  Json links = Json::object();
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    links[entry.path().filename().string()] = std::filesystem::read_symlink(entry.path()).string();
+  }
+  return links;
 }
 
 }  // namespace
@@ -78,15 +101,32 @@ Launch run_of(const Folder& folder, const Json& config, const std::string& name)
   return command_of({folder.write(name, config.dump(2))});
 }
 
-Json probe_report(const Program& program) {
-  const std::string marker = "probe: {";
-  const std::size_t start = program.output().find(marker);
-  if (start == std::string::npos) {
-    return {};
+Json facts_of(pid_t pid) {
+  const std::string place = "/proc/" + std::to_string(pid);
+  std::string core_limit;
+  Json facts = {{"status", Json::object()}, {"mounts", Json::object()}};
+  for (const std::string& line : texts_of(place + "/status", '\n')) {
+    const std::size_t value = line.find_first_not_of("\t ", line.find(':') + 1);
+    facts["status"][line.substr(0, line.find(':'))] =
+        value == std::string::npos ? "" : line.substr(value);
   }
-  const std::size_t brace = start + marker.size() - 1;
-  const std::size_t end = program.output().find('\n', brace);
-  return Json::parse(program.output().substr(brace, end - brace), nullptr, false);
+  for (const std::string& line : texts_of(place + "/mountinfo", '\n')) {
+    const std::vector<std::string> fields = base::split(line, ' ');
+    facts["mounts"][fields.at(4)] = fields.at(5);
+  }
+  for (const std::string& line : texts_of(place + "/limits", '\n')) {
+    const std::string name = "Max core file size";
+    if (line.starts_with(name)) {
+      std::istringstream words(line.substr(name.size()));
+      words >> core_limit >> core_limit;  // the soft one, then the hard one
+    }
+  }
+  facts["core"] = core_limit;
+  facts["fds"] = links_in(place + "/fd");
+  facts["namespaces"] = links_in(place + "/ns");
+  facts["environment"] = texts_of(place + "/environ", '\0');
+  facts["session_leader"] = ::getsid(pid) == pid;
+  return facts;
 }
 
 pid_t qemu_pid(const Program& program) {

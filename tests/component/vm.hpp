@@ -33,8 +33,10 @@ using Json = nlohmann::json;
                             const Json& config,
                             const std::string& name = "vm.json");
 
-/// What the probe said of itself.
-[[nodiscard]] Json probe_report(const Program& program);
+/// What the kernel says of a process: "status" by field, "fds" by number, "environment",
+/// "namespaces" by kind, "mounts" (options by mount point), "core" (the limit of its dumps) and
+/// "session_leader".
+[[nodiscard]] Json facts_of(pid_t pid);
 
 /// QEMU's process number as vmlaunch told it, and the guardian's: the run's only child, or QEMU's
 /// parent. Throws when there is none: signals go to them.

@@ -87,7 +87,7 @@ TEST_CASE("network: a tap on a bridge is gone with QEMU, whatever is killed",
   REQUIRE(program.says("] running"));
   CHECK(std::filesystem::read_symlink("/sys/class/net/" + tap + "/master").filename() == "br0");
   CHECK(contents("/sys/class/net/" + tap + "/mtu") == "1400");
-  CHECK(probe_report(program)["fds"]["256"] == "/dev/net/tun");
+  CHECK(facts_of(qemu_pid(program))["fds"]["256"] == "/dev/net/tun");
   kill_all(program);
   CHECK(eventually([&] { return !has_link(tap); }));
   recover(name_of(config));
@@ -135,7 +135,7 @@ TEST_CASE("network: a user without root has a tap of the user's own, and no othe
   const bool running = program.says("] running");
   INFO(program.output());
   REQUIRE(running);
-  CHECK(probe_report(program)["fds"]["256"] == "/dev/net/tun");
+  CHECK(facts_of(qemu_pid(program))["fds"]["256"] == "/dev/net/tun");
   program.signal(SIGTERM);
   CHECK(program.exit_code() == 0);
   CHECK(has_link("tap0"));

@@ -526,5 +526,11 @@ TEST_CASE("process: signals have their names", "[base]") {
   CHECK(signal_name(1000) == "signal 1000");
 }
 
+TEST_CASE("text: a fingerprint is the published one", "[base]") {
+  CHECK(hex(fingerprint(""), 16) == "cbf29ce484222325");
+  CHECK(hex(fingerprint("a"), 16) == "af63dc4c8601ec8c");
+  CHECK(hex(fingerprint("foobar"), 16) == "85944171f73967e8");
+}
+
 }  // namespace
 }  // namespace vmlaunch::base

@@ -1,6 +1,7 @@
 #include "tests/support/golden.hpp"
 
 #include <algorithm>
+#include <regex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -88,9 +89,14 @@ bool needs_root(const config::VmSpec& spec) {
          });
 }
 
+/// What the library makes of the filter's rules is its own affair.
 void check_plan(const std::string& name, const plan::Plan& plan) {
-  tests::check_golden("golden/" + name + ".txt", plan::to_text(plan));
-  tests::check_golden("golden/" + name + ".json", plan::to_json(plan).dump(2) + "\n");
+  const std::regex filter(" \\(a filter of [0-9]+ instructions, [0-9a-f]{16}\\)");
+  tests::check_golden("golden/" + name + ".txt",
+                      std::regex_replace(plan::to_text(plan), filter, ""));
+  config::Json json = plan::to_json(plan);
+  CHECK(json["qemu"].erase("filter") == 1);
+  tests::check_golden("golden/" + name + ".json", json.dump(2) + "\n");
 }
 
 TEST_CASE("plan: every example has the plan that is on record", "[plan]") {

@@ -35,6 +35,39 @@ TEST_CASE("plan: a block device is opened as one, a file as a file", "[plan]") {
   CHECK(node(5).at("backing") == nullptr);
 }
 
+TEST_CASE("plan: the images beneath a disk are what the config says, and are only read", "[plan]") {
+  survey::Survey survey = host();
+  survey.block_devices = {"/dev/golden"};
+  const Plan plan = plan_of(
+      R"({"disks": [{"path": "top.qcow2", "format": "qcow2", "cache": "none", "backing": [
+          {"path": "/images/middle, \"a\"", "format": "qcow2"}, {"path": "/dev/golden", "format": "raw"}]}]})",
+      survey);
+  std::vector<std::string> nodes;
+  for (const std::string& value : values_of(plan, "-blockdev")) {
+    const Json node = Json::parse(value);
+    nodes.push_back(node.at("node-name").get<std::string>() + " " +
+                    node.at("driver").get<std::string>() +
+                    (node.at("read-only") == true ? " ro" : " rw") +
+                    (node.contains("backing") ? " over " + node.at("backing").dump() : "") +
+                    (node.at("cache").at("direct") == true ? " direct" : ""));
+  }
+  CHECK(nodes == std::vector<std::string>{
+                     "disk0-backing2-file host_device ro direct",
+                     "disk0-backing2 raw ro direct",
+                     "disk0-backing1-file file ro direct",
+                     R"(disk0-backing1 qcow2 ro over "disk0-backing2" direct)",
+                     "disk0-file file rw direct",
+                     R"(disk0 qcow2 rw over "disk0-backing1" direct)",
+                 });
+  REQUIRE(plan.files.size() == 3);
+  CHECK(plan.files[0].purpose == "image 2 beneath disk 0");
+  CHECK(plan.files[0].backing == std::nullopt);
+  CHECK(plan.files[1].path == "/images/middle, \"a\"");
+  CHECK(plan.files[1].backing == "/dev/golden");
+  CHECK(plan.files[2].backing == "/images/middle, \"a\"");
+  CHECK(plan.files[1].access == FileUse::Access::read);
+}
+
 /// The arguments from the first thread, disk or controller on, a line each.
 std::string disk_arguments(const Plan& plan) {
   std::string text;

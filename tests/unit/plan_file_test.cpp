@@ -15,6 +15,7 @@
 #include "base/errors.hpp"
 #include "base/file.hpp"
 #include "base/text.hpp"
+#include "launcher/guardian/image_head.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/program.hpp"
 #include "tests/support/skip.hpp"

@@ -173,7 +173,7 @@ TEST_CASE("plan: ROM and VGA's addresses are the listed function's alone", "[pla
   REQUIRE(devices.size() == 3);
   const Json card = Json::parse(devices[1]);
   CHECK(card.at("host") == "0000:01:00.0");
-  CHECK(card.at("romfile") == "/proc/self/fd/10");
+  CHECK(card.at("romfile") == "/vm/10");
   CHECK(card.at("x-vga") == true);
   CHECK_FALSE(card.contains("rombar"));
   const Json sound = Json::parse(devices[2]);

@@ -109,7 +109,8 @@ TEST_CASE("plan: QEMU runs as whom caller, run_as and owner of the config agree 
 }
 
 TEST_CASE("plan: as root QEMU has a /dev of its own, with KVM if it is used", "[plan]") {
-  CHECK(plan_of("{}").qemu.dev == std::nullopt);
+  CHECK(plan_of("{}").qemu.dev == Dev{{"kvm"}, {}, {}});
+  CHECK(plan_of(R"({"sandbox": "off"})").qemu.dev == std::nullopt);
   CHECK(plan_of("{}", host(), kSudo).qemu.dev == Dev{{"kvm"}, {}, {}});
   CHECK(plan_of("{}", without_kvm(), kPureRoot).qemu.dev == Dev{});
 }
@@ -303,8 +304,8 @@ TEST_CASE("plan: the whole command of a VM that has everything", "[plan]") {
 -smp cpus=24,sockets=2,cores=3,threads=4
 -m size=2560M
 -object {"id":"ram","qom-type":"memory-backend-memfd","size":2684354560}
--kernel /proc/self/fd/10
--initrd /proc/self/fd/11
+-kernel /vm/10
+-initrd /vm/11
 -append console=ttyS0 a,b
 -add-fd fd=12,set=12
 -blockdev {"driver":"file","filename":"/dev/fdset/12","node-name":"uefi-code-file","read-only":true}

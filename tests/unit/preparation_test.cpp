@@ -122,12 +122,13 @@ TEST_CASE("config file: a whole MiB is taken", "[run]") {
   CHECK(config_refusal(folder.write("vm.json", std::string(kMiB, ' '))) == "nothing");
 }
 
-// ---- refuse_backing_file
+// ---- check_image
 
 struct Header {
   std::uint32_t version = 3;
   std::uint64_t backing_offset = 0;
   std::uint64_t incompatible_features = 0;
+  std::string backing = {};
 };
 
 std::string big_endian(std::uint64_t value, unsigned bytes) {
@@ -143,12 +144,15 @@ std::string big_endian(std::uint64_t value, unsigned bytes) {
 std::string qcow2(const Header& header) {
   std::string bytes = "QFI\xfb" + big_endian(header.version, 4) +
                       big_endian(header.backing_offset, 8) +
-                      big_endian(header.backing_offset == 0 ? 0 : 9, 4);
+                      big_endian(header.backing_offset == 0 ? 0 : header.backing.size(), 4);
   bytes.resize(72, '\0');
   if (header.version >= 3) {
     bytes += big_endian(header.incompatible_features, 8);
   }
   bytes.resize(512, '\0');
+  if (header.backing_offset < bytes.size() - header.backing.size()) {
+    bytes.replace(header.backing_offset, header.backing.size(), header.backing);
+  }
   return bytes;
 }
 
@@ -156,12 +160,11 @@ const FileUse kImage{"disk 0", "/a b.qcow2"};
 const std::string kNotQcow2 =
     "10: Cannot use the disk 0 /a b.qcow2: it is not a qcow2 image; type: qemu-img info '/a "
     "b.qcow2'";
-const std::string kOverlay =
-    "10: Cannot use the disk 0 /a b.qcow2: it is an overlay over another image, which is not "
-    "supported; make it one image: qemu-img convert -O qcow2 '/a b.qcow2' NEW.qcow2";
-
-std::string head_refusal(const std::string& head) {
-  return refusal([&] { refuse_backing_file(kImage, head); });
+std::string head_refusal(const std::string& head,
+                         const std::optional<std::string>& backing = std::nullopt) {
+  FileUse image = kImage;
+  image.backing = backing;
+  return refusal([&] { check_image(image, head); });
 }
 
 TEST_CASE("qcow2: an image that stands alone is taken, in both versions", "[run]") {
@@ -173,12 +176,52 @@ TEST_CASE("qcow2: an image that stands alone is taken, in both versions", "[run]
   CHECK(head_refusal(qcow2({3, 0, 8})) == "nothing");
 }
 
-TEST_CASE("qcow2: an overlay is refused wherever its header puts the name", "[run]") {
-  for (const std::uint64_t offset :
-       {std::uint64_t{1}, std::uint64_t{0x70}, std::uint64_t{0x10000}, std::uint64_t{1} << 63U}) {
+TEST_CASE("qcow2: an overlay is taken over the image that the config lists alone", "[run]") {
+  const std::string of_image = "10: Cannot use the disk 0 /a b.qcow2: ";
+  const std::string look = "; type: qemu-img info '/a b.qcow2'";
+  for (const std::uint32_t version : {2U, 3U}) {
+    const std::string absolute = qcow2({version, 200, 0, "/images/base.qcow2"});
+    CHECK(head_refusal(absolute, "/images/base.qcow2") == "nothing");
+    CHECK(head_refusal(absolute, "/images/../images/base.qcow2") == "nothing");
+    CHECK(head_refusal(qcow2({version, 400, 0, "sub/base"}), "/sub/base") == "nothing");
+    CHECK(head_refusal(absolute) ==
+          of_image +
+              "it lies over /images/base.qcow2, which the config does not list in "
+              "\"backing\"; before you add it, see that it is yours: a guest can write the "
+              "name of any file there" +
+              look);
+    CHECK(head_refusal(qcow2({version, 200, 0, "/etc/shadow\n"}), "/images/base.qcow2") ==
+          of_image +
+              "it lies over /etc/shadow\\x0a, and the config lists /images/base.qcow2: "
+              "unless you changed it, the guest has written that" +
+              look);
+    CHECK(head_refusal(qcow2({version, 0, 0}), "/images/base.qcow2") ==
+          of_image + "it stands alone, and the config lists /images/base.qcow2 beneath it" + look);
+  }
+}
+
+TEST_CASE("qcow2: a name that is not where it should be is nobody's", "[run]") {
+  const std::string name = "/images/base.qcow2";
+  for (const std::uint64_t offset : {std::uint64_t{495},
+                                     std::uint64_t{512},
+                                     std::uint64_t{0x10000},
+                                     std::uint64_t{1} << 63U,
+                                     ~std::uint64_t{0}}) {
     INFO(offset);
-    CHECK(head_refusal(qcow2({2, offset, 0})) == kOverlay);
-    CHECK(head_refusal(qcow2({3, offset, 0})) == kOverlay);
+    const std::string head = qcow2({3, offset, 0, name});
+    CHECK(head_refusal(head).find("a file whose name is in an unusual place") != std::string::npos);
+    CHECK(head_refusal(head, name).find("a file whose name is in an unusual place") !=
+          std::string::npos);
+  }
+  // None at all, and one that is longer than the file.
+  std::string empty = qcow2({3, 200, 0, ""});
+  CHECK(head_refusal(empty, name) != "nothing");
+  empty.replace(16, 4, "\xff\xff\xff\xff");
+  CHECK(head_refusal(empty, name) != "nothing");
+  for (const char* other :
+       {"nbd://host/export", "json:{\"driver\":\"nbd\"}", "base.qcow2", "/images"}) {
+    INFO(other);
+    CHECK(head_refusal(qcow2({3, 200, 0, other}), name) != "nothing");
   }
 }
 
@@ -305,9 +348,11 @@ TEST_CASE("open files: an overlay is refused, and what was made for it goes", "[
       plan_of(folder, {log_file(folder.file("log")), image(overlay), image(text)});
   const std::string expected =
       "10: Cannot use the disk 1 " + overlay +
-      ": it is an overlay over another image, which is not supported; make it one image: qemu-img "
-      "convert -O qcow2 " +
-      overlay + " NEW.qcow2\nCannot use the disk 1 " + text +
+      ": it lies over a file whose name is in an unusual place, which the config does not list in "
+      "\"backing\"; before you add it, see that it is yours: a guest can write the name of any "
+      "file "
+      "there; type: qemu-img info " +
+      overlay + "\nCannot use the disk 1 " + text +
       ": it is not a qcow2 image; type: qemu-img info " + text;
   CHECK(open_refusal(plan) == expected);
   CHECK(check_refusal(plan) == expected);
@@ -342,9 +387,9 @@ TEST_CASE("open files: images of qemu-img itself are judged like those by hand",
   CHECK(judged(create("-o compat=0.10", "old")) == "nothing");
   CHECK(judged(create("-o cluster_size=2M,lazy_refcounts=on", "features")) == "nothing");
   CHECK(judged(create("-F qcow2 -b plain", "overlay")) ==
-        cannot + "/overlay: it is an overlay over another image, which is not supported");
+        cannot + "/overlay: it lies over plain, which the config does not list in \"backing\"");
   CHECK(judged(create("-o compat=0.10 -F qcow2 -b plain", "old_overlay")) ==
-        cannot + "/old_overlay: it is an overlay over another image, which is not supported");
+        cannot + "/old_overlay: it lies over plain, which the config does not list in \"backing\"");
   CHECK(judged(create("-o data_file=data.raw", "external")) ==
         cannot + "/external: its data is in another file, which is not supported");
 }

@@ -8,6 +8,7 @@
 
 #include <array>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "base/errors.hpp"
@@ -214,6 +215,68 @@ TEST_CASE("become: nobody may trace the process afterwards", "[sandbox]") {
     return;
   }
   CHECK(as_user(kUser, dumpable_after_become) == "0");
+}
+
+TEST_CASE("become: securebits are locked, where that is possible", "[sandbox]") {
+  if (tests::skipped_without_root()) {
+    return;
+  }
+  CHECK(in_child([] {
+          become({kUser, kUser, {}});
+          return std::to_string(::prctl(PR_GET_SECUREBITS, 0, 0, 0, 0));
+        }) == "239");  // all but KEEP_CAPS, and all of them locked
+}
+
+TEST_CASE("become: root that cannot give up the bounding set is refused", "[sandbox]") {
+  if (tests::skipped_without_root()) {
+    return;
+  }
+  CHECK(in_child([] {
+          keep_only({CAP_SETUID, CAP_SETGID});
+          become({kUser, kUser, {}});
+          return std::string("became");
+        }).find("Cannot empty the bounding set (this root lacks CAP_SETPCAP)") !=
+        std::string::npos);
+}
+
+TEST_CASE("proof: the kernel's word is what counts", "[sandbox]") {
+  const auto refusal_of = [](const Credentials& who, bool for_good) {
+    try {
+      Proof().require(who, for_good);
+    } catch (const std::system_error& error) {
+      return std::string(error.what());
+    }
+    return std::string("none");
+  };
+  const auto says = [&](const std::string& refusal, const std::string& line) {
+    return refusal.find("the kernel does not say\n" + line) != std::string::npos;
+  };
+  CHECK(says(refusal_of({4242, ::getgid(), {}}, false), "Uid:\t4242\t4242\t4242\t4242"));
+  if (tests::skipped_without_root()) {
+    return;
+  }
+  CHECK(says(refusal_of({0, 0, {}}, false), "NoNewPrivs:\t1"));
+  CHECK(in_child([&] {
+          base::check(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "set no_new_privs");
+          return says(refusal_of({0, 0, {}}, false), "CapPrm:\t0000000000000000") ? "caught" : "";
+        }) == "caught");
+  CHECK(in_child([] {
+          base::check(::setgroups(0, nullptr), "drop the groups");
+          Proof().require_groups({});
+          const std::array<gid_t, 2> groups = {106, 8};
+          base::check(::setgroups(groups.size(), groups.data()), "set groups");
+          Proof().require_groups({106, 8});
+          try {
+            Proof().require_groups({8});
+          } catch (const std::system_error&) {
+            return "caught";
+          }
+          return "";
+        }) == "caught");
+  CHECK(as_user(kUser, [&] {
+          become({kUser, kUser, {}});
+          return refusal_of({kUser, kUser, {}}, true);
+        }).find("CapBnd") != std::string::npos);
 }
 
 TEST_CASE("forbid_tracing: the process is nobody's to trace", "[sandbox]") {

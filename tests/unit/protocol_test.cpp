@@ -219,7 +219,7 @@ TEST_CASE("protocol: a reply that is not of the protocol is refused", "[guardian
                             R"({"is":"sealed","files":{}})",
                             R"({"is":"sealed","files":[1]})",
                             R"({"is":"sealed","files":[{"index":0}]})",
-                            R"({"is":"sealed","files":[{"index":65,"head":""}]})",
+                            R"({"is":"sealed","files":[{"index":177,"head":""}]})",
                             R"({"is":"sealed","files":[{"index":0,"head":"zz"}]})",
                             R"({"is":"sealed","files":[{"index":0,"head":"0"}]})",
                             R"({"is":"sealed","files":[{"index":0,"head":"000"}]})",

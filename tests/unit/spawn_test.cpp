@@ -18,7 +18,6 @@
 
 #include "base/errors.hpp"
 #include "base/file.hpp"
-#include "sandbox/private_dev.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/program.hpp"
 #include "tests/support/skip.hpp"
@@ -283,35 +282,6 @@ TEST_CASE("spawn: what was opened is what runs, whatever its name means now", "[
   std::filesystem::copy_file("/bin/false", folder.file("program"));
   CHECK(output_of(ChildSpec{program.get(), {"echo", "the first"}, {}, {}, somebody()}) ==
         "the first\n");
-}
-
-TEST_CASE("spawn: a child with a /dev of its own sees what was added, as its owner's",
-          "[sandbox]") {
-  if (tests::skipped_without_root()) {
-    return;
-  }
-  PrivateDev dev(somebody());
-  dev.add("tty");
-  const std::string program = "/bin/sh";
-  const base::UniqueFd shell = program_at(program);
-  ChildSpec spec{shell.get(),
-                 {program, "-c", "cd /dev && stat -c '%n %a %u %t:%T' * && echo x > null"},
-                 {"PATH=/usr/bin:/bin"},
-                 {},
-                 somebody()};
-  spec.dev = dev.tree();
-  CHECK(output_of(spec) ==
-        "full 666 0 1:7\nnull 666 0 1:3\nrandom 666 0 1:8\ntty 600 12345 5:0\nurandom 666 0 1:9\n"
-        "zero 666 0 1:5\n");
-}
-
-TEST_CASE("spawn: a node that the host has not is none of a child's", "[sandbox]") {
-  if (tests::skipped_without_root()) {
-    return;
-  }
-  PrivateDev dev(somebody());
-  CHECK_THROWS_WITH(dev.add("vfio/none"), "Cannot find /dev/vfio/none: No such file or directory");
-  CHECK_THROWS_WITH(dev.add("fd"), "Cannot use /dev/fd as a device: No such device");
 }
 
 // ---- failures

@@ -185,7 +185,8 @@ TEST_CASE("usb: what a running VM has by any rule is refused", "[plan]") {
 TEST_CASE("usb: without root the node must be the caller's, and udev can see to that", "[plan]") {
   const Desk desk;
   const plan::Plan plan = desk.plan(usb(R"({"port": "1-1"})"), kPlain);
-  CHECK_FALSE(plan.qemu.dev);
+  REQUIRE(plan.qemu.dev);
+  CHECK(plan.qemu.dev->usb.size() == 1);
   CHECK(plan.steps.back() == steps::lend_usb(config::UsbPort{1, {1}}, false));
   CHECK(
       desk.refusal(usb(R"({"port": "1-2"})"), kPlain) ==

@@ -1,0 +1,205 @@
+// A supervisor that a guest took over has QEMU's monitor in its hands, and QEMU does what it says
+// as far as it can.
+
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <csignal>
+#include <cstddef>
+#include <cstring>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/errors.hpp"
+#include "base/file.hpp"
+#include "base/process.hpp"
+#include "tests/component/guardian_talk.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/skip.hpp"
+
+using namespace vmlaunch;
+using namespace vmlaunch::tests;
+
+namespace {
+
+constexpr const char* kQemu = "/usr/bin/qemu-system-x86_64";
+constexpr std::chrono::seconds kLimit{20};
+
+/// A real QEMU under a guardian, its guest running, and its monitor.
+class TakenOver {
+ public:
+  explicit TakenOver(const Json& more = Json::object()) : sealing_(0), talk_(root_alone()) {
+    Json config = {{"name", own_vm()}, {"accel", "tcg"}, {"memory", {{"size", "32M"}}}};
+    config.merge_patch(more);
+    const std::string path = sealing_.folder.file("vm.json");
+    const auto spec = launcher::config::load(launcher::config::Document(path, config.dump()), path);
+    sealing_.program = base::open_file(kQemu, O_PATH);
+    sealing_.seal.plan = plan::make_plan(spec, {}, root_alone(), launcher::Authority::root);
+    sealing_.seal.plan.steps.clear();
+    REQUIRE(talk_.seal(sealing_.seal, sealing_.fds()).has_value());
+    const auto spawned = talk_.ask(guardian::Request(guardian::Spawn{}));
+    REQUIRE(spawned.has_value());
+    REQUIRE(std::holds_alternative<guardian::Spawned>(*spawned));
+    monitor_ = std::move(talk_.descriptors().front());
+    read_message();  // the greeting
+    REQUIRE(ask({{"execute", "qmp_capabilities"}}).contains("return"));
+    REQUIRE(talk_.ask(guardian::Request(guardian::Started{})).has_value());
+    REQUIRE(ask({{"execute", "cont"}}).contains("return"));
+  }
+
+  Talk& guardian() { return talk_; }
+
+  /// The answer; null when QEMU ended instead.
+  Json ask(const Json& command) {
+    if (::send(monitor_.get(),
+               (command.dump() + "\n").c_str(),
+               command.dump().size() + 1,
+               MSG_NOSIGNAL) < 0) {
+      return nullptr;
+    }
+    Json message = read_message();
+    while (message.contains("event")) {
+      message = read_message();
+    }
+    return message;
+  }
+
+  /// "nothing" if QEMU did it.
+  std::string refusal(const std::string& command, const Json& arguments) {
+    const Json answer = ask({{"execute", command}, {"arguments", arguments}});
+    INFO(command << " " << arguments << ": " << answer);
+    CHECK((answer.is_null() || answer.contains("error")));
+    return answer.is_null() ? "ended" : answer.value(Json::json_pointer("/error/desc"), "nothing");
+  }
+
+ private:
+  Json read_message() {
+    for (;;) {
+      const std::size_t end = buffer_.find('\n');
+      if (end != std::string::npos) {
+        Json message = Json::parse(buffer_.substr(0, end));
+        buffer_.erase(0, end + 1);
+        return message;
+      }
+      std::array<char, 4096> piece{};
+      if (!base::wait_readable(monitor_.get(), std::chrono::steady_clock::now() + kLimit)) {
+        FAIL("QEMU says nothing");
+      }
+      const ssize_t got = ::read(monitor_.get(), piece.data(), piece.size());
+      if (got <= 0) {
+        return nullptr;
+      }
+      buffer_.append(piece.data(), static_cast<std::size_t>(got));
+    }
+  }
+
+  Sealing sealing_;
+  Talk talk_;
+  base::UniqueFd monitor_;
+  std::string buffer_;
+};
+
+Json file_node(const std::string& path, bool readonly) {
+  return {{"driver", "file"}, {"node-name", "x"}, {"filename", path}, {"read-only", readonly}};
+}
+
+bool is_one_of(const std::string& text, const std::vector<std::string>& endings) {
+  return std::any_of(endings.begin(), endings.end(), [&](const std::string& ending) {
+    return text.find(ending) != std::string::npos;
+  });
+}
+
+/// A server of the host's that listens under an abstract name, as X11 and D-Bus do.
+base::UniqueFd listen_abstract(const std::string& name) {
+  base::UniqueFd server(
+      base::check(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), "make a socket"));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path + 1, name.data(), name.size());
+  const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+  base::check(::bind(server.get(), reinterpret_cast<const sockaddr*>(&address), size), "bind it");
+  base::check(::listen(server.get(), 1), "listen");
+  return server;
+}
+
+}  // namespace
+
+TEST_CASE("attacks: a monitor in the wrong hands opens no file of the host") {
+  if (skipped_without_root()) {
+    return;
+  }
+  const Folder folder;
+  base::check(::chmod(folder.path().c_str(), 0777), "open the folder");
+  const std::string canary = folder.write("canary", "text", 0666);
+  TakenOver vm;
+  for (const char* path : {"/etc/shadow", "/etc/passwd", "/proc/self/maps", canary.c_str()}) {
+    INFO(path);
+    CHECK(is_one_of(vm.refusal("blockdev-add", file_node(path, true)), {"No such file"}));
+  }
+  // What it sees it can read, and nothing can be written.
+  for (const std::string& path : {std::string("/usr/x"), std::string("/dev/null"), canary}) {
+    INFO(path);
+    const std::vector<std::string> causes = {
+        "No such file", "Read-only file system", "Operation not permitted", "denied"};
+    CHECK(is_one_of(vm.refusal("pmemsave", {{"val", 0}, {"size", 4096}, {"filename", path}}),
+                    causes));
+    CHECK(is_one_of(vm.refusal("blockdev-add", file_node(path, false)), causes));
+    CHECK(is_one_of(
+        vm.refusal("dump-guest-memory", {{"paging", false}, {"protocol", "file:" + path}}),
+        causes));
+  }
+  CHECK(base::read_file(canary) == "text");
+  CHECK(vm.guardian().state() == "running");
+}
+
+TEST_CASE("attacks: a monitor in the wrong hands makes no server and finds none of the host's") {
+  if (skipped_without_root()) {
+    return;
+  }
+  const std::string name = "vmlaunch-test-" + std::to_string(::getpid());
+  const base::UniqueFd server = listen_abstract(name);
+  for (const bool network : {false, true}) {
+    TakenOver vm(network ? Json{{"network", {{{"user", Json::object()}}}}} : Json::object());
+    const Json inet = {{"type", "inet"}, {"data", {{"host", "127.0.0.1"}, {"port", "59731"}}}};
+    CHECK(vm.refusal("nbd-server-start", {{"addr", inet}}) != "nothing");
+    const auto character = [&](const Json& address, bool is_server) {
+      Json data = {{"addr", address}, {"server", is_server}};
+      if (is_server) {
+        data["wait"] = false;
+      }
+      return vm.refusal("chardev-add",
+                        {{"id", "x"}, {"backend", {{"type", "socket"}, {"data", data}}}});
+    };
+    CHECK(character(inet, true) != "nothing");
+    const Json abstract = {{"type", "unix"},
+                           {"data", {{"path", name}, {"abstract", true}, {"tight", true}}}};
+    CHECK(character(abstract, false) != "nothing");
+    CHECK_FALSE(base::wait_readable(server.get(), std::chrono::steady_clock::now()));
+    CHECK(vm.refusal("object-add",
+                     {{"qom-type", "memory-backend-memfd"}, {"id", "more"}, {"size", 4096}}) !=
+          "nothing");
+    CHECK(vm.guardian().state() == "running");
+  }
+}
+
+TEST_CASE("attacks: a monitor in the wrong hands starts no program") {
+  if (skipped_without_root()) {
+    return;
+  }
+  const Folder folder;
+  base::check(::chmod(folder.path().c_str(), 0777), "open the folder");
+  TakenOver vm;
+  static_cast<void>(vm.ask(
+      {{"execute", "migrate"}, {"arguments", {{"uri", "exec:touch " + folder.file("canary")}}}}));
+  const auto exited = vm.guardian().next();
+  REQUIRE(exited.has_value());
+  const base::ExitStatus status = std::get<guardian::Exited>(*exited).status;
+  CHECK((status.signal == SIGSYS || status.signal == SIGKILL));
+  CHECK(folder.names().empty());
+}
