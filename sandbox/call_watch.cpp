@@ -87,7 +87,7 @@ bool CallWatch::permits(const Asked& asked, const CallRule* rule) const {
     case Answer::allow:
       return true;
     case Answer::start:
-      return starting_;
+      return std::chrono::steady_clock::now() < start_ends_;
     case Answer::once:
       // The one thread that there is before the program starts has the process's own number.
       return !executed_ && asked.thread == pid_;

@@ -2,6 +2,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <optional>
 #include <string>
 #include <vector>
@@ -40,8 +41,8 @@ class CallWatch {
   /// call. Throws std::system_error.
   [[nodiscard]] std::optional<RefusedCall> serve();
 
-  /// From now on "start" is no longer allowed.
-  void close_start() { starting_ = false; }
+  /// From then on "start" is no longer allowed; until this is called it is.
+  void end_start(std::chrono::steady_clock::time_point when) { start_ends_ = when; }
 
  private:
   struct Asked {
@@ -60,7 +61,7 @@ class CallWatch {
   Filter filter_;
   pid_t pid_;
   base::UniqueFd pidfd_;
-  bool starting_ = true;
+  std::chrono::steady_clock::time_point start_ends_ = std::chrono::steady_clock::time_point::max();
   bool executed_ = false;
   bool ended_ = false;
   std::vector<Call> told_;

@@ -405,6 +405,12 @@ const Names<Sandbox>& sandbox_names() {
   return names;
 }
 
+const Names<Hotplug>& hotplug_names() {
+  static const Names<Hotplug> names = {
+      {"usb", Hotplug::usb}, {"disk", Hotplug::disk}, {"pci", Hotplug::pci}, {"net", Hotplug::net}};
+  return names;
+}
+
 const char* to_string(Machine machine) {
   return name_of(machine_names(), machine);
 }
@@ -443,6 +449,9 @@ const char* to_string(RtcBase base) {
 }
 const char* to_string(Sandbox sandbox) {
   return name_of(sandbox_names(), sandbox);
+}
+const char* to_string(Hotplug hotplug) {
+  return name_of(hotplug_names(), hotplug);
 }
 const char* to_string(NicKind kind) {
   return name_of(kind_names(), kind);
@@ -490,6 +499,7 @@ Config parse(const Document& document, std::vector<Issue>& issues) {
   reader.objects("usb", [&](ObjectReader& usb) { config.usb.push_back(read_usb(usb)); });
   config.single_gpu = reader.boolean("single_gpu");
   config.stop_units = reader.texts("stop_units");
+  config.hotplug = reader.choices("hotplug", hotplug_names());
   config.display = read_display(reader);
   config.video = reader.choice("video", video_names());
   reader.object("audio", [&](ObjectReader& audio) { config.audio = read_audio(audio); });

@@ -34,6 +34,8 @@ enum class RtcBase { utc, localtime };
 /// What of QEMU's system calls is watched: those that its devices do not need are refused, or only
 /// told, or none is.
 enum class Sandbox { on, log, off };
+/// What may be given to a VM that runs.
+enum class Hotplug { usb, disk, pci, net };
 /// What carries a NIC's packets: QEMU itself, or a network link of the host.
 enum class NicKind { user, bridge, tap, macvtap };
 /// What else than the listed function is meant: the guest gets all functions of its slot; all of
@@ -165,6 +167,7 @@ struct Config {
   std::vector<Usb> usb;
   std::optional<bool> single_gpu;
   std::vector<std::optional<std::string>> stop_units;  ///< nothing for what could not be read
+  std::vector<Hotplug> hotplug;
   std::optional<Display> display;
   std::optional<Video> video;
   std::optional<Audio> audio;
@@ -190,12 +193,14 @@ struct Config {
 [[nodiscard]] const char* to_string(AudioDevice device);
 [[nodiscard]] const char* to_string(RtcBase base);
 [[nodiscard]] const char* to_string(Sandbox sandbox);
+[[nodiscard]] const char* to_string(Hotplug hotplug);
 [[nodiscard]] const char* to_string(NicKind kind);
 [[nodiscard]] const char* to_string(PciScope scope);
 [[nodiscard]] const char* to_string(PciTaker taker);
 [[nodiscard]] const char* to_string(MemoryFallback fallback);
 
 [[nodiscard]] const std::vector<std::pair<const char*, Sandbox>>& sandbox_names();
+[[nodiscard]] const std::vector<std::pair<const char*, Hotplug>>& hotplug_names();
 
 /// Whether a config may set it: "kvm.ignore_msrs".
 [[nodiscard]] bool is_module_parameter(std::string_view name);

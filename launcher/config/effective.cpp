@@ -157,6 +157,14 @@ Json effective_serial(const Serial& serial) {
   return nullptr;
 }
 
+Json effective_hotplug(const VmSpec& spec) {
+  Json hotplug = Json::array();
+  for (const Hotplug kind : spec.hotplug) {
+    hotplug.push_back(to_string(kind));
+  }
+  return hotplug;
+}
+
 }  // namespace
 
 Json effective(const VmSpec& spec) {
@@ -175,6 +183,7 @@ Json effective(const VmSpec& spec) {
       {"video", to_string(spec.video)},
       {"single_gpu", spec.single_gpu},
       {"stop_units", spec.stop_units},
+      {"hotplug", effective_hotplug(spec)},
       {"serial", effective_serial(spec.serial)},
       {"rtc", {{"base", to_string(spec.rtc_base)}}},
       {"qemu", {{"binary", spec.qemu_binary}, {"extra_args", spec.extra_args}}},

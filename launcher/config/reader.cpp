@@ -156,12 +156,12 @@ std::vector<std::optional<std::string>> ObjectReader::texts(const char* key) {
   return texts;
 }
 
-void ObjectReader::report_choice(const char* key,
+void ObjectReader::report_choice(const std::string& pointer,
                                  const std::string& written,
                                  const std::vector<std::string>& known) {
-  std::string message =
-      "expected one of \"" + base::join(known, "\", \"") + "\", found \"" + written + "\"";
-  report(key, message);
+  issues_.push_back(
+      {pointer,
+       "expected one of \"" + base::join(known, "\", \"") + "\", found \"" + written + "\""});
 }
 
 void ObjectReader::finish() {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -44,18 +46,25 @@ class ObjectReader {
   std::optional<Enum> choice(const char* key,
                              const std::vector<std::pair<const char*, Enum>>& names) {
     const std::optional<std::string> written = text(key);
-    if (!written) {
-      return std::nullopt;
-    }
-    std::vector<std::string> known;
-    for (const auto& [name, meaning] : names) {
-      if (*written == name) {
-        return meaning;
+    return written ? one_of(*written, child(pointer_, key), names) : std::nullopt;
+  }
+
+  /// An array of some of a few names, none of them twice.
+  template <typename Enum>
+  std::vector<Enum> choices(const char* key,
+                            const std::vector<std::pair<const char*, Enum>>& names) {
+    std::vector<Enum> chosen;
+    const std::vector<std::optional<std::string>> written = texts(key);
+    for (std::size_t i = 0; i < written.size(); ++i) {
+      const std::string pointer = child(child(pointer_, key), i);
+      const auto meaning = written[i] ? one_of(*written[i], pointer, names) : std::nullopt;
+      if (meaning && std::find(chosen.begin(), chosen.end(), *meaning) != chosen.end()) {
+        issues_.push_back({pointer, "\"" + *written[i] + "\" is listed twice"});
+      } else if (meaning) {
+        chosen.push_back(*meaning);
       }
-      known.emplace_back(name);
     }
-    report_choice(key, *written, known);
-    return std::nullopt;
+    return chosen;
   }
 
   /// Calls `read` with a reader of the object under `key`, if there is one, and finishes it.
@@ -90,9 +99,24 @@ class ObjectReader {
   std::optional<std::string> read_text(const Json& value,
                                        const std::string& pointer,
                                        const char* expected);
-  void report_choice(const char* key,
+  void report_choice(const std::string& pointer,
                      const std::string& written,
                      const std::vector<std::string>& known);
+
+  template <typename Enum>
+  std::optional<Enum> one_of(const std::string& written,
+                             const std::string& pointer,
+                             const std::vector<std::pair<const char*, Enum>>& names) {
+    std::vector<std::string> known;
+    for (const auto& [name, meaning] : names) {
+      if (written == name) {
+        return meaning;
+      }
+      known.emplace_back(name);
+    }
+    report_choice(pointer, written, known);
+    return std::nullopt;
+  }
 
   const Json& value_;
   std::string pointer_;

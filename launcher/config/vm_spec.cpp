@@ -190,6 +190,7 @@ VmSpec validate(const Config& config, Review& review) {
   check_usb(config, spec, review);
   check_single_gpu(config, spec, review);
   stop_units(config, spec, review);
+  spec.hotplug = {config.hotplug.begin(), config.hotplug.end()};
   console(config, spec, review);
   check_video(config, spec, review);
   audio(config, spec, review);

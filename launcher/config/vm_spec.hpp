@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -123,6 +124,7 @@ struct VmSpec {
   std::vector<Usb> usb;
   bool single_gpu = false;  ///< the host may lose its last GPU, which its own screen is on
   std::vector<std::string> stop_units;  ///< units of systemd that do not run while the VM does
+  std::set<Hotplug> hotplug;            ///< what may be plugged in while the VM runs
   Display display;
   Video video = Video::none;
   std::optional<Audio> audio;

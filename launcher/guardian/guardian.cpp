@@ -148,6 +148,8 @@ class Guardian {
         spawn();
       } else if (std::holds_alternative<Started>(request)) {
         note_start();
+      } else if (const auto* phase = std::get_if<FilterPhase>(&request)) {
+        change_phase(*phase);
       } else if (std::holds_alternative<UsbChanged>(request)) {
         note_usb_change();
       } else if (const auto* signal = std::get_if<Signal>(&request)) {
@@ -583,9 +585,21 @@ class Guardian {
     }
     started_ = true;
     if (calls_) {
-      calls_->close_start();
+      calls_->end_start(std::chrono::steady_clock::now());
     }
     changes_.after_start([this](const std::string& text) { reply(Waiting{text}); });
+    reply(status());
+  }
+
+  /// A supervisor that dies in it leaves nothing open.
+  void change_phase(const FilterPhase& request) {
+    if (!started_ || plan_.qemu.hotplug.empty()) {
+      throw ProtocolError("a device for a QEMU that takes none now");
+    }
+    if (calls_) {
+      const auto now = std::chrono::steady_clock::now();
+      calls_->end_start(request.open ? now + plan::kHotplugLimit : now);
+    }
     reply(status());
   }
 

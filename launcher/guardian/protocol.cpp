@@ -82,6 +82,10 @@ Json encode_qemu(const plan::Qemu& qemu) {
                   {"hidden", wire_texts(qemu.root.hidden)},
                   {"network", qemu.root.network},
                   {"user_namespace", qemu.root.user_namespace}};
+  json["hotplug"] = Json::array();
+  for (const config::Hotplug kind : qemu.hotplug) {
+    json["hotplug"].push_back(to_string(kind));
+  }
   json["dev"] = qemu.dev ? encode_dev(*qemu.dev) : Json(nullptr);
   json["memlock"] = qemu.memlock ? Json(qemu.memlock->bytes) : Json(nullptr);
   json["uid"] = qemu.user.credentials ? Json(qemu.user.credentials->uid) : Json(nullptr);
@@ -149,6 +153,19 @@ plan::Calls decode_calls(const Json& json) {
   return calls;
 }
 
+std::set<config::Hotplug> decode_hotplug(const std::vector<std::string>& texts) {
+  std::set<config::Hotplug> kinds;
+  for (const auto& [name, kind] : config::hotplug_names()) {
+    if (std::find(texts.begin(), texts.end(), name) != texts.end()) {
+      kinds.insert(kind);
+    }
+  }
+  if (kinds.size() != texts.size()) {
+    throw ProtocolError("something to plug in that no plan has");
+  }
+  return kinds;
+}
+
 plan::Qemu decode_qemu(const Json& json) {
   Fields fields(json);
   plan::Qemu qemu;
@@ -158,6 +175,7 @@ plan::Qemu decode_qemu(const Json& json) {
   qemu.serial_stdio = fields.boolean("serial");
   qemu.root = decode_root(fields.any("root"));
   qemu.calls = decode_calls(fields.any("calls"));
+  qemu.hotplug = decode_hotplug(fields.texts("hotplug"));
   if (const Json& dev = fields.any("dev"); !dev.is_null()) {
     qemu.dev = decode_dev(dev);
   }
@@ -307,6 +325,9 @@ Request decode_known(const std::string& what, Fields& fields) {
   }
   if (what == "stop") {
     return Stop{};
+  }
+  if (what == "filter-phase") {
+    return FilterPhase{fields.boolean("open")};
   }
   if (what == "usb-changed") {
     return UsbChanged{};
@@ -461,6 +482,9 @@ std::string encode(const Request& request) {
           },
           [](const Stop&) {
             return Json{{"do", "stop"}};
+          },
+          [](const FilterPhase& phase) {
+            return Json{{"do", "filter-phase"}, {"open", phase.open}};
           },
           [](const UsbChanged&) {
             return Json{{"do", "usb-changed"}};

@@ -58,6 +58,13 @@ struct Started {};
 /// A step that waits gives up. Answered with StatusReply, after the step.
 struct Stop {};
 
+/// Something is plugged in: until the phase is closed, and at most for plan::kHotplugLimit, QEMU
+/// may make the system calls of its start again. Only after Started, for a plan with hotplug.
+/// Answered with StatusReply.
+struct FilterPhase {
+  bool open = false;
+};
+
 /// USB devices of the host came or went: QEMU's nodes become those of what the plan's rules mean
 /// now. Names no device, so that it can ask for none. Answered with StatusReply.
 struct UsbChanged {};
@@ -75,8 +82,17 @@ struct Undo {
   bool keep_files = true;  ///< false: the run never came to life, files made for it go too
 };
 
-using Request =
-    std::variant<Begin, Seal, Apply, Spawn, Started, Stop, UsbChanged, Signal, Status, Undo>;
+using Request = std::variant<Begin,
+                             Seal,
+                             Apply,
+                             Spawn,
+                             Started,
+                             Stop,
+                             FilterPhase,
+                             UsbChanged,
+                             Signal,
+                             Status,
+                             Undo>;
 
 /// What the guardian found in a file that it opened: facts that only root could read.
 struct FileFacts {

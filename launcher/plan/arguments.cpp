@@ -1,5 +1,6 @@
 #include "launcher/plan/arguments.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <filesystem>
@@ -8,7 +9,11 @@
 namespace vmlaunch::launcher::plan {
 
 void Arguments::share(const std::string& path) const {
-  plan.qemu.root.shared.push_back(std::filesystem::path(path).lexically_normal());
+  const std::string normal = std::filesystem::path(path).lexically_normal();
+  std::vector<std::string>& shared = plan.qemu.root.shared;
+  if (std::find(shared.begin(), shared.end(), normal) == shared.end()) {
+    shared.push_back(normal);
+  }
 }
 
 void Arguments::add(const std::string& argument) {
@@ -50,6 +55,17 @@ Json Arguments::device(const char* driver, const std::string& id, std::size_t sl
           {"id", id},
           {"bus", spec.machine == config::Machine::q35 ? "pcie.0" : "pci.0"},
           {"addr", address.data()}};
+}
+
+Json Arguments::root_port(const std::string& id,
+                          std::size_t slot,
+                          std::size_t function,
+                          std::size_t chassis) const {
+  Json port = device("pcie-root-port", id, slot);
+  port["addr"] = port["addr"].get<std::string>() + ".0x" + std::to_string(function);
+  port["multifunction"] = true;
+  port["chassis"] = chassis;
+  return port;
 }
 
 }  // namespace vmlaunch::launcher::plan

@@ -10,6 +10,7 @@ namespace vmlaunch::launcher::plan {
 using config::Json;
 
 /// Slots of the root bus: 0, 1 and 0x1f are the chipset's on one machine type or the other.
+constexpr std::size_t kHotplugSlot = 1;  // of q35, where it is free
 constexpr std::size_t kScreenSlot = 2;
 constexpr std::size_t kUsbSlot = 3;
 constexpr std::size_t kFirstDiskSlot = 4;
@@ -52,7 +53,18 @@ struct Arguments {
   /// A device on the root bus. Each kind has slots of its own, so that a change of one kind does
   /// not move another: guests take a NIC in a new slot for a new NIC.
   [[nodiscard]] Json device(const char* driver, const std::string& id, std::size_t slot) const;
+
+  /// A PCI Express port, one function of a slot; each has a chassis number of its own.
+  [[nodiscard]] Json root_port(const std::string& id,
+                               std::size_t slot,
+                               std::size_t function,
+                               std::size_t chassis) const;
 };
+
+/// What QEMU's library for USB needs of the host, whatever the devices.
+void share_usb(Arguments& args);
+/// All devices of the host, by which QEMU finds one that is named.
+void share_devices(Arguments& args);
 
 /// What QEMU sees of the host's files, whatever its devices are.
 void add_root(Arguments& args);
@@ -66,5 +78,7 @@ void add_display(Arguments& args);
 /// The controller, with VNC's tablet and the host's devices.
 void add_usb(Arguments& args);
 void add_audio(Arguments& args);
+/// Room for what comes later: ports, system calls and nodes cannot.
+void add_hotplug(Arguments& args);
 
 }  // namespace vmlaunch::launcher::plan

@@ -67,6 +67,9 @@ void add_device_steps(const config::VmSpec& spec, const survey::Survey& survey, 
   std::vector<steps::Step> bind;
   std::vector<steps::Step> awake;
   std::set<std::string> drivers;
+  if (spec.hotplug.contains(config::Hotplug::pci)) {
+    drivers.insert(config::kVfioDriver);
+  }
   for_each_endpoint(plan.passthrough, [&](const GroupMember& member) {
     awake.push_back(steps::keep_awake(member.address));
     if (member.verdict == Verdict::must_bind) {
@@ -182,7 +185,9 @@ void add_host_steps(const config::VmSpec& spec,
   }
   require_desktop_can_end(spec, survey, identity, plan);
   warn_of_weak_walls(survey.uses, plan);
-  if (!plan.passthrough.slots.empty() || spec.memory.locked) {
+  const bool reached_by_devices =
+      !plan.passthrough.slots.empty() || spec.hotplug.contains(config::Hotplug::pci);
+  if (reached_by_devices || spec.memory.locked) {
     plan.qemu.memlock = base::ByteSize{spec.memory.size.bytes + kMemlockMargin};
   }
   if (identity.privileged) {

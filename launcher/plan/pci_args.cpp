@@ -34,11 +34,9 @@ void add_pci_devices(Arguments& args) {
   }
   for (std::size_t i = 0; i < slots.size(); ++i) {
     const std::string port = "port" + std::to_string(i);
-    Json bridge = args.device("pcie-root-port", port, kFirstPortSlot + i / kPortsPerSlot);
-    bridge["addr"] = bridge["addr"].get<std::string>() + ".0x" + std::to_string(i % kPortsPerSlot);
-    bridge["multifunction"] = true;
-    bridge["chassis"] = i + 1;
-    args.add_json("-device", bridge);
+    args.add_json(
+        "-device",
+        args.root_port(port, kFirstPortSlot + i / kPortsPerSlot, i % kPortsPerSlot, i + 1));
     for (std::size_t k = 0; k < slots[i].size(); ++k) {
       Json card = {{"driver", "vfio-pci"},
                    {"id", "pci" + std::to_string(i) + "." + std::to_string(k)},

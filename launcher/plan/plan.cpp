@@ -66,7 +66,7 @@ Dev dev_of(const config::VmSpec& spec, const Plan& plan) {
   if (plan.accel == "kvm") {
     dev.nodes.emplace_back("kvm");
   }
-  if (!plan.passthrough.slots.empty()) {
+  if (!plan.passthrough.slots.empty() || spec.hotplug.contains(config::Hotplug::pci)) {
     dev.nodes.emplace_back("vfio/vfio");
   }
   for (const auto& slot : plan.passthrough.slots) {

@@ -82,7 +82,8 @@ struct Qemu {
   std::optional<Dev> dev = {};  ///< nothing: it sees the host's /dev
   Root root = {};
   Calls calls = {};
-  bool serial_stdio = false;  ///< the serial port is on descriptor kSerialFd
+  std::set<config::Hotplug> hotplug = {};  ///< for it, the calls of the start for a while again
+  bool serial_stdio = false;               ///< the serial port is on descriptor kSerialFd
   /// What QEMU may lock in memory: devices reach the guest's memory only where it is pinned.
   /// Nothing: as it is.
   std::optional<base::ByteSize> memlock = {};
@@ -117,6 +118,9 @@ struct Plan {
 
   bool operator==(const Plan&) const = default;
 };
+
+/// The longest that QEMU's system calls are those of its start again.
+constexpr std::chrono::seconds kHotplugLimit{10};
 
 /// Descriptors in QEMU; files follow from kFirstFileFd up.
 constexpr int kQmpFd = 3;

@@ -144,6 +144,18 @@ std::string describe(const Calls& calls) {
          program.fingerprint + ")";
 }
 
+/// Nothing, for most.
+std::string describe(const std::set<config::Hotplug>& hotplug) {
+  std::vector<std::string> names;
+  for (const config::Hotplug kind : hotplug) {
+    names.emplace_back(to_string(kind));
+  }
+  return names.empty() ? ""
+                       : "  to plug in (" + base::join(names, ", ") +
+                             "): those of the start again, at most " +
+                             base::to_string(kHotplugLimit) + " at a time\n";
+}
+
 Json filter_json(const Calls& calls) {
   if (calls.mode == config::Sandbox::off) {
     return nullptr;
@@ -229,6 +241,7 @@ std::string to_text(const Plan& plan) {
   text += "  its /dev: " + describe_dev(plan) + "\n";
   text += "  namespaces of its own: " + describe_namespaces(plan.qemu) + "\n";
   text += "  system calls: " + describe(plan.qemu.calls) + "\n";
+  text += describe(plan.qemu.hotplug);
   if (plan.qemu.memlock) {
     text += "  may lock " + base::to_string(*plan.qemu.memlock) + " of memory\n";
   }

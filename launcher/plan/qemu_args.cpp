@@ -210,6 +210,7 @@ void add_qemu_arguments(const VmSpec& spec, const survey::Survey& survey, bool k
   add_display(args);
   add_usb(args);
   add_audio(args);
+  add_hotplug(args);
   clock(args);
   for (const std::string& argument : spec.extra_args) {
     args.add(argument);

@@ -42,6 +42,15 @@ void share_installation(Arguments& args) {
 
 }  // namespace
 
+void share_devices(Arguments& args) {
+  args.share("/sys");
+  auto& hidden = args.plan.qemu.root.hidden;
+  hidden.clear();
+  for (const char* folder : {"firmware", "fs", "hypervisor", "kernel", "module", "power"}) {
+    hidden.push_back(std::string("/sys/") + folder);
+  }
+}
+
 void add_root(Arguments& args) {
   if (args.spec.sandbox == config::Sandbox::off) {
     args.plan.qemu.root.whole_host = true;

@@ -21,26 +21,24 @@ Json match(const config::UsbRule& rule) {
 
 }  // namespace
 
-/// QEMU's library looks for devices in a real /sys alone, where they are links into the folders of
+/// The library looks for devices in a real /sys alone, where they are links into the folders of
 /// all others, asks udev's records, and hears of changes by the network's sockets.
 void share_usb(Arguments& args) {
-  args.share("/sys");
+  args.need_calls("usb");
+  share_devices(args);
   args.share("/run/udev");
-  for (const char* folder : {"firmware", "fs", "hypervisor", "kernel", "module", "power"}) {
-    args.plan.qemu.root.hidden.push_back(std::string("/sys/") + folder);
-  }
   args.need_network();
 }
 
 /// QEMU looks for what is missing every two seconds, and takes it when it is there.
 void add_usb(Arguments& args) {
   const auto& entries = args.spec.usb;
-  if (entries.empty() && !args.spec.display.vnc) {
+  const bool hosts = !entries.empty() || args.spec.hotplug.contains(config::Hotplug::usb);
+  if (!hosts && !args.spec.display.vnc) {
     return;
   }
   Json controller = args.device("qemu-xhci", "usb", kUsbSlot);
-  if (!entries.empty()) {
-    args.need_calls("usb");
+  if (hosts) {
     share_usb(args);
     controller["p2"] = kUsbPorts;
     controller["p3"] = kUsbPorts;

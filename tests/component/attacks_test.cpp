@@ -19,7 +19,7 @@
 #include "base/errors.hpp"
 #include "base/file.hpp"
 #include "base/process.hpp"
-#include "tests/component/guardian_talk.hpp"
+#include "tests/component/taken_over.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/skip.hpp"
 
@@ -27,83 +27,6 @@ using namespace vmlaunch;
 using namespace vmlaunch::tests;
 
 namespace {
-
-constexpr const char* kQemu = "/usr/bin/qemu-system-x86_64";
-constexpr std::chrono::seconds kLimit{20};
-
-/// A real QEMU under a guardian, its guest running, and its monitor.
-class TakenOver {
- public:
-  explicit TakenOver(const Json& more = Json::object()) : sealing_(0), talk_(root_alone()) {
-    Json config = {{"name", own_vm()}, {"accel", "tcg"}, {"memory", {{"size", "32M"}}}};
-    config.merge_patch(more);
-    const std::string path = sealing_.folder.file("vm.json");
-    const auto spec = launcher::config::load(launcher::config::Document(path, config.dump()), path);
-    sealing_.program = base::open_file(kQemu, O_PATH);
-    sealing_.seal.plan = plan::make_plan(spec, {}, root_alone(), launcher::Authority::root);
-    sealing_.seal.plan.steps.clear();
-    REQUIRE(talk_.seal(sealing_.seal, sealing_.fds()).has_value());
-    const auto spawned = talk_.ask(guardian::Request(guardian::Spawn{}));
-    REQUIRE(spawned.has_value());
-    REQUIRE(std::holds_alternative<guardian::Spawned>(*spawned));
-    monitor_ = std::move(talk_.descriptors().front());
-    read_message();  // the greeting
-    REQUIRE(ask({{"execute", "qmp_capabilities"}}).contains("return"));
-    REQUIRE(talk_.ask(guardian::Request(guardian::Started{})).has_value());
-    REQUIRE(ask({{"execute", "cont"}}).contains("return"));
-  }
-
-  Talk& guardian() { return talk_; }
-
-  /// The answer; null when QEMU ended instead.
-  Json ask(const Json& command) {
-    if (::send(monitor_.get(),
-               (command.dump() + "\n").c_str(),
-               command.dump().size() + 1,
-               MSG_NOSIGNAL) < 0) {
-      return nullptr;
-    }
-    Json message = read_message();
-    while (message.contains("event")) {
-      message = read_message();
-    }
-    return message;
-  }
-
-  /// "nothing" if QEMU did it.
-  std::string refusal(const std::string& command, const Json& arguments) {
-    const Json answer = ask({{"execute", command}, {"arguments", arguments}});
-    INFO(command << " " << arguments << ": " << answer);
-    CHECK((answer.is_null() || answer.contains("error")));
-    return answer.is_null() ? "ended" : answer.value(Json::json_pointer("/error/desc"), "nothing");
-  }
-
- private:
-  Json read_message() {
-    for (;;) {
-      const std::size_t end = buffer_.find('\n');
-      if (end != std::string::npos) {
-        Json message = Json::parse(buffer_.substr(0, end));
-        buffer_.erase(0, end + 1);
-        return message;
-      }
-      std::array<char, 4096> piece{};
-      if (!base::wait_readable(monitor_.get(), std::chrono::steady_clock::now() + kLimit)) {
-        FAIL("QEMU says nothing");
-      }
-      const ssize_t got = ::read(monitor_.get(), piece.data(), piece.size());
-      if (got <= 0) {
-        return nullptr;
-      }
-      buffer_.append(piece.data(), static_cast<std::size_t>(got));
-    }
-  }
-
-  Sealing sealing_;
-  Talk talk_;
-  base::UniqueFd monitor_;
-  std::string buffer_;
-};
 
 Json file_node(const std::string& path, bool readonly) {
   return {{"driver", "file"}, {"node-name", "x"}, {"filename", path}, {"read-only", readonly}};

@@ -53,6 +53,7 @@ TEST_CASE("guardian: anything out of order ends the connection, and QEMU with it
                                              "x",
                                              R"({"do":"spawn"})",
                                              R"({"do":"usb-changed"})",
+                                             R"({"do":"filter-phase","open":true})",
                                              R"({"do":"exec","path":"/bin/sh"})",
                                              R"({"do":"signal","signal":11})"};
   for (const std::string& bytes : nonsense) {

@@ -74,7 +74,7 @@ Watched watch(const std::function<int()>& action, Options options = {}) {
                                  child.pid,
                                  base::duplicate(child.pidfd.get()));
   if (options.started) {
-    calls->close_start();
+    calls->end_start(std::chrono::steady_clock::now());
   }
   if (options.unwatched) {
     calls.reset();

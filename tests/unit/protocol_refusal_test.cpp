@@ -88,7 +88,7 @@ TEST_CASE("protocol: a plan that lacks any field is refused", "[guardian]") {
     CHECK(complaint(json) == "\"" + key + "\" is missing");
     ++fields;
   });
-  CHECK(fields == 9 + (3 + 2 + 2 + 4 + 4 + 3 * 3) + 3 * 9 + 8 + 5 + 3 + 3 + 5);
+  CHECK(fields == 9 + (3 + 2 + 2 + 4 + 4 + 3 * 3) + 3 * 9 + 9 + 5 + 3 + 3 + 5);
 }
 
 TEST_CASE("protocol: a plan with a field too many anywhere is refused", "[guardian]") {
@@ -115,6 +115,8 @@ TEST_CASE("protocol: a small request with a field too many or too few is refused
   }
   CHECK(complaint(Json{{"do", "undo"}}) == "\"keep_files\" is missing");
   CHECK(complaint(Json{{"do", "undo"}, {"keep_files", true}, {"now", true}}) == "a field too many");
+  CHECK(complaint(Json{{"do", "filter-phase"}}) == "\"open\" is missing");
+  CHECK(complaint(Json{{"do", "filter-phase"}, {"open", true}, {"for", 60}}) == "a field too many");
   CHECK(complaint(Json{{"do", "apply"}}) == "\"step\" is missing");
   CHECK(complaint(Json{{"do", "apply"}, {"step", 1025}}) == "\"step\" has the wrong type or range");
   CHECK(complaint(Json{{"do", "apply"}, {"step", 0}, {"twice", 1}}) == "a field too many");
@@ -271,6 +273,14 @@ TEST_CASE("protocol: a section of system calls is one of the policy's", "[guardi
     INFO(name);
     CHECK(complaint(seal_with("/qemu/calls/sections/0", name)) ==
           "a section that the policy does not have");
+  }
+}
+
+TEST_CASE("protocol: what may be plugged in is of a known kind, and each once", "[guardian]") {
+  for (const Json& kinds :
+       {Json{"disk", "disk"}, Json{""}, Json{"floppy"}, Json{"usb", "disk", "pci", "net", "usb"}}) {
+    INFO(kinds);
+    CHECK(complaint(seal_with("/qemu/hotplug", kinds)) == "something to plug in that no plan has");
   }
 }
 

@@ -53,6 +53,8 @@ TEST_CASE("protocol: every request is the same after a round trip", "[guardian]"
                                  Request(Signal{SIGKILL}),
                                  Request(Started{}),
                                  Request(Stop{}),
+                                 Request(FilterPhase{true}),
+                                 Request(FilterPhase{false}),
                                  Request(UsbChanged{}),
                                  Request(Status{}),
                                  Request(Undo{true}),

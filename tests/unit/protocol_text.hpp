@@ -49,6 +49,7 @@ inline Seal rich_seal() {
       {config::UsbIds{0x046d, 0xc051}, config::UsbPort{1, {2, 3}}, config::UsbAddress{1, 4}}};
   seal.plan.qemu.root = {false, {"/usr", "/a b\n"}, {"/sys/fs"}, true, true};
   seal.plan.qemu.calls = {config::Sandbox::log, {"kvm", "vfio"}};
+  seal.plan.qemu.hotplug = {config::Hotplug::usb, config::Hotplug::net};
   seal.plan.qemu.serial_stdio = true;
   seal.plan.deadlines = {30s, 10s, 0ms, 1ms, 2s, 3s, 1000h};
   seal.program_opened = true;
