@@ -281,10 +281,14 @@ class Guardian {
     }
   }
 
+  /// Those that the plan still needs: QEMU's root folder is made once, nodes come with USB devices.
   void keep_capabilities() const {
     sandbox::Capabilities needed = {CAP_KILL, CAP_SETUID, CAP_SETGID, CAP_SETPCAP};
-    if (dev_) {
-      needed.insert(needed.end(), {CAP_SYS_ADMIN, CAP_SYS_CHROOT, CAP_MKNOD, CAP_CHOWN});
+    if (dev_ && !spawned_) {
+      needed.insert(needed.end(), {CAP_SYS_ADMIN, CAP_SYS_CHROOT});
+    }
+    if (dev_ && (!spawned_ || !plan_.qemu.dev->usb.empty())) {
+      needed.insert(needed.end(), {CAP_MKNOD, CAP_CHOWN});
     }
     for (const steps::Step& step : plan_.steps) {
       if (const int capability = step->capability(); capability >= 0) {
@@ -412,6 +416,7 @@ class Guardian {
     }
     spawned_ = true;
     changes_.apply(steps::start_qemu(has_cgroup()), context());
+    keep_capabilities();
   }
 
   [[nodiscard]] bool has_cgroup() const {

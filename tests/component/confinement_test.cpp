@@ -200,10 +200,9 @@ TEST_CASE(
     CHECK(status_of(program.pid(), "Uid").rfind("0\t", 0) == std::string::npos);
     CHECK(::getsid(guardian) == guardian);
     if (!start.as_person && is_root()) {
-      // CHOWN, KILL, SETGID, SETUID, SETPCAP, SYS_CHROOT, SYS_ADMIN and MKNOD; with a cgroup to
-      // make, DAC_OVERRIDE.
+      // KILL, SETGID, SETUID and SETPCAP; with a cgroup to remove, DAC_OVERRIDE.
       const bool cgroup = program.output().find("make the cgroup") != std::string::npos;
-      const std::string kept = cgroup ? "00000000082401e3" : "00000000082401e1";
+      const std::string kept = cgroup ? "00000000000001e2" : "00000000000001e0";
       CHECK(status_of(guardian, "CapEff") == kept);
       CHECK(status_of(guardian, "CapBnd") == kept);
     }
