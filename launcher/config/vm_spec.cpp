@@ -13,20 +13,19 @@ namespace vmlaunch::launcher::config {
 
 namespace {
 
-/// What vmlaunch itself says to QEMU, or what would undo how QEMU is held.
-constexpr std::array<std::string_view, 27> kOwnOptions = {
-    "accel",      "action",     "add-fd",   "async-teardown", "chroot",  "cpu",       "daemonize",
-    "enable-kvm", "incoming",   "kernel",   "loadvm",         "m",       "machine",   "M",
-    "mon",        "monitor",    "name",     "no-shutdown",    "pidfile", "preconfig", "qmp",
-    "qmp-pretty", "readconfig", "run-with", "runas",          "S",       "sandbox"};
+/// What adds to the machine. All else is vmlaunch's own to say, or would undo how QEMU is held.
+constexpr std::array<std::string_view, 27> kExtraOptions = {
+    "acpitable", "audiodev", "blockdev",       "boot", "chardev", "d",      "device",  "fsdev",
+    "fw_cfg",    "global",   "icount",         "k",    "netdev",  "nic",    "no-hpet", "object",
+    "parallel",  "rtc",      "serial",         "set",  "smbios",  "tpmdev", "trace",   "usb",
+    "vga",       "virtfs",   "watchdog-action"};
 
-bool is_own_option(std::string_view argument) {
+bool is_other_option(std::string_view argument) {
   if (!argument.starts_with('-')) {
     return false;
   }
   argument.remove_prefix(argument.starts_with("--") ? 2 : 1);
-  argument = argument.substr(0, argument.find('='));
-  return std::find(kOwnOptions.begin(), kOwnOptions.end(), argument) != kOwnOptions.end();
+  return std::find(kExtraOptions.begin(), kExtraOptions.end(), argument) == kExtraOptions.end();
 }
 
 /// Root, by name or number, and the number that system calls take for "no change".
@@ -159,9 +158,11 @@ void qemu(const Config& config, VmSpec& spec, Review& review) {
   }
   spec.extra_args = config.qemu.extra_args;
   for (std::size_t i = 0; i < spec.extra_args.size(); ++i) {
-    if (is_own_option(spec.extra_args[i])) {
+    if (is_other_option(spec.extra_args[i])) {
       review.report(child("/qemu/extra_args", i),
-                    "\"" + spec.extra_args[i] + "\" is vmlaunch's own to give to QEMU");
+                    "\"" + spec.extra_args[i] +
+                        "\" may not be added to QEMU's options; vmlaunch.json(5) lists those that "
+                        "may");
     }
   }
 }
