@@ -16,7 +16,8 @@ namespace vmlaunch::launcher::cli {
 
 namespace {
 
-constexpr auto kVerbs = {add_run, add_plan, add_check, add_recover, add_host, add_guardian};
+constexpr auto kVerbs = {
+    add_run, add_plan, add_check, add_setup, add_recover, add_host, add_guardian};
 
 void print_error(const std::string& text) {
   static_cast<void>(std::fprintf(stderr, "vmlaunch: %s\n", text.c_str()));

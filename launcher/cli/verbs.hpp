@@ -34,6 +34,7 @@ void add_config(CLI::App& verb, NamedConfig& named);
 void add_run(CLI::App& app, Choice& choice);
 void add_plan(CLI::App& app, Choice& choice);
 void add_check(CLI::App& app, Choice& choice);
+void add_setup(CLI::App& app, Choice& choice);
 void add_recover(CLI::App& app, Choice& choice);
 void add_host(CLI::App& app, Choice& choice);
 void add_guardian(CLI::App& app, Choice& choice);

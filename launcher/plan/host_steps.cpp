@@ -157,15 +157,26 @@ void require_prepared(const config::VmSpec& spec, const survey::Survey& survey, 
   if (problems.empty() && plan.qemu.memlock && survey.memlock_limit < plan.qemu.memlock->bytes) {
     problems.push_back(
         "Cannot lock " + base::to_string(*plan.qemu.memlock) + " of memory: the limit is " +
-        base::to_string(base::ByteSize{survey.memlock_limit}) +
-        "; raise \"memlock\" in /etc/security/limits.conf, or type: sudo vmlaunch …");
+        base::to_string(base::ByteSize{survey.memlock_limit}) + "; type: sudo vmlaunch …");
   }
   if (!problems.empty()) {
+    problems.push_back(
+        "What an administrator can do once, so that it needs no root: vmlaunch setup " +
+        base::shell_quote(spec.file));
     throw Failure(ExitCode::preflight, base::join(problems, "\n"));
   }
 }
 
 }  // namespace
+
+std::optional<base::ByteSize> memlock_of(const config::VmSpec& spec,
+                                         const Passthrough& passthrough) {
+  const bool reached_by_devices =
+      !passthrough.slots.empty() || spec.hotplug.contains(config::Hotplug::pci);
+  return reached_by_devices || spec.memory.locked
+             ? std::optional(base::ByteSize{spec.memory.size.bytes + kMemlockMargin})
+             : std::nullopt;
+}
 
 void add_host_steps(const config::VmSpec& spec,
                     const survey::Survey& survey,
@@ -185,11 +196,7 @@ void add_host_steps(const config::VmSpec& spec,
   }
   require_desktop_can_end(spec, survey, identity, plan);
   warn_of_weak_walls(survey.uses, plan);
-  const bool reached_by_devices =
-      !plan.passthrough.slots.empty() || spec.hotplug.contains(config::Hotplug::pci);
-  if (reached_by_devices || spec.memory.locked) {
-    plan.qemu.memlock = base::ByteSize{spec.memory.size.bytes + kMemlockMargin};
-  }
+  plan.qemu.memlock = memlock_of(spec, plan.passthrough);
   if (identity.privileged) {
     for (const auto& [name, on] : spec.module_parameters) {
       plan.steps.push_back(steps::set_parameter(name, on));

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <optional>
+
 #include "launcher/plan/plan.hpp"
 
 namespace vmlaunch::launcher::plan {
@@ -10,5 +12,10 @@ void add_host_steps(const config::VmSpec& spec,
                     const survey::Survey& survey,
                     const Identity& identity,
                     Plan& plan);
+
+/// What QEMU must be allowed to lock, for devices that reach the guest's memory; nothing: no more
+/// than it may already.
+[[nodiscard]] std::optional<base::ByteSize> memlock_of(const config::VmSpec& spec,
+                                                       const Passthrough& passthrough);
 
 }  // namespace vmlaunch::launcher::plan

@@ -51,7 +51,21 @@ void look_at_usb_devices(const base::Tree& tree, Survey& survey) {
   }
 }
 
+NamespaceLimit find_namespace_limit(const base::Tree& tree) {
+  const auto is = [&](const char* name, const char* value) {
+    return tree.read(std::string("/proc/sys/") + name) == value;
+  };
+  if (is("kernel/apparmor_restrict_unprivileged_userns", "1")) {
+    return NamespaceLimit::apparmor;
+  }
+  if (is("kernel/unprivileged_userns_clone", "0")) {
+    return NamespaceLimit::forbidden;
+  }
+  return is("user/max_user_namespaces", "0") ? NamespaceLimit::exhausted : NamespaceLimit::none;
+}
+
 void look_at_resources(const base::Tree& tree, const config::VmSpec& spec, Survey& survey) {
+  survey.namespaces = find_namespace_limit(tree);
   if (spec.memory.hugepages || !spec.memory.nodes.empty()) {
     Reader reader(tree);
     survey.nodes = look_at_nodes(reader);

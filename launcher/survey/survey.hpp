@@ -56,6 +56,14 @@ inline constexpr std::array<std::array<const char*, 2>, 4> kUefiBuilds = {{
 /// How a qcow2 image begins (docs/interop/qcow2.txt of QEMU).
 inline constexpr std::string_view kQcow2Magic = "QFI\xfb";
 
+/// What keeps users from namespaces of their own, in which QEMU is confined without root.
+enum class NamespaceLimit {
+  none,       ///< that is known
+  apparmor,   ///< programs without a profile may not (Ubuntu since 23.10)
+  forbidden,  ///< nobody but root may (Debian's kernel.unprivileged_userns_clone)
+  exhausted,  ///< there may be none (user.max_user_namespaces)
+};
+
 /// Everything about the host that a plan depends on. Read only, nothing is changed.
 struct Survey {
   Kvm kvm;
@@ -64,13 +72,14 @@ struct Survey {
   std::set<std::string> block_devices;  ///< those of the config's disks that are block devices
   std::set<std::string> qcow2_heads;    ///< those given as raw that begin like a qcow2 image
   std::set<std::string> sound_servers;  ///< sockets that are there, or that the caller may not see
-  bool cgroup = false;                  ///< a cgroup for the VM can be made
-  bool guardian_unit = false;           ///< systemd keeps the guardian, with cgroups of its own
-  Session session;                      ///< looked at only for a VM that stops units
-  Pci pci;                              ///< looked at only for a VM that gets PCI devices
-  Usb usb;                              ///< looked at only for a VM that gets USB devices
-  Uses uses;                            ///< what the host uses its devices for
-  Screen screen;                        ///< the same
+  NamespaceLimit namespaces = NamespaceLimit::none;
+  bool cgroup = false;         ///< a cgroup for the VM can be made
+  bool guardian_unit = false;  ///< systemd keeps the guardian, with cgroups of its own
+  Session session;             ///< looked at only for a VM that stops units
+  Pci pci;                     ///< looked at only for a VM that gets PCI devices
+  Usb usb;                     ///< looked at only for a VM that gets USB devices
+  Uses uses;                   ///< what the host uses its devices for
+  Screen screen;               ///< the same
   std::map<base::PciAddress, std::string> had;     ///< by running VMs, with who has each; from the
                                                    ///< locks, which only their owner can read
   std::map<config::UsbRule, std::string> usb_had;  ///< the same for rules about USB devices

@@ -17,6 +17,10 @@ using tests::PciTree;
 const Identity kRoot{true, {"uid 1880000042", {1880000042, 1880000042, {}}}, false};
 const Identity kPlain{false, {"anna", {1000, 1000, {}}}, true};
 
+/// What ends each refusal of what a user has no right to.
+const std::string kWayOut =
+    "\nWhat an administrator can do once, so that it needs no root: vmlaunch setup /vms/win10.json";
+
 config::VmSpec spec_of(const std::string& pci) {
   const std::string path = "/vms/win10.json";
   return config::load(config::Document(path, "{\"name\": \"win10\", \"pci\": " + pci + "}"), path);
@@ -176,12 +180,11 @@ TEST_CASE("pci: a device that vfio has already is taken as it is", "[pci]") {
   // Without root it is enough that node and limit are there.
   CHECK(refusal(nic, survey, kPlain) == "10: Cannot open /dev/" + node +
                                             "; type: sudo chown $USER /dev/" + node +
-                                            ", or: sudo vmlaunch …");
+                                            ", or: sudo vmlaunch …" + kWayOut);
   survey.open_groups = {group};
   survey.memlock_limit = 2 * base::kGiB - 1;
   CHECK(refusal(nic, survey, kPlain) ==
-        "10: Cannot lock 2G of memory: the limit is 2147483647; raise \"memlock\" in "
-        "/etc/security/limits.conf, or type: sudo vmlaunch …");
+        "10: Cannot lock 2G of memory: the limit is 2147483647; type: sudo vmlaunch …" + kWayOut);
   survey.memlock_limit = 2 * base::kGiB;
   CHECK(steps_of(plan_of(nic, survey, kPlain)) == "make the cgroup vmlaunch-win10");
 }
@@ -267,7 +270,8 @@ TEST_CASE("pci: what cannot be given is refused, all of it at once", "[pci]") {
         "then reboot, and type: vmlaunch host");
   CHECK(refusal(R"([{"device": "01:00.0"}])", laptop(), kPlain) ==
         "10: Cannot bind 0000:01:00.0 to vfio-pci without root; type: sudo vmlaunch …\n"
-        "Cannot bind 0000:01:00.1 to vfio-pci without root; type: sudo vmlaunch …");
+        "Cannot bind 0000:01:00.1 to vfio-pci without root; type: sudo vmlaunch …" +
+            kWayOut);
 }
 
 TEST_CASE("pci: ids, a class and a slot choose the device that they match", "[pci]") {
@@ -437,7 +441,8 @@ TEST_CASE("pci: a whole card is found anew before it is bound", "[pci]") {
   INFO(with_console);
   CHECK(with_console.find("with their drivers\ntake the host's console off") != std::string::npos);
   CHECK(refusal(card, laptop(), kPlain)
-            .ends_with("Cannot find 0000:01:00.0 anew without root; type: sudo vmlaunch …"));
+            .ends_with("Cannot find 0000:01:00.0 anew without root; type: sudo vmlaunch …" +
+                       kWayOut));
   CHECK(refusal(R"([{"device": "00:1f.3", "group": "all", "rescan": true}])") ==
         "10: Cannot find 0000:00:1f.3 anew: it is on a root bus, whose addresses are the "
         "firmware's; leave \"rescan\" out");
