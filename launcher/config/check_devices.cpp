@@ -72,7 +72,7 @@ void check_pci(const Config& config, VmSpec& spec, Review& review) {
 
 /// Of all cards in a machine one answers at VGA's old addresses.
 void check_video(const Config& config, VmSpec& spec, Review& review) {
-  spec.video = config.video.value_or(spec.display.vnc ? Video::vga : Video::none);
+  spec.video = config.video.value_or(spec.display.is_shown() ? Video::vga : Video::none);
   bool taken = false;
   for (std::size_t i = 0; i < spec.pci.size(); ++i) {
     if (!spec.pci[i].view.x_vga) {

@@ -21,9 +21,11 @@ void check_ways(const Config::Usb& given, const std::string& pointer, Review& re
 }  // namespace
 
 void check_usb(const Config& config, VmSpec& spec, Review& review) {
-  if (config.usb.size() > kMostUsbDevices) {
+  const std::size_t redirected = config.display.value_or(Display{}).redirected;
+  if (config.usb.size() + redirected > kMostUsbDevices) {
     review.report("/usb",
-                  "at most " + std::to_string(kMostUsbDevices) + " USB devices are possible");
+                  "at most " + std::to_string(kMostUsbDevices) +
+                      " USB devices are possible, with those that are redirected");
   }
   std::set<UsbRule> seen;
   for (std::size_t i = 0; i < config.usb.size(); ++i) {

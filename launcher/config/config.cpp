@@ -67,6 +67,13 @@ const Names<Video>& video_names() {
   return names;
 }
 
+/// Those that take no more words.
+const Names<Display::Kind>& window_names() {
+  static const Names<Display::Kind> names = {
+      {"none", Display::Kind::none}, {"gtk", Display::Kind::gtk}, {"sdl", Display::Kind::sdl}};
+  return names;
+}
+
 const Names<AudioBackend>& audio_names() {
   static const Names<AudioBackend> names = {{"none", AudioBackend::none},
                                             {"pa", AudioBackend::pulse},
@@ -325,25 +332,53 @@ Config::Audio read_audio(ObjectReader& reader) {
   return audio;
 }
 
-/// "none", or an object.
+/// A VNC or a SPICE server.
+Display read_server(ObjectReader& reader) {
+  Display display;
+  const bool is_vnc = reader.raw("vnc") != nullptr;
+  const bool is_spice = reader.raw("spice") != nullptr;
+  if (is_spice && is_vnc) {
+    reader.report("spice", "a screen has one server, and this one has \"vnc\" already");
+  }
+  for (const auto& [key, kind] :
+       {std::pair("vnc", Display::Kind::vnc), std::pair("spice", Display::Kind::spice)}) {
+    const auto address = reader.value(key, parse_endpoint, "an address such as \"127.0.0.1:5900\"");
+    if (address) {
+      display.kind = kind;
+      display.address = *address;
+    }
+  }
+  if (!is_spice) {
+    require(reader, "vnc", "the address, such as \"127.0.0.1:5900\"");
+  }
+  const auto redirected = reader.number("usb_redirection", 0, kMostRedirected);
+  if (redirected && !is_spice) {
+    reader.report("usb_redirection", "given without \"spice\"");
+  }
+  display.redirected = redirected.value_or(0);
+  return display;
+}
+
+/// A word, or an object.
 std::optional<Display> read_display(ObjectReader& reader) {
   const Json* value = reader.raw("display");
   if (value == nullptr) {
     return std::nullopt;
   }
-  if (*value == "none") {
-    return Display{};
+  for (const auto& [name, kind] : window_names()) {
+    if (*value == name) {
+      return Display{kind, {}, 0};
+    }
   }
   if (!value->is_object()) {
     reader.report("display",
-                  "expected \"none\" or {\"vnc\": \"127.0.0.1:5900\"}, found " + type_of(*value));
+                  "expected \"none\", \"gtk\", \"sdl\", {\"vnc\": \"127.0.0.1:5900\"} or "
+                  "{\"spice\": \"127.0.0.1:5930\"}, found " +
+                      type_of(*value));
     return std::nullopt;
   }
   Display display;
-  reader.object("display", [&](ObjectReader& object) {
-    display.vnc = object.value("vnc", parse_endpoint, "an address such as \"127.0.0.1:5900\"");
-    require(object, "vnc", "the address, such as \"127.0.0.1:5900\"");
-  });
+  reader.object("display", [&](ObjectReader& object) { display = read_server(object); });
   return display;
 }
 
@@ -452,6 +487,16 @@ const char* to_string(Sandbox sandbox) {
 }
 const char* to_string(Hotplug hotplug) {
   return name_of(hotplug_names(), hotplug);
+}
+const char* to_string(Display::Kind kind) {
+  switch (kind) {
+    case Display::Kind::vnc:
+      return "vnc";
+    case Display::Kind::spice:
+      return "spice";
+    default:
+      return name_of(window_names(), kind);
+  }
 }
 const char* to_string(NicKind kind) {
   return name_of(kind_names(), kind);

@@ -19,6 +19,8 @@ namespace vmlaunch::launcher::config {
 /// The most memory nodes that a kernel can have (CONFIG_NODES_SHIFT is at most 10).
 constexpr unsigned kMostNodes = 1024;
 
+constexpr unsigned kMostRedirected = 4;
+
 enum class Machine { q35, pc };
 enum class Accel { automatic, kvm, tcg };
 enum class DiskFormat { raw, qcow2 };
@@ -67,9 +69,15 @@ struct Serial {
   bool operator==(const Serial&) const = default;
 };
 
-/// The guest's screen: none, or a VNC server on an address of the host.
+/// The guest's screen: none, a server on an address of the host, or a window on its desktop.
 struct Display {
-  std::optional<Endpoint> vnc;
+  enum class Kind { none, vnc, spice, gtk, sdl };
+
+  Kind kind = Kind::none;
+  Endpoint address;         ///< a server's
+  unsigned redirected = 0;  ///< USB devices that a SPICE viewer may plug in
+
+  [[nodiscard]] bool is_shown() const { return kind != Kind::none; }
 
   bool operator==(const Display&) const = default;
 };
@@ -194,6 +202,7 @@ struct Config {
 [[nodiscard]] const char* to_string(RtcBase base);
 [[nodiscard]] const char* to_string(Sandbox sandbox);
 [[nodiscard]] const char* to_string(Hotplug hotplug);
+[[nodiscard]] const char* to_string(Display::Kind kind);
 [[nodiscard]] const char* to_string(NicKind kind);
 [[nodiscard]] const char* to_string(PciScope scope);
 [[nodiscard]] const char* to_string(PciTaker taker);

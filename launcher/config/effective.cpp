@@ -145,6 +145,17 @@ Json effective_audio(const VmSpec::Audio& audio) {
   return json;
 }
 
+Json effective_display(const Display& display) {
+  switch (display.kind) {
+    case Display::Kind::vnc:
+      return {{"vnc", to_string(display.address)}};
+    case Display::Kind::spice:
+      return {{"spice", to_string(display.address)}, {"usb_redirection", display.redirected}};
+    default:
+      return to_string(display.kind);
+  }
+}
+
 Json effective_serial(const Serial& serial) {
   switch (serial.kind) {
     case Serial::Kind::none:
@@ -200,7 +211,7 @@ Json effective(const VmSpec& spec) {
       config["initrd"] = *spec.linux_boot->initrd;
     }
   }
-  config["display"] = spec.display.vnc ? Json{{"vnc", to_string(*spec.display.vnc)}} : Json("none");
+  config["display"] = effective_display(spec.display);
   if (spec.run_as) {
     config["run_as"] = *spec.run_as;
   }

@@ -113,18 +113,27 @@ void stop_units(const Config& config, VmSpec& spec, Review& review) {
   }
 }
 
+/// Neither has a password here.
+void check_server(const Display& display, Review& review) {
+  const bool is_vnc = display.kind == Display::Kind::vnc;
+  if (!is_vnc && display.kind != Display::Kind::spice) {
+    return;
+  }
+  const std::string pointer = is_vnc ? "/display/vnc" : "/display/spice";
+  if (!display.address.address.starts_with("127.")) {
+    review.report(pointer,
+                  std::string("expected an address of this machine (127.x.x.x): ") +
+                      (is_vnc ? "VNC" : "SPICE") +
+                      " has no password here; from elsewhere, tunnel the port through ssh");
+  }
+  if (display.address.port < 5900) {
+    review.report(pointer, "expected a port from 5900 up (VNC's display 0)");
+  }
+}
+
 void console(const Config& config, VmSpec& spec, Review& review) {
   spec.display = config.display.value_or(Display{});
-  if (spec.display.vnc) {
-    if (!spec.display.vnc->address.starts_with("127.")) {
-      review.report("/display/vnc",
-                    "expected an address of this machine (127.x.x.x): VNC has no "
-                    "password here; from elsewhere, tunnel the port through ssh");
-    }
-    if (spec.display.vnc->port < 5900) {
-      review.report("/display/vnc", "expected a port from 5900 up (VNC's display 0)");
-    }
-  }
+  check_server(spec.display, review);
   spec.serial = config.serial.value_or(Serial{});
   if (spec.serial.kind == Serial::Kind::file) {
     spec.serial.file = review.path("/serial/file", spec.serial.file);

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <vector>
 
 #include "base/text.hpp"
@@ -49,6 +50,10 @@ void look_at_usb_devices(const base::Tree& tree, Survey& survey) {
       }
     }
   }
+}
+
+bool is_window(const config::Display& display) {
+  return display.kind == config::Display::Kind::gtk || display.kind == config::Display::Kind::sdl;
 }
 
 NamespaceLimit find_namespace_limit(const base::Tree& tree) {
@@ -172,6 +177,12 @@ Survey look(const std::string& root, const config::VmSpec& spec, bool privileged
   Survey survey;
   const base::Tree tree(root);
   survey.cgroup = find_cgroup_parent(tree, privileged).has_value();
+  if (is_window(spec.display)) {
+    survey.window_server = look_for_window_server(tree, [](const char* name) {
+      const char* value = std::getenv(name);
+      return std::string(value != nullptr ? value : "");
+    });
+  }
   if (!spec.pci.empty()) {
     look_at_devices(tree, survey);
   }

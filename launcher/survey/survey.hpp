@@ -21,6 +21,7 @@
 #include "launcher/survey/session.hpp"
 #include "launcher/survey/usb.hpp"
 #include "launcher/survey/uses.hpp"
+#include "launcher/survey/window_server.hpp"
 
 namespace vmlaunch::launcher::survey {
 
@@ -72,6 +73,7 @@ struct Survey {
   std::set<std::string> block_devices;  ///< those of the config's disks that are block devices
   std::set<std::string> qcow2_heads;    ///< those given as raw that begin like a qcow2 image
   std::set<std::string> sound_servers;  ///< sockets that are there, or that the caller may not see
+  WindowServer window_server;           ///< looked at only for a VM that is shown in a window
   NamespaceLimit namespaces = NamespaceLimit::none;
   bool cgroup = false;         ///< a cgroup for the VM can be made
   bool guardian_unit = false;  ///< systemd keeps the guardian, with cgroups of its own

@@ -153,8 +153,10 @@ TEST_CASE("config: only a hidden hypervisor gets another name by itself", "[conf
   CHECK(hyperv(R"({"hide_hypervisor": true})") == Json(false));
 }
 
-TEST_CASE("config: the screen is VGA's with VNC and none without", "[config]") {
+TEST_CASE("config: the screen is VGA's with a display and none without", "[config]") {
   CHECK(load_text("{}").video == Video::none);
+  CHECK(load_text(R"({"display": {"spice": "127.0.0.1:5930"}})").video == Video::vga);
+  CHECK(load_text(R"({"display": "gtk"})").video == Video::vga);
   CHECK(load_text(R"({"display": {"vnc": "127.0.0.1:5900"}})").video == Video::vga);
   CHECK(load_text(R"({"display": {"vnc": "127.0.0.1:5900"}, "video": "none"})").video ==
         Video::none);
@@ -170,6 +172,8 @@ TEST_CASE("config: the effective config is a config that means the same anywhere
            std::string(R"({"firmware": {"uefi": false}, "display": "none", "network": "none"})"),
            std::string(R"({"firmware": {"uefi": true, "vars": "v.fd"}, "serial": "stdio"})"),
            std::string(R"({"display": "none", "serial": "none", "run_as": 1000})"),
+           std::string(R"({"display": "sdl"})"),
+           std::string(R"({"display": {"spice": "127.0.0.1:5930", "usb_redirection": 3}})"),
            std::string(R"({"memory": {"size": "16M"}, "stop": {"timeout": "0s"}})"),
            std::string(R"({"memory": {"size": "1025M"}, "stop": {"timeout": "1500ms"}})"),
            std::string(R"({"disks": [{"path": "d\n\t'\",", "format": "raw"}]})"),

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/file.hpp"
 #include "launcher/config/effective.hpp"
 #include "launcher/exit_code.hpp"
 #include "launcher/plan/plan.hpp"
@@ -189,7 +190,12 @@ TEST_CASE("config: every form that a key may have is accepted", "[config]") {
   for (const char* value : {R"("none")", "[]", R"([{ "user": {} }])"}) {
     accepts(std::string(R"({ "network": )") + value + "}");
   }
-  for (const char* value : {R"("none")", R"({ "vnc": "127.255.255.255:65535" })"}) {
+  for (const char* value : {R"("none")",
+                            R"("gtk")",
+                            R"("sdl")",
+                            R"({ "vnc": "127.255.255.255:65535" })",
+                            R"({ "spice": "127.0.0.1:5900" })",
+                            R"({ "spice": "127.0.0.1:5930", "usb_redirection": 4 })"}) {
     accepts(std::string(R"({ "display": )") + value + "}");
   }
   for (const char* value : {R"("none")", R"("stdio")", R"({ "file": "a" })"}) {
@@ -224,6 +230,8 @@ TEST_CASE("config: every form that a key may have is accepted", "[config]") {
   }
   accepts(R"({ "pci": [{ "device": "04:00.0", "x_vga": true, "rombar": false }] })");
   accepts(R"({ "audio": { "backend": "none" }, "rtc": {} })");
+  accepts(base::read_file(SOURCE_DIR "/tests/data/extra-args.json"));
+  accepts(base::read_file(SOURCE_DIR "/tests/data/full-spice.json"));
   accepts(R"({ "name": "_aB3.-", "firmware": { "uefi": false } })");
   accepts(R"({ "name": ")" + std::string(64, 'a') + R"(" })");
 }

@@ -40,31 +40,6 @@ std::optional<std::string> sound_server(Arguments& args, const VmSpec::Audio& au
 
 }  // namespace
 
-void add_video(Arguments& args) {
-  switch (args.spec.video) {
-    case config::Video::none:
-      return;
-    case config::Video::vga:
-      return args.add_json("-device", args.device("VGA", "screen", kScreenSlot));
-    case config::Video::qxl:
-      return args.add_json("-device", args.device("qxl-vga", "screen", kScreenSlot));
-    case config::Video::virtio:
-      return args.add_json("-device", args.device("virtio-vga", "screen", kScreenSlot));
-  }
-}
-
-void add_display(Arguments& args) {
-  if (!args.spec.display.vnc) {
-    args.add("-display", "none");
-    return;
-  }
-  args.need_calls("vnc");
-  args.need_network();
-  args.add(
-      "-vnc",
-      args.spec.display.vnc->address + ":" + std::to_string(args.spec.display.vnc->port - 5900));
-}
-
 void add_audio(Arguments& args) {
   if (!args.spec.audio) {
     return;
