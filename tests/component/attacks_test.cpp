@@ -126,3 +126,73 @@ TEST_CASE("attacks: a monitor in the wrong hands starts no program") {
   CHECK((status.signal == SIGSYS || status.signal == SIGKILL));
   CHECK(folder.names().empty());
 }
+
+TEST_CASE("attacks: what a run makes is made through no link of a user's") {
+  if (skipped_without_root()) {
+    return;
+  }
+  const Folder roots;
+  base::check(::chmod(roots.path().c_str(), 0755), "open the folder");
+  const std::string canary = roots.write("canary", "text", 0644);
+  const auto refused = [&](const char* what, const std::string& target, bool hard) {
+    INFO(what << " " << target << " " << hard);
+    const Folder persons;
+    const std::string link = persons.file("link");
+    hard ? std::filesystem::create_hard_link(target, link)
+         : std::filesystem::create_symlink(target, link);
+    Json config = idle_config();
+    if (what == std::string("serial")) {
+      config["serial"] = {{"file", link}};
+    } else {
+      config["firmware"] = {{"uefi", true}, {"vars", link}};
+    }
+    Launch launch = run_of(persons, config);
+    launch.arguments.insert(launch.arguments.begin() + 1, {"--as", "12345"});
+    for (const std::string& path : {persons.path(), launch.arguments.back()}) {
+      base::check(::chown(path.c_str(), kPerson, kPerson), "give it away");
+    }
+    Program program(launch);
+    const int code = program.exit_code();
+    INFO(program.output());
+    CHECK(code == 10);
+    CHECK(program.output().find(link) != std::string::npos);
+  };
+  for (const char* what : {"serial", "vars"}) {
+    refused(what, canary, false);
+    refused(what, canary, true);
+    refused(what, roots.file("new"), false);
+  }
+  CHECK(base::read_file(canary) == "text");
+  CHECK(roots.names() == std::vector<std::string>{"canary"});
+}
+
+TEST_CASE("attacks: a config that is exchanged after it was opened is trusted no more") {
+  if (skipped_without_root()) {
+    return;
+  }
+  const auto exchange = [](const std::string& how, Sealing& sealing) {
+    if (how == "another file") {
+      std::filesystem::rename(sealing.folder.write("other.json", "{}"), sealing.path);
+    } else if (how == "a link") {
+      std::filesystem::rename(sealing.path, sealing.folder.file("moved.json"));
+      std::filesystem::create_symlink("moved.json", sealing.path);
+    } else if (how == "another owner") {
+      base::check(::chown(sealing.path.c_str(), 777, 777), "give it away");
+    } else {
+      base::check(::chmod(sealing.path.c_str(), 0666), "open it");
+    }
+  };
+  for (const std::string how : {"another file", "a link", "another owner", "open to all"}) {
+    INFO(how);
+    Sealing sealing(kPerson);
+    sealing.seal.plan.qemu.user.credentials = uid(kPerson);
+    exchange(how, sealing);
+    Talk talk(person());
+    const auto sealed = talk.seal(sealing.seal, sealing.fds());
+    REQUIRE(sealed.has_value());
+    REQUIRE(std::holds_alternative<guardian::Refused>(*sealed));
+    const auto& refused = std::get<guardian::Refused>(*sealed);
+    CHECK(refused.code == launcher::ExitCode::preflight);
+    CHECK(is_one_of(refused.message, {"Cannot trust the config", "it belongs to uid 777"}));
+  }
+}

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <tuple>
 
+#include "tests/component/taken_over.hpp"
 #include "tests/component/vm.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/skip.hpp"
@@ -129,6 +130,34 @@ TEST_CASE("devices: QEMU goes past the page cache with cache none, and not witho
     program.signal(SIGINT);
     CHECK(program.exit_code() == 18);
   }
+}
+
+TEST_CASE("devices: a snapshot within an image is saved, loaded and deleted") {
+  if (skipped_without_root()) {
+    return;
+  }
+  const Folder folder;
+  const std::string image = folder.file("image.qcow2");
+  REQUIRE(std::system(("qemu-img create -q -f qcow2 " + image + " 1M").c_str()) == 0);
+  TakenOver vm(Json{{"disks", {{{"path", image}, {"format", "qcow2"}}}}});
+  const auto finished = [&](const std::string& command, Json arguments) {
+    arguments.update({{"job-id", command}, {"tag", "one"}, {"devices", {"disk0"}}});
+    REQUIRE(vm.ask({{"execute", command}, {"arguments", arguments}}).contains("return"));
+    Json job;
+    CHECK(eventually([&] {
+      const Json jobs = vm.ask({{"execute", "query-jobs"}});
+      job = jobs.value(Json::json_pointer("/return/0"), Json());
+      return job.is_object() && job["status"] == "concluded";
+    }));
+    INFO(job);
+    CHECK_FALSE(job.contains("error"));
+    REQUIRE(
+        vm.ask({{"execute", "job-dismiss"}, {"arguments", {{"id", command}}}}).contains("return"));
+  };
+  finished("snapshot-save", {{"vmstate", "disk0"}});
+  finished("snapshot-load", {{"vmstate", "disk0"}});
+  finished("snapshot-delete", Json::object());
+  CHECK(vm.guardian().refused().empty());
 }
 
 TEST_CASE("devices: cache none is refused where the file system has no O_DIRECT") {

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <sys/socket.h>
+#include <fcntl.h>
 
 #include <array>
 #include <chrono>
@@ -66,12 +66,14 @@ class TakenOver {
   }
 
  private:
-  /// With all that the plan only reads; there is nothing else in it.
+  /// With all files of the plan: there is nothing to be made.
   void seal() {
     std::vector<int> fds = sealing_.fds();
     std::vector<base::UniqueFd> files;
     for (std::size_t i = 0; i < sealing_.seal.plan.files.size(); ++i) {
-      files.push_back(base::open_file(sealing_.seal.plan.files[i].path, O_RDONLY));
+      const plan::FileUse& file = sealing_.seal.plan.files[i];
+      files.push_back(base::open_file(
+          file.path, file.access == plan::FileUse::Access::read ? O_RDONLY : O_RDWR));
       fds.push_back(files.back().get());
       sealing_.seal.opened.push_back(i);
     }
