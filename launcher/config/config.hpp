@@ -78,6 +78,7 @@ struct Display {
   unsigned redirected = 0;  ///< USB devices that a SPICE viewer may plug in
 
   [[nodiscard]] bool is_shown() const { return kind != Kind::none; }
+  [[nodiscard]] bool is_window() const { return kind == Kind::gtk || kind == Kind::sdl; }
 
   bool operator==(const Display&) const = default;
 };

@@ -69,11 +69,6 @@ void use_x11(Arguments& args, const survey::WindowServer& server) {
 
 void window(Arguments& args, const char* toolkit) {
   const survey::WindowServer& server = args.survey.window_server;
-  if (!args.plan.qemu.user.credentials) {
-    throw Failure(ExitCode::preflight,
-                  "Cannot show a window: QEMU has a uid of its own, which has no desktop; name "
-                  "yours in \"run_as\", or take \"display\": {\"spice\": \"127.0.0.1:5930\"}");
-  }
   if (server.wayland.empty() && server.x11.empty()) {
     throw Failure(
         ExitCode::preflight,

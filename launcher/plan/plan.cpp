@@ -49,6 +49,17 @@ void check_extra_args(const config::VmSpec& spec, const Identity& identity, Auth
   }
 }
 
+/// Its server, and the right to it, are of whoever started the run.
+void check_window(const config::VmSpec& spec, const Identity& identity, const QemuUser& user) {
+  const bool is_own = user.credentials && user.credentials->uid == identity.user.credentials.uid;
+  if (spec.display.is_window() && (!identity.invoker || !is_own)) {
+    throw Failure(ExitCode::preflight,
+                  "Cannot show a window: QEMU runs as " + user.name +
+                      ", and the desktop is another user's; take \"display\": {\"spice\": "
+                      "\"127.0.0.1:5930\"}, or let its user start the run");
+  }
+}
+
 Deadlines choose_deadlines(const config::VmSpec& spec) {
   Deadlines deadlines;
   // QEMU answers only once its memory and devices are there; huge pages are all cleared before.
@@ -98,6 +109,7 @@ Plan make_plan(const config::VmSpec& spec,
   plan.qemu.binary = spec.qemu_binary;
   plan.qemu.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"};
   plan.qemu.user = choose_user(survey, identity, authority);
+  check_window(spec, identity, plan.qemu.user);
   const AccelChoice accel = choose_accel(spec.accel, survey.kvm, identity.privileged);
   if (accel.warning) {
     plan.warnings.push_back(*accel.warning);

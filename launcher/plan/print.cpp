@@ -144,12 +144,18 @@ std::string describe(const Calls& calls) {
          program.fingerprint + ")";
 }
 
-/// Nothing, for most.
-std::string describe(const std::set<config::Hotplug>& hotplug) {
+std::vector<std::string> names_of(const std::set<config::Hotplug>& hotplug) {
   std::vector<std::string> names;
+  names.reserve(hotplug.size());
   for (const config::Hotplug kind : hotplug) {
     names.emplace_back(to_string(kind));
   }
+  return names;
+}
+
+/// Nothing, for most.
+std::string describe(const std::set<config::Hotplug>& hotplug) {
+  const std::vector<std::string> names = names_of(hotplug);
   return names.empty() ? ""
                        : "  to plug in (" + base::join(names, ", ") +
                              "): those of the start again, at most " +
@@ -245,7 +251,7 @@ std::string to_text(const Plan& plan) {
   if (plan.qemu.memlock) {
     text += "  may lock " + base::to_string(*plan.qemu.memlock) + " of memory\n";
   }
-  text += "  environment: " + base::join(plan.qemu.environment, " ") + "\n";
+  text += "  environment: " + base::printable(base::join(plan.qemu.environment, " ")) + "\n";
   text += "  monitor on descriptor " + std::to_string(kQmpFd);
   text += plan.qemu.serial_stdio ? ", serial port on descriptor " + std::to_string(kSerialFd) + "\n"
                                  : "\n";
@@ -304,6 +310,7 @@ Json to_json(const Plan& plan) {
             {"sandbox", to_string(plan.qemu.calls.mode)},
             {"system_calls", plan.qemu.calls.sections},
             {"filter", filter_json(plan.qemu.calls)},
+            {"hotplug", names_of(plan.qemu.hotplug)},
             {"root",
              {{"whole_host", plan.qemu.root.whole_host},
               {"shared", plan.qemu.root.shared},

@@ -39,80 +39,48 @@ struct Draft {
   void miss(const std::string& what) { setup.missed.push_back(what + " needs root at each start"); }
 };
 
-std::string hex_ids(const survey::PciFunction& function) {
-  return config::to_string(config::PciIds{function.vendor, function.device});
-}
-
-std::string name_of(const survey::PciFunction& function) {
-  return base::to_string(function.address) + " (" + hex_ids(function) + ")";
-}
-
-std::vector<const survey::PciFunction*> taken_functions(const Draft& draft,
-                                                        const Passthrough& passthrough) {
-  std::vector<const survey::PciFunction*> taken;
-  for (const Group& group : passthrough.groups) {
-    for (const GroupMember& member : group.members) {
-      const bool is_taken = member.verdict == Verdict::must_bind || member.verdict == Verdict::vfio;
-      if (is_taken) {
-        taken.push_back(draft.survey.pci.find(member.address));
-      }
+std::vector<base::PciAddress> taken_functions(const Group& group) {
+  std::vector<base::PciAddress> taken;
+  for (const GroupMember& member : group.members) {
+    if (member.verdict == Verdict::must_bind || member.verdict == Verdict::vfio) {
+      taken.push_back(member.address);
     }
   }
   return taken;
 }
 
-/// vfio-pci is told of ids, not of addresses: a twin that the host keeps would go too.
-void tell_of_twins(Draft& draft, const std::vector<const survey::PciFunction*>& taken) {
-  for (const survey::PciFunction& function : draft.survey.pci.functions) {
-    const auto has = [&](auto same) { return std::any_of(taken.begin(), taken.end(), same); };
-    const bool is_taken =
-        has([&](const auto* other) { return other->address == function.address; });
-    const bool is_twin =
-        has([&](const auto* other) { return hex_ids(*other) == hex_ids(function); });
-    if (is_twin && !is_taken) {
-      draft.setup.missed.push_back(name_of(function) +
-                                   " cannot be told from a device that the VM gets: vfio-pci takes "
-                                   "it from the host too");
-    }
-  }
+/// A number may be another group's after a change of the hardware: its devices tell it.
+std::string rule_for_group(const base::PciAddress& member, const std::string& user) {
+  return "SUBSYSTEM==\"vfio\", KERNEL==\"[0-9]*\", PROGRAM==\"/usr/bin/test -e "
+         "/sys/kernel/iommu_groups/%k/devices/" +
+         base::to_string(member) + "\", OWNER=\"" + user + "\"";
 }
 
+/// By address, since another device may have the same ids. The driver that loads for the device
+/// does not match it then, and vfio-pci does.
 void devices(Draft& draft, const Passthrough& passthrough) {
-  const auto taken = taken_functions(draft, passthrough);
-  if (taken.empty() || draft.spec.single_gpu) {
-    return;
-  }
-  std::set<std::string> ids;
-  std::set<std::string> drivers;
-  Setup::File modules{
-      draft.file("/etc/modprobe.d", ".conf"),
-      {"vfio-pci takes these at boot, before their drivers do; the host has them no "
-       "more:"},
+  Setup::File rules{
+      draft.file("/etc/udev/rules.d", "-pci.rules"),
+      {"vfio-pci takes these at boot in the place of their drivers, and " + draft.user.name +
+           " may open their groups; the host",
+       "has them no more. A driver that the initramfs loads comes before this rule: take it out of "
+       "there."},
       {}};
-  for (const survey::PciFunction* function : taken) {
-    modules.reasons.push_back("  " + name_of(*function));
-    ids.insert(hex_ids(*function));
-    const std::string driver = function->driver.value_or("");
-    if (!driver.empty() && driver != config::kVfioDriver && driver != config::kStubDriver) {
-      drivers.insert(driver);
+  for (const Group& group : passthrough.groups) {
+    const std::vector<base::PciAddress> taken = taken_functions(group);
+    for (const base::PciAddress& address : taken) {
+      rules.lines.push_back(
+          "ACTION==\"add\", SUBSYSTEM==\"pci\", KERNEL==\"" + base::to_string(address) +
+          "\", ATTR{driver_override}=\"vfio-pci\", RUN{builtin}+=\"kmod load "
+          "vfio-pci\", RUN+=\"/bin/sh -c 'echo %k > /sys/bus/pci/drivers_probe'\"");
+    }
+    if (group.given() && !taken.empty()) {
+      rules.lines.push_back(rule_for_group(taken.front(), draft.user.name));
     }
   }
-  modules.lines.push_back("options vfio-pci ids=" + base::join({ids.begin(), ids.end()}, ","));
-  for (const std::string& driver : drivers) {
-    modules.lines.push_back("softdep " + driver + " pre: vfio-pci");
+  if (!rules.lines.empty() && !draft.spec.single_gpu) {
+    draft.add(std::move(rules));
   }
-  draft.add(std::move(modules));
-  draft.add({draft.file("/etc/modules-load.d", ".conf"),
-             {"vfio-pci is loaded at boot, whether another driver is or not"},
-             {"vfio-pci"}});
-  draft.add({draft.file("/etc/udev/rules.d", "-vfio.rules"),
-             {draft.user.name + " may open what vfio-pci has"},
-             {"SUBSYSTEM==\"vfio\", KERNEL!=\"vfio\", OWNER=\"" + draft.user.name + "\""}});
-  draft.then(
-      "if command -v update-initramfs; then update-initramfs -u; "
-      "elif command -v dracut; then dracut --force; fi",
-      "drivers are loaded before the disk with these files can be read");
-  tell_of_twins(draft, taken);
 }
 
 void usb(Draft& draft) {
@@ -140,27 +108,31 @@ void usb(Draft& draft) {
   }
 }
 
+/// Of the user's systemd.
+std::string manager_folder(const Draft& draft) {
+  return "/etc/systemd/system/user@" + std::to_string(draft.user.credentials.uid) + ".service.d";
+}
+
 void locked_memory(Draft& draft, const Passthrough& passthrough) {
   const auto memlock = memlock_of(draft.spec, passthrough);
   if (!memlock) {
     return;
   }
+  // One file for all VMs, whose names' order must not decide.
   const std::string reason =
-      draft.user.name + " may lock the guest's memory and a GiB for its devices";
-  draft.add({draft.file("/etc/security/limits.d", ".conf"),
+      draft.user.name +
+      " may lock the guest's memory and a GiB for its devices (of several VMs "
+      "the largest number is to stand here)";
+  draft.add({"/etc/security/limits.d/70-vmlaunch-" + draft.user.name + ".conf",
              {reason + ", in a login"},
              {draft.user.name + " - memlock " + std::to_string(memlock->bytes / base::kKiB)}});
-  draft.add({draft.file("/etc/systemd/system/user@" + std::to_string(draft.user.credentials.uid) +
-                            ".service.d",
-                        ".conf"),
+  draft.add({manager_folder(draft) + "/70-vmlaunch-memlock.conf",
              {reason + ", in a service of the user's"},
              {"[Service]", "LimitMEMLOCK=" + std::to_string(memlock->bytes)}});
 }
 
 void cgroups(Draft& draft) {
-  draft.add({draft.file("/etc/systemd/system/user@" + std::to_string(draft.user.credentials.uid) +
-                            ".service.d",
-                        "-delegate.conf"),
+  draft.add({manager_folder(draft) + "/70-vmlaunch-delegate.conf",
              {"a VM in a service of " + draft.user.name +
               "'s has a cgroup of its own, with CPUs of its own"},
              {"[Service]", "Delegate=cpu cpuset io memory pids"}});
@@ -199,20 +171,28 @@ void parameters(Draft& draft) {
 }
 
 void tap(Draft& draft, const VmSpec::Nic& nic, std::size_t index) {
-  const std::string name = "vmtap" + std::to_string(index);
-  draft.add({draft.file("/etc/systemd/network", "-" + name + ".netdev"),
-             {"a tap of " + draft.user.name +
-              "'s, in the place of one that root makes: say { \"tap\": \"" + name +
-              "\" } for { \"bridge\": \"" + nic.link + "\" } in the config"},
-             {"[NetDev]",
-              "Name=" + name,
-              "Kind=tap",
-              "[Tap]",
-              "User=" + draft.user.name,
-              "VNetHeader=yes"}});
+  // Another VM's has another one; the kernel takes 15 characters.
+  const std::string name =
+      "vm" + base::hex(base::fingerprint(draft.spec.name) >> 32U, 8) + "n" + std::to_string(index);
+  draft.add(
+      {draft.file("/etc/systemd/network", "-" + name + ".netdev"),
+       {"a tap of " + draft.user.name +
+            "'s in the place of one that root makes, where systemd-networkd runs; say",
+        "{ \"tap\": \"" + name + "\" } for { \"bridge\": \"" + nic.link + "\" } in the config"},
+       {"[NetDev]",
+        "Name=" + name,
+        "Kind=tap",
+        "[Tap]",
+        "User=" + draft.user.name,
+        "VNetHeader=yes"}});
   draft.add({draft.file("/etc/systemd/network", "-" + name + ".network"),
              {"the tap is a port of " + nic.link},
-             {"[Match]", "Name=" + name, "[Network]", "Bridge=" + nic.link}});
+             {"[Match]",
+              "Name=" + name,
+              "[Link]",
+              "RequiredForOnline=no",
+              "[Network]",
+              "Bridge=" + nic.link}});
 }
 
 void network(Draft& draft) {
@@ -234,30 +214,62 @@ void kvm(Draft& draft) {
   }
 }
 
+/// Whose content only root can change, and that a profile can name.
+bool is_installed(const std::string& program) {
+  const auto is_plain_character = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+           std::string_view("/._+-").find(c) != std::string_view::npos;
+  };
+  return (program.starts_with("/usr/") || program.starts_with("/opt/")) &&
+         std::all_of(program.begin(), program.end(), is_plain_character);
+}
+
+void apparmor(Draft& draft, const std::string& program) {
+  if (!is_installed(program)) {
+    draft.setup.missed.push_back(
+        "AppArmor lets only programs with a profile make user namespaces, "
+        "and only one in /usr or /opt can have it: install vmlaunch first");
+    return;
+  }
+  draft.add({"/etc/apparmor.d/vmlaunch",
+             {"vmlaunch may make the user namespace that QEMU is confined in"},
+             {"abi <abi/4.0>,",
+              "include <tunables/global>",
+              "profile vmlaunch " + program + " flags=(unconfined) {",
+              "  userns,",
+              "}"}});
+  draft.then("apparmor_parser --replace /etc/apparmor.d/vmlaunch", "the same, at once");
+}
+
 /// A user's QEMU has its root folder in a user namespace.
 void namespaces(Draft& draft, const std::string& program) {
-  const std::string reason = "vmlaunch may make the user namespace that QEMU is confined in";
-  const std::string sysctl = draft.file("/etc/sysctl.d", ".conf");
-  switch (draft.survey.namespaces) {
-    case survey::NamespaceLimit::none:
-      return;
-    case survey::NamespaceLimit::apparmor:
-      draft.add({"/etc/apparmor.d/vmlaunch",
-                 {reason},
-                 {"abi <abi/4.0>,",
-                  "include <tunables/global>",
-                  "profile vmlaunch \"" + program + "\" flags=(unconfined) {",
-                  "  userns,",
-                  "}"}});
-      return draft.then("apparmor_parser --replace /etc/apparmor.d/vmlaunch", "the same, at once");
-    case survey::NamespaceLimit::forbidden:
-      return draft.add({sysctl, {reason}, {"kernel.unprivileged_userns_clone = 1"}});
-    case survey::NamespaceLimit::exhausted:
-      return draft.add({sysctl, {reason}, {"user.max_user_namespaces = 16384"}});
+  const survey::NamespaceLimits& limits = draft.survey.namespaces;
+  std::vector<std::string> lines;
+  if (limits.forbidden) {
+    lines.emplace_back("kernel.unprivileged_userns_clone = 1");
+  }
+  if (limits.exhausted) {
+    lines.emplace_back("user.max_user_namespaces = 16384");
+  }
+  if (!lines.empty()) {
+    draft.add({draft.file("/etc/sysctl.d", ".conf"),
+               {"vmlaunch may make the user namespace that QEMU is confined in"},
+               lines});
+  }
+  if (limits.apparmor) {
+    apparmor(draft, program);
   }
 }
 
 void what_root_alone_may(Draft& draft, const Passthrough& passthrough) {
+  for (const std::string& disk : draft.survey.block_devices) {
+    draft.miss("the disk " + disk + ", unless a rule of yours lets " + draft.user.name +
+               " open it,");
+  }
+  if (draft.spec.run_as && *draft.spec.run_as != draft.user.name &&
+      *draft.spec.run_as != std::to_string(draft.user.credentials.uid)) {
+    draft.miss("run_as of somebody else");
+  }
   if (draft.spec.single_gpu) {
     draft.miss("single_gpu, which ends the desktop,");
   }
@@ -299,9 +311,11 @@ Setup make_setup(const VmSpec& spec,
 }
 
 std::string to_text(const Setup& setup) {
-  std::string text = "# Gives " + setup.user + " what " + setup.vm +
-                     " needs to run without root. Nothing is changed yet: when you agree,\n"
-                     "# pipe this into \"sudo sh\", and boot. To take it back, remove the files.\n";
+  std::string text =
+      "# Gives " + setup.user + " what " + setup.vm +
+      " needs to run without root. Nothing is changed yet: when you agree,\n"
+      "# pipe this into \"sudo sh\", and boot. To take it back, remove the files and\n"
+      "# the user from the group, and boot.\nset -e\n";
   for (const std::string& line : setup.missed) {
     text += "\n# Not to be had: " + base::printable(line) + "\n";
   }

@@ -52,25 +52,17 @@ void look_at_usb_devices(const base::Tree& tree, Survey& survey) {
   }
 }
 
-bool is_window(const config::Display& display) {
-  return display.kind == config::Display::Kind::gtk || display.kind == config::Display::Kind::sdl;
-}
-
-NamespaceLimit find_namespace_limit(const base::Tree& tree) {
+NamespaceLimits find_namespace_limits(const base::Tree& tree) {
   const auto is = [&](const char* name, const char* value) {
     return tree.read(std::string("/proc/sys/") + name) == value;
   };
-  if (is("kernel/apparmor_restrict_unprivileged_userns", "1")) {
-    return NamespaceLimit::apparmor;
-  }
-  if (is("kernel/unprivileged_userns_clone", "0")) {
-    return NamespaceLimit::forbidden;
-  }
-  return is("user/max_user_namespaces", "0") ? NamespaceLimit::exhausted : NamespaceLimit::none;
+  return {is("kernel/apparmor_restrict_unprivileged_userns", "1"),
+          is("kernel/unprivileged_userns_clone", "0"),
+          is("user/max_user_namespaces", "0")};
 }
 
 void look_at_resources(const base::Tree& tree, const config::VmSpec& spec, Survey& survey) {
-  survey.namespaces = find_namespace_limit(tree);
+  survey.namespaces = find_namespace_limits(tree);
   if (spec.memory.hugepages || !spec.memory.nodes.empty()) {
     Reader reader(tree);
     survey.nodes = look_at_nodes(reader);
@@ -177,7 +169,7 @@ Survey look(const std::string& root, const config::VmSpec& spec, bool privileged
   Survey survey;
   const base::Tree tree(root);
   survey.cgroup = find_cgroup_parent(tree, privileged).has_value();
-  if (is_window(spec.display)) {
+  if (spec.display.is_window()) {
     survey.window_server = look_for_window_server(tree, [](const char* name) {
       const char* value = std::getenv(name);
       return std::string(value != nullptr ? value : "");

@@ -58,11 +58,10 @@ inline constexpr std::array<std::array<const char*, 2>, 4> kUefiBuilds = {{
 inline constexpr std::string_view kQcow2Magic = "QFI\xfb";
 
 /// What keeps users from namespaces of their own, in which QEMU is confined without root.
-enum class NamespaceLimit {
-  none,       ///< that is known
-  apparmor,   ///< programs without a profile may not (Ubuntu since 23.10)
-  forbidden,  ///< nobody but root may (Debian's kernel.unprivileged_userns_clone)
-  exhausted,  ///< there may be none (user.max_user_namespaces)
+struct NamespaceLimits {
+  bool apparmor = false;   ///< programs without a profile may not (Ubuntu since 23.10)
+  bool forbidden = false;  ///< nobody but root may (Debian's kernel.unprivileged_userns_clone)
+  bool exhausted = false;  ///< there may be none (user.max_user_namespaces)
 };
 
 /// Everything about the host that a plan depends on. Read only, nothing is changed.
@@ -74,7 +73,7 @@ struct Survey {
   std::set<std::string> qcow2_heads;    ///< those given as raw that begin like a qcow2 image
   std::set<std::string> sound_servers;  ///< sockets that are there, or that the caller may not see
   WindowServer window_server;           ///< looked at only for a VM that is shown in a window
-  NamespaceLimit namespaces = NamespaceLimit::none;
+  NamespaceLimits namespaces;
   bool cgroup = false;         ///< a cgroup for the VM can be made
   bool guardian_unit = false;  ///< systemd keeps the guardian, with cgroups of its own
   Session session;             ///< looked at only for a VM that stops units

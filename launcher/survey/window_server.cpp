@@ -2,7 +2,10 @@
 
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <filesystem>
+#include <vector>
 
 #include "base/text.hpp"
 
@@ -10,9 +13,13 @@ namespace vmlaunch::launcher::survey {
 
 namespace {
 
-bool is_socket(const base::Tree& tree, const std::string& path) {
-  const auto node = path.starts_with('/') ? tree.status(path) : std::nullopt;
-  return node && S_ISSOCK(node->st_mode);
+/// QEMU finds it under that name in a root folder of its own, which has no /proc.
+bool is_there(const base::Tree& tree, const std::string& path, mode_t type) {
+  const bool is_normal = std::filesystem::path(path).lexically_normal().string() == path;
+  const auto node = path.starts_with('/') && is_normal && !path.starts_with("/proc/")
+                        ? tree.status(path)
+                        : std::nullopt;
+  return node && (node->st_mode & S_IFMT) == type;
 }
 
 /// ":0" or ":0.1"; "" for another machine's.
@@ -20,8 +27,12 @@ std::string socket_of_display(const std::string& display) {
   if (!display.starts_with(':')) {
     return "";
   }
-  const std::string number = display.substr(1, display.find('.') - 1);
-  return base::parse_number<std::uint16_t>(number) ? "/tmp/.X11-unix/X" + number : "";
+  const std::vector<std::string> numbers = base::split(display.substr(1), '.');
+  const bool is_name = numbers.size() <= 2 &&
+                       std::all_of(numbers.begin(), numbers.end(), [](const std::string& number) {
+                         return base::parse_number<std::uint16_t>(number).has_value();
+                       });
+  return is_name ? "/tmp/.X11-unix/X" + numbers.front() : "";
 }
 
 }  // namespace
@@ -31,20 +42,18 @@ WindowServer look_for_window_server(const base::Tree& tree, const Environment& e
   const std::string wayland = environment("WAYLAND_DISPLAY");
   const std::string path =
       wayland.starts_with('/') ? wayland : environment("XDG_RUNTIME_DIR") + "/" + wayland;
-  if (!wayland.empty() && is_socket(tree, path)) {
+  if (!wayland.empty() && is_there(tree, path, S_IFSOCK)) {
     server.wayland = path;
   }
   const std::string display = environment("DISPLAY");
   const std::string x11 = socket_of_display(display);
-  if (is_socket(tree, x11)) {
+  if (is_there(tree, x11, S_IFSOCK)) {
     server.x11 = x11;
     server.display = display;
     const std::string named = environment("XAUTHORITY");
     const std::string usual = environment("HOME") + "/.Xauthority";
-    server.authority = named.empty() ? usual : named;
-    if (!server.authority.starts_with('/') || !tree.exists(server.authority)) {
-      server.authority.clear();
-    }
+    const std::string authority = named.empty() ? usual : named;
+    server.authority = is_there(tree, authority, S_IFREG) ? authority : "";
   }
   return server;
 }

@@ -72,7 +72,7 @@ std::string injected(const Plan& plan, const std::set<std::string>& options) {
   std::string before;
   for (const std::string& argument : plan.qemu.arguments) {
     // Whole values: the guest's command line, a list of the CPU's features, what root adds.
-    const bool is_whole = before == "-append" || before == "-cpu" || before == "-device";
+    const bool is_whole = before == "-append" || before == "-cpu" || argument.starts_with("edu");
     if (!is_whole && argument.starts_with('-') && !options.contains(argument)) {
       return argument;
     }

@@ -74,9 +74,15 @@ TEST_CASE("plan: a window that nobody would see is refused", "[plan]") {
   CHECK(refusal([] { plan_of(kGtk); }) ==
         "10: Cannot show a window: neither WAYLAND_DISPLAY nor DISPLAY names a server of this "
         "machine; type: echo \"$WAYLAND_DISPLAY\" \"$DISPLAY\"");
-  CHECK(refusal([] {
-          plan_of(kGtk, with(kBoth), kPureRoot);
-        }).starts_with("10: Cannot show a window: QEMU has a uid of its own"));
+  CHECK(refusal([] { plan_of(kGtk, with(kBoth), kPureRoot); }) ==
+        "10: Cannot show a window: QEMU runs as a uid of its own, and the desktop is another "
+        "user's; take \"display\": {\"spice\": \"127.0.0.1:5930\"}, or let its user start the run");
+  survey::Survey others = with(kBoth);
+  others.run_as = kBerta;
+  const Json config = {{"display", "gtk"}, {"run_as", "berta"}};
+  CHECK(refusal([&] {
+          static_cast<void>(make_plan(load(config.dump()), others, kSudo, Authority::root));
+        }).starts_with("10: Cannot show a window: QEMU runs as berta"));
 }
 
 void listen_at(const std::string& path) {
@@ -117,6 +123,9 @@ TEST_CASE("survey: the server of windows is what the environment names, on this 
                                      Variables{{"DISPLAY", ":x"}},
                                      Variables{{"DISPLAY", ":1/../X1"}},
                                      Variables{{"DISPLAY", "other:1"}},
+                                     Variables{{"DISPLAY", ":1."}},
+                                     Variables{{"DISPLAY", ":1.0.0"}},
+                                     Variables{{"DISPLAY", ":1.\033]0;"}},
                                      Variables{{"DISPLAY", "1"}}}) {
     CHECK(found(variables) == survey::WindowServer{});
   }
@@ -124,7 +133,11 @@ TEST_CASE("survey: the server of windows is what the environment names, on this 
         survey::WindowServer{"", "/tmp/.X11-unix/X1", ":1.0", "/home/anna/.Xauthority"});
   CHECK(found({{"DISPLAY", ":1"}, {"HOME", "/home/anna"}, {"XAUTHORITY", "/home/anna/other"}})
             .authority == "/home/anna/other");
-  CHECK(found({{"DISPLAY", ":1"}, {"XAUTHORITY", "/home/anna/none"}}).authority.empty());
+  for (const char* path :
+       {"/home/anna/none", "/home/anna", "/home/anna/", "/home/../home/anna/other", "other"}) {
+    INFO(path);
+    CHECK(found({{"DISPLAY", ":1"}, {"XAUTHORITY", path}}).authority.empty());
+  }
 }
 
 }  // namespace

@@ -49,7 +49,7 @@ std::vector<std::string> paths_of(const Setup& setup) {
 TEST_CASE("setup: a VM without devices of the host needs a cgroup and KVM", "[setup]") {
   const Setup setup = setup_of("{}");
   CHECK(paths_of(setup) == std::vector<std::string>{"/etc/systemd/system/user@1000.service.d/"
-                                                    "70-vmlaunch-win10-delegate.conf"});
+                                                    "70-vmlaunch-delegate.conf"});
   CHECK(lines_of(setup, paths_of(setup).front()) ==
         "[Service]\nDelegate=cpu cpuset io memory pids");
   REQUIRE(setup.commands.size() == 2);
@@ -61,30 +61,31 @@ TEST_CASE("setup: a VM without devices of the host needs a cgroup and KVM", "[se
 TEST_CASE("setup: a card is taken at boot, opened by the user, and reaches the memory", "[setup]") {
   const Setup setup =
       setup_of(R"({"memory": {"size": "4G"}, "pci": [{"device": "01:00.0", "functions": "all"}]})");
-  CHECK(lines_of(setup, "/etc/modprobe.d/70-vmlaunch-win10.conf") ==
-        "options vfio-pci ids=10de:10f0,10de:1ba1\nsoftdep nouveau pre: vfio-pci\n"
-        "softdep snd_hda_intel pre: vfio-pci");
-  CHECK(lines_of(setup, "/etc/modules-load.d/70-vmlaunch-win10.conf") == "vfio-pci");
-  CHECK(lines_of(setup, "/etc/udev/rules.d/70-vmlaunch-win10-vfio.rules") ==
-        R"(SUBSYSTEM=="vfio", KERNEL!="vfio", OWNER="anna")");
-  CHECK(lines_of(setup, "/etc/security/limits.d/70-vmlaunch-win10.conf") ==
+  const std::string pci = "/etc/udev/rules.d/70-vmlaunch-win10-pci.rules";
+  const auto taken = [](const std::string& address) {
+    return "ACTION==\"add\", SUBSYSTEM==\"pci\", KERNEL==\"" + address +
+           "\", ATTR{driver_override}=\"vfio-pci\", RUN{builtin}+=\"kmod load vfio-pci\", "
+           "RUN+=\"/bin/sh -c 'echo %k > /sys/bus/pci/drivers_probe'\"\n";
+  };
+  CHECK(lines_of(setup, pci) ==
+        taken("0000:01:00.0") + taken("0000:01:00.1") +
+            "SUBSYSTEM==\"vfio\", KERNEL==\"[0-9]*\", PROGRAM==\"/usr/bin/test -e "
+            "/sys/kernel/iommu_groups/%k/devices/0000:01:00.0\", OWNER=\"anna\"");
+  CHECK(lines_of(setup, "/etc/security/limits.d/70-vmlaunch-anna.conf") ==
         "anna - memlock 5242880");
-  CHECK(lines_of(setup, "/etc/systemd/system/user@1000.service.d/70-vmlaunch-win10.conf") ==
+  CHECK(lines_of(setup, "/etc/systemd/system/user@1000.service.d/70-vmlaunch-memlock.conf") ==
         "[Service]\nLimitMEMLOCK=5368709120");
   CHECK(setup.missed.empty());
-}
 
-TEST_CASE("setup: a twin of a device that is given is told of", "[setup]") {
+  // Once they are taken it says the same.
   vmlaunch::tests::PciTree tree;
   vmlaunch::tests::add_laptop(tree);
-  tree.add("0000:05:00.0",
-           {.vendor = 0x8086, .device = 0x1533, .class_code = 0x020000, .group = 9});
+  tree.bind("0000:01:00.0", "vfio-pci");
+  tree.bind("0000:01:00.1", "vfio-pci");
   survey::Survey survey = host();
   survey.pci = survey::look_at_pci(tree.tree());
-  const Setup setup = setup_of(R"({"pci": [{"device": "02:00.0"}]})", survey);
-  CHECK(setup.missed ==
-        std::vector<std::string>{"0000:05:00.0 (8086:1533) cannot be told from a device that the "
-                                 "VM gets: vfio-pci takes it from the host too"});
+  CHECK(lines_of(setup_of(R"({"pci": [{"device": "01:00.0", "functions": "all"}]})", survey),
+                 pci) == lines_of(setup, pci));
 }
 
 TEST_CASE("setup: USB devices are opened by what the config says of them", "[setup]") {
@@ -121,28 +122,40 @@ TEST_CASE("setup: module parameters and taps are the host's from the boot on", "
     "module_parameters": { "kvm.ignore_msrs": true, "kvm.report_ignored_msrs": false },
     "network": [ { "user": {} }, { "bridge": "br0", "mac": "52:54:00:00:00:01" },
                  { "macvtap": "eth0", "mac": "52:54:00:00:00:02" } ] })");
+  const std::string tap =
+      "vm" + base::hex(base::fingerprint("win10") >> 32U, 8) + "n1";  // of this VM alone
+  CHECK(tap.size() <= 15);
   CHECK(lines_of(setup, "/etc/modprobe.d/70-vmlaunch-win10-parameters.conf") ==
         "options kvm ignore_msrs=1\noptions kvm report_ignored_msrs=0");
-  CHECK(lines_of(setup, "/etc/systemd/network/70-vmlaunch-win10-vmtap1.netdev") ==
-        "[NetDev]\nName=vmtap1\nKind=tap\n[Tap]\nUser=anna\nVNetHeader=yes");
-  CHECK(lines_of(setup, "/etc/systemd/network/70-vmlaunch-win10-vmtap1.network") ==
-        "[Match]\nName=vmtap1\n[Network]\nBridge=br0");
+  CHECK(lines_of(setup, "/etc/systemd/network/70-vmlaunch-win10-" + tap + ".netdev") ==
+        "[NetDev]\nName=" + tap + "\nKind=tap\n[Tap]\nUser=anna\nVNetHeader=yes");
+  CHECK(lines_of(setup, "/etc/systemd/network/70-vmlaunch-win10-" + tap + ".network") ==
+        "[Match]\nName=" + tap + "\n[Link]\nRequiredForOnline=no\n[Network]\nBridge=br0");
   CHECK(setup.missed == std::vector<std::string>{"a macvtap on eth0 needs root at each start"});
 }
 
 TEST_CASE("setup: what keeps a user from a user namespace is lifted", "[setup]") {
   survey::Survey survey = laptop();
-  const auto file = [&](survey::NamespaceLimit limit, const std::string& path) {
-    survey.namespaces = limit;
-    return lines_of(setup_of("{}", survey), path);
+  const auto file = [&](const survey::NamespaceLimits& limits,
+                        const std::string& path,
+                        const std::string& program = "/usr/bin/vmlaunch") {
+    survey.namespaces = limits;
+    return lines_of(make_setup(load("{}"), survey, kAnna, program), path);
   };
   const std::string sysctl = "/etc/sysctl.d/70-vmlaunch-win10.conf";
-  CHECK(file(survey::NamespaceLimit::none, sysctl) == "none");
-  CHECK(file(survey::NamespaceLimit::forbidden, sysctl) == "kernel.unprivileged_userns_clone = 1");
-  CHECK(file(survey::NamespaceLimit::exhausted, sysctl) == "user.max_user_namespaces = 16384");
-  CHECK(file(survey::NamespaceLimit::apparmor, "/etc/apparmor.d/vmlaunch") ==
+  const std::string profile = "/etc/apparmor.d/vmlaunch";
+  CHECK(file({}, sysctl) == "none");
+  CHECK(file({false, true, false}, sysctl) == "kernel.unprivileged_userns_clone = 1");
+  CHECK(file({true, true, true}, sysctl) ==
+        "kernel.unprivileged_userns_clone = 1\nuser.max_user_namespaces = 16384");
+  CHECK(file({true, false, false}, profile) ==
         "abi <abi/4.0>,\ninclude <tunables/global>\n"
-        "profile vmlaunch \"/usr/bin/vmlaunch\" flags=(unconfined) {\n  userns,\n}");
+        "profile vmlaunch /usr/bin/vmlaunch flags=(unconfined) {\n  userns,\n}");
+  for (const char* program :
+       {"/home/anna/vmlaunch", "/usr/bin/a b", "/usr/bin/x\nEND\n", "/usr/*"}) {
+    INFO(program);
+    CHECK(file({true, false, false}, profile, program) == "none");
+  }
 }
 
 TEST_CASE("setup: what takes root at each start is told, and no screen is taken at boot",
@@ -155,7 +168,10 @@ TEST_CASE("setup: what takes root at each start is told, and no screen is taken 
   CHECK(setup.missed ==
         std::vector<std::string>{"single_gpu, which ends the desktop, needs root at each start",
                                  "stop_units needs root at each start"});
-  CHECK(lines_of(setup, "/etc/modprobe.d/70-vmlaunch-win10.conf") == "none");
+  CHECK(lines_of(setup, "/etc/udev/rules.d/70-vmlaunch-win10-pci.rules") == "none");
+  survey.block_devices = {"/dev/sdz"};
+  CHECK(setup_of(R"({"run_as": "berta"})", survey).missed.size() == 2);
+  CHECK(setup_of(R"({"run_as": "anna"})", survey).missed.size() == 1);
 }
 
 TEST_CASE("setup: a user whose name no rule could bear is refused", "[setup]") {
@@ -180,7 +196,7 @@ TEST_CASE("setup: its text is a script that a shell understands", "[setup]") {
     text.insert(at, folder.path());
     at += folder.path().size();
   }
-  text.resize(text.find("\n# drivers are loaded"));
+  text.resize(text.find("\n# whose members"));
   folder.write("below.sh", text);
   REQUIRE(std::system(("sh -eu " + folder.file("below.sh")).c_str()) == 0);
   for (const Setup::File& file : setup.files) {
