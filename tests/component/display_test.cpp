@@ -74,7 +74,7 @@ class Screen {
     return launch;
   }
 
-  Folder folder_;
+  Folder folder_ = shared_folder();
   std::string authority_;
   Program server_;
   std::string content_;

@@ -232,8 +232,10 @@ std::vector<pid_t> processes_naming(const std::string& text) {
 
 Folder::Folder() : Folder("") {}
 
-Folder::Folder(const std::string& odd) {
-  std::string name = std::filesystem::temp_directory_path() / "vmlaunch-test-XXXXXX";
+Folder::Folder(const std::string& odd) : Folder(odd, std::filesystem::temp_directory_path()) {}
+
+Folder::Folder(const std::string& odd, const std::string& parent) {
+  std::string name = parent + "/vmlaunch-test-XXXXXX";
   if (::mkdtemp(name.data()) == nullptr) {
     base::throw_errno("make a temporary folder");
   }
@@ -241,6 +243,10 @@ Folder::Folder(const std::string& odd) {
   check(::chmod(root_.c_str(), 0755), "open the temporary folder");
   path_ = odd.empty() ? root_ : root_ + "/" + odd;
   std::filesystem::create_directories(path_);
+}
+
+Folder shared_folder() {
+  return {"", "/var/tmp"};
 }
 
 Folder::~Folder() {

@@ -31,6 +31,7 @@ class Folder {
   Folder();
   /// A folder whose own name holds `odd` characters.
   explicit Folder(const std::string& odd);
+  Folder(const std::string& odd, const std::string& parent);
   Folder(const Folder&) = delete;
   Folder& operator=(const Folder&) = delete;
   ~Folder();
@@ -53,6 +54,9 @@ class Folder {
   std::string root_;
   std::string path_;
 };
+
+/// One that is not below /dev, which a QEMU has another of, wherever tests have theirs.
+[[nodiscard]] Folder shared_folder();
 
 /// What is asked of a program takes no longer.
 constexpr Seconds kPatience{60};

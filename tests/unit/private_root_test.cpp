@@ -74,12 +74,6 @@ std::string shell_in(RootSpec root, const std::string& script) {
   return text;
 }
 
-/// Not below /dev, which a child has another of.
-tests::Folder shared_folder() {
-  base::check(::setenv("TMPDIR", "/var/tmp", 1), "choose a place");
-  return {};
-}
-
 /// As root, and as a user, for whom it takes a user namespace.
 void for_each_caller(const std::function<std::string()>& action, const std::string& expected) {
   CHECK(tests::in_child(action) == expected);
@@ -149,7 +143,7 @@ TEST_CASE("private root: what is shared is what the child's own rights lead to",
   if (tests::skipped_without_root()) {
     return;
   }
-  const tests::Folder folder = shared_folder();  // root's
+  const tests::Folder folder = tests::shared_folder();  // root's
   std::filesystem::create_directory(folder.file("inner"));
   const std::string text = folder.write("inner/text", "text\n", 0644);
   RootSpec root = shells_root();
@@ -207,7 +201,7 @@ TEST_CASE("private root: as root QEMU's nodes are those that were added, as its 
 }
 
 TEST_CASE("private root: no link leads out of it while it is made", "[sandbox]") {
-  const tests::Folder folder = shared_folder();
+  const tests::Folder folder = tests::shared_folder();
   base::check(::chmod(folder.path().c_str(), 0755), "open the folder");
   for (const char* name : {"host", "shared", "other"}) {
     std::filesystem::create_directory(folder.file(name));
@@ -242,7 +236,7 @@ TEST_CASE("private root: no link leads out of it while it is made", "[sandbox]")
 }
 
 TEST_CASE("private root: what cannot be shared is named", "[sandbox]") {
-  const tests::Folder folder = shared_folder();
+  const tests::Folder folder = tests::shared_folder();
   base::check(::chmod(folder.path().c_str(), 0755), "open the folder");
   std::filesystem::create_symlink("loop", folder.file("loop"));
   RootSpec root = shells_root();
