@@ -16,7 +16,6 @@
 #include <chrono>
 #include <csignal>
 #include <functional>
-#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -519,7 +518,8 @@ class Guardian {
     for (const std::string& node : find_nodes()) {
       dev_->add(node);
     }
-    follow_usb();
+    usb_.emplace(changes_, *dev_, plan_.qemu.dev->usb);
+    usb_->give();
   }
 
   /// A card that was found anew may be in another IOMMU group than it was.
@@ -531,55 +531,12 @@ class Guardian {
     return nodes;
   }
 
-  /// A number that was a device's must not stay QEMU's: somebody else's may get it next.
-  void follow_usb() {
-    const UsbNodes wanted =
-        usb_nodes(changes_.host().tree(), plan_.qemu.dev->usb, qemu_ ? &usb_nodes_ : nullptr);
-    for (auto given = usb_nodes_.begin(); given != usb_nodes_.end();) {
-      if (wanted.contains(given->first)) {
-        ++given;
-      } else {
-        dev_->remove(given->first);
-        usb_locks_.erase(given->first);
-        given = usb_nodes_.erase(given);
-      }
-    }
-    for (const auto& [node, device] : wanted) {
-      if (!usb_nodes_.contains(node)) {
-        give_usb(node, device);
-      }
-    }
-  }
-
-  /// Another VM may mean the same device by another rule.
-  void give_usb(const std::string& node, const std::string& device) {
-    std::optional<steps::Lock> lock = changes_.claim(std::string(steps::kUsbDeviceLock) + device);
-    if (!lock && !qemu_) {
-      throw Failure(
-          ExitCode::held,
-          "Cannot take the USB device " + device + ": another VM has it; stop that first");
-    }
-    if (!lock) {
-      return;
-    }
-    try {
-      dev_->add(node);
-    } catch (const std::system_error& error) {
-      if (error.code().value() == ENOENT) {
-        return;  // pulled out since the look
-      }
-      throw;
-    }
-    usb_nodes_.emplace(node, device);
-    usb_locks_.emplace(node, std::move(*lock));
-  }
-
   void note_usb_change() {
     if (!spawned_ || !dev_ || plan_.qemu.dev->usb.empty()) {
       throw ProtocolError("a change of USB devices that the plan does not have");
     }
     if (qemu_) {
-      follow_usb();
+      usb_->follow();
     }
     reply(status());
   }
@@ -732,9 +689,8 @@ class Guardian {
   Authority authority_ = Authority::user;
   plan::Plan plan_;
   sandbox::Credentials credentials_;
-  std::optional<sandbox::PrivateDev> dev_;        ///< QEMU's, in a run as root
-  UsbNodes usb_nodes_;                            ///< those of it that come and go
-  std::map<std::string, steps::Lock> usb_locks_;  ///< by node: no other VM has its device
+  std::optional<sandbox::PrivateDev> dev_;  ///< QEMU's, in a run as root
+  std::optional<UsbGiver> usb_;             ///< what of it comes and goes
   base::UniqueFd program_;
   std::vector<OpenFile> files_;
   std::vector<std::pair<int, base::UniqueFd>> given_;  ///< by steps, for QEMU under that number

@@ -1,7 +1,12 @@
 #include "launcher/guardian/usb_nodes.hpp"
 
+#include <cerrno>
+#include <system_error>
+#include <utility>
 #include <variant>
 
+#include "launcher/exit_code.hpp"
+#include "launcher/steps/steps.hpp"
 #include "launcher/survey/usb.hpp"
 
 namespace vmlaunch::launcher::guardian {
@@ -25,6 +30,60 @@ UsbNodes usb_nodes(const base::Tree& tree,
     }
   }
   return nodes;
+}
+
+UsbGiver::UsbGiver(const HostChanges& changes,
+                   sandbox::PrivateDev& dev,
+                   std::vector<config::UsbRule> rules)
+    : changes_(changes), dev_(dev), rules_(std::move(rules)) {}
+
+void UsbGiver::give() {
+  for (const auto& [node, device] : usb_nodes(changes_.host().tree(), rules_, nullptr)) {
+    std::optional<steps::Lock> lock = claim(device);
+    if (!lock) {
+      throw Failure(
+          ExitCode::held,
+          "Cannot take the USB device " + device + ": another VM has it; stop that first");
+    }
+    add(node, device, std::move(*lock));
+  }
+}
+
+void UsbGiver::follow() {
+  const UsbNodes wanted = usb_nodes(changes_.host().tree(), rules_, &nodes_);
+  for (auto given = nodes_.begin(); given != nodes_.end();) {
+    if (wanted.contains(given->first)) {
+      ++given;
+    } else {
+      dev_.remove(given->first);
+      locks_.erase(given->first);
+      given = nodes_.erase(given);
+    }
+  }
+  for (const auto& [node, device] : wanted) {
+    std::optional<steps::Lock> lock = nodes_.contains(node) ? std::nullopt : claim(device);
+    if (lock) {
+      add(node, device, std::move(*lock));
+    }
+  }
+}
+
+/// Another VM may mean the same device by another rule.
+std::optional<steps::Lock> UsbGiver::claim(const std::string& device) const {
+  return changes_.claim(std::string(steps::kUsbDeviceLock) + device);
+}
+
+void UsbGiver::add(const std::string& node, const std::string& device, steps::Lock lock) {
+  try {
+    dev_.add(node);
+  } catch (const std::system_error& error) {
+    if (error.code().value() == ENOENT) {
+      return;  // pulled out since the look
+    }
+    throw;
+  }
+  nodes_.emplace(node, device);
+  locks_.emplace(node, std::move(lock));
 }
 
 }  // namespace vmlaunch::launcher::guardian
