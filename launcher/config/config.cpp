@@ -67,10 +67,12 @@ const Names<Video>& video_names() {
   return names;
 }
 
-/// Those that take no more words.
-const Names<Display::Kind>& window_names() {
-  static const Names<Display::Kind> names = {
-      {"none", Display::Kind::none}, {"gtk", Display::Kind::gtk}, {"sdl", Display::Kind::sdl}};
+const Names<Display::Kind>& display_names() {
+  static const Names<Display::Kind> names = {{"none", Display::Kind::none},
+                                             {"vnc", Display::Kind::vnc},
+                                             {"spice", Display::Kind::spice},
+                                             {"gtk", Display::Kind::gtk},
+                                             {"sdl", Display::Kind::sdl}};
   return names;
 }
 
@@ -340,9 +342,9 @@ Display read_server(ObjectReader& reader) {
   if (is_spice && is_vnc) {
     reader.report("spice", "a screen has one server, and this one has \"vnc\" already");
   }
-  for (const auto& [key, kind] :
-       {std::pair("vnc", Display::Kind::vnc), std::pair("spice", Display::Kind::spice)}) {
-    const auto address = reader.value(key, parse_endpoint, "an address such as \"127.0.0.1:5900\"");
+  for (const Display::Kind kind : {Display::Kind::vnc, Display::Kind::spice}) {
+    const auto address =
+        reader.value(to_string(kind), parse_endpoint, "an address such as \"127.0.0.1:5900\"");
     if (address) {
       display.kind = kind;
       display.address = *address;
@@ -365,9 +367,10 @@ std::optional<Display> read_display(ObjectReader& reader) {
   if (value == nullptr) {
     return std::nullopt;
   }
-  for (const auto& [name, kind] : window_names()) {
-    if (*value == name) {
-      return Display{kind, {}, 0};
+  for (const auto& [name, kind] : display_names()) {
+    const Display display{kind, {}, 0};
+    if (*value == name && !display.is_server()) {
+      return display;
     }
   }
   if (!value->is_object()) {
@@ -485,18 +488,16 @@ const char* to_string(RtcBase base) {
 const char* to_string(Sandbox sandbox) {
   return name_of(sandbox_names(), sandbox);
 }
-const char* to_string(Hotplug hotplug) {
-  return name_of(hotplug_names(), hotplug);
+std::vector<std::string> names_of(const std::set<Hotplug>& kinds) {
+  std::vector<std::string> names;
+  names.reserve(kinds.size());
+  for (const Hotplug kind : kinds) {
+    names.emplace_back(name_of(hotplug_names(), kind));
+  }
+  return names;
 }
 const char* to_string(Display::Kind kind) {
-  switch (kind) {
-    case Display::Kind::vnc:
-      return "vnc";
-    case Display::Kind::spice:
-      return "spice";
-    default:
-      return name_of(window_names(), kind);
-  }
+  return name_of(display_names(), kind);
 }
 const char* to_string(NicKind kind) {
   return name_of(kind_names(), kind);

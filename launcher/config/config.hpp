@@ -2,6 +2,7 @@
 
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -78,6 +79,7 @@ struct Display {
   unsigned redirected = 0;  ///< USB devices that a SPICE viewer may plug in
 
   [[nodiscard]] bool is_shown() const { return kind != Kind::none; }
+  [[nodiscard]] bool is_server() const { return kind == Kind::vnc || kind == Kind::spice; }
   [[nodiscard]] bool is_window() const { return kind == Kind::gtk || kind == Kind::sdl; }
 
   bool operator==(const Display&) const = default;
@@ -202,7 +204,6 @@ struct Config {
 [[nodiscard]] const char* to_string(AudioDevice device);
 [[nodiscard]] const char* to_string(RtcBase base);
 [[nodiscard]] const char* to_string(Sandbox sandbox);
-[[nodiscard]] const char* to_string(Hotplug hotplug);
 [[nodiscard]] const char* to_string(Display::Kind kind);
 [[nodiscard]] const char* to_string(NicKind kind);
 [[nodiscard]] const char* to_string(PciScope scope);
@@ -211,6 +212,7 @@ struct Config {
 
 [[nodiscard]] const std::vector<std::pair<const char*, Sandbox>>& sandbox_names();
 [[nodiscard]] const std::vector<std::pair<const char*, Hotplug>>& hotplug_names();
+[[nodiscard]] std::vector<std::string> names_of(const std::set<Hotplug>& kinds);
 
 /// Whether a config may set it: "kvm.ignore_msrs".
 [[nodiscard]] bool is_module_parameter(std::string_view name);

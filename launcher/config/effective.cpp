@@ -146,14 +146,14 @@ Json effective_audio(const VmSpec::Audio& audio) {
 }
 
 Json effective_display(const Display& display) {
-  switch (display.kind) {
-    case Display::Kind::vnc:
-      return {{"vnc", to_string(display.address)}};
-    case Display::Kind::spice:
-      return {{"spice", to_string(display.address)}, {"usb_redirection", display.redirected}};
-    default:
-      return to_string(display.kind);
+  if (!display.is_server()) {
+    return to_string(display.kind);
   }
+  Json json = {{to_string(display.kind), to_string(display.address)}};
+  if (display.kind == Display::Kind::spice) {
+    json["usb_redirection"] = display.redirected;
+  }
+  return json;
 }
 
 Json effective_serial(const Serial& serial) {
@@ -166,14 +166,6 @@ Json effective_serial(const Serial& serial) {
       return {{"file", serial.file}};
   }
   return nullptr;
-}
-
-Json effective_hotplug(const VmSpec& spec) {
-  Json hotplug = Json::array();
-  for (const Hotplug kind : spec.hotplug) {
-    hotplug.push_back(to_string(kind));
-  }
-  return hotplug;
 }
 
 }  // namespace
@@ -194,7 +186,7 @@ Json effective(const VmSpec& spec) {
       {"video", to_string(spec.video)},
       {"single_gpu", spec.single_gpu},
       {"stop_units", spec.stop_units},
-      {"hotplug", effective_hotplug(spec)},
+      {"hotplug", names_of(spec.hotplug)},
       {"serial", effective_serial(spec.serial)},
       {"rtc", {{"base", to_string(spec.rtc_base)}}},
       {"qemu", {{"binary", spec.qemu_binary}, {"extra_args", spec.extra_args}}},

@@ -115,15 +115,14 @@ void stop_units(const Config& config, VmSpec& spec, Review& review) {
 
 /// Neither has a password here.
 void check_server(const Display& display, Review& review) {
-  const bool is_vnc = display.kind == Display::Kind::vnc;
-  if (!is_vnc && display.kind != Display::Kind::spice) {
+  if (!display.is_server()) {
     return;
   }
-  const std::string pointer = is_vnc ? "/display/vnc" : "/display/spice";
+  const std::string pointer = child("/display", to_string(display.kind));
   if (!display.address.address.starts_with("127.")) {
     review.report(pointer,
                   std::string("expected an address of this machine (127.x.x.x): ") +
-                      (is_vnc ? "VNC" : "SPICE") +
+                      (display.kind == Display::Kind::vnc ? "VNC" : "SPICE") +
                       " has no password here; from elsewhere, tunnel the port through ssh");
   }
   if (display.address.port < 5900) {

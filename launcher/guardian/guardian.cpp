@@ -275,8 +275,8 @@ class Guardian {
           ExitCode::preflight,
           "Cannot give QEMU a root folder of its own: " + base::error_text(obstacle) +
               "; without root that takes a user namespace, which this host does not let you have; "
-              "see what forbids it: grep . /proc/sys/user/max_user_namespaces "
-              "/proc/sys/kernel/*userns*; or do without: vmlaunch run --sandbox=off FILE");
+              "what an administrator can do: vmlaunch setup FILE; or do without: vmlaunch run "
+              "--sandbox=off FILE");
     }
   }
 

@@ -82,10 +82,7 @@ Json encode_qemu(const plan::Qemu& qemu) {
                   {"hidden", wire_texts(qemu.root.hidden)},
                   {"network", qemu.root.network},
                   {"user_namespace", qemu.root.user_namespace}};
-  json["hotplug"] = Json::array();
-  for (const config::Hotplug kind : qemu.hotplug) {
-    json["hotplug"].push_back(to_string(kind));
-  }
+  json["hotplug"] = names_of(qemu.hotplug);
   json["dev"] = qemu.dev ? encode_dev(*qemu.dev) : Json(nullptr);
   json["memlock"] = qemu.memlock ? Json(qemu.memlock->bytes) : Json(nullptr);
   json["uid"] = qemu.user.credentials ? Json(qemu.user.credentials->uid) : Json(nullptr);

@@ -144,15 +144,6 @@ std::string describe(const Calls& calls) {
          program.fingerprint + ")";
 }
 
-std::vector<std::string> names_of(const std::set<config::Hotplug>& hotplug) {
-  std::vector<std::string> names;
-  names.reserve(hotplug.size());
-  for (const config::Hotplug kind : hotplug) {
-    names.emplace_back(to_string(kind));
-  }
-  return names;
-}
-
 /// Nothing, for most.
 std::string describe(const std::set<config::Hotplug>& hotplug) {
   const std::vector<std::string> names = names_of(hotplug);

@@ -44,11 +44,8 @@ void share_installation(Arguments& args) {
 
 void share_devices(Arguments& args) {
   args.share("/sys");
-  auto& hidden = args.plan.qemu.root.hidden;
-  hidden.clear();
-  for (const char* folder : {"firmware", "fs", "hypervisor", "kernel", "module", "power"}) {
-    hidden.push_back(std::string("/sys/") + folder);
-  }
+  args.plan.qemu.root.hidden = {
+      "/sys/firmware", "/sys/fs", "/sys/hypervisor", "/sys/kernel", "/sys/module", "/sys/power"};
 }
 
 void add_root(Arguments& args) {

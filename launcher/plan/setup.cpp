@@ -1,7 +1,7 @@
 #include "launcher/plan/setup.hpp"
 
 #include <algorithm>
-#include <set>
+#include <string_view>
 #include <utility>
 
 #include "base/text.hpp"
@@ -16,11 +16,6 @@ namespace {
 
 using config::Json;
 using config::VmSpec;
-
-/// What udev, PAM and systemd take without quotes.
-bool is_plain(const std::string& name) {
-  return config::is_vm_name(name);
-}
 
 /// A setup while it grows.
 struct Draft {
@@ -39,11 +34,11 @@ struct Draft {
   void miss(const std::string& what) { setup.missed.push_back(what + " needs root at each start"); }
 };
 
-std::vector<base::PciAddress> taken_functions(const Group& group) {
-  std::vector<base::PciAddress> taken;
+std::vector<GroupMember> taken_functions(const Group& group) {
+  std::vector<GroupMember> taken;
   for (const GroupMember& member : group.members) {
     if (member.verdict == Verdict::must_bind || member.verdict == Verdict::vfio) {
-      taken.push_back(member.address);
+      taken.push_back(member);
     }
   }
   return taken;
@@ -67,15 +62,15 @@ void devices(Draft& draft, const Passthrough& passthrough) {
        "there."},
       {}};
   for (const Group& group : passthrough.groups) {
-    const std::vector<base::PciAddress> taken = taken_functions(group);
-    for (const base::PciAddress& address : taken) {
-      rules.lines.push_back(
-          "ACTION==\"add\", SUBSYSTEM==\"pci\", KERNEL==\"" + base::to_string(address) +
-          "\", ATTR{driver_override}=\"vfio-pci\", RUN{builtin}+=\"kmod load "
-          "vfio-pci\", RUN+=\"/bin/sh -c 'echo %k > /sys/bus/pci/drivers_probe'\"");
+    const std::vector<GroupMember> taken = taken_functions(group);
+    for (const GroupMember& member : taken) {
+      rules.lines.push_back("ACTION==\"add\", SUBSYSTEM==\"pci\", KERNEL==\"" +
+                            base::to_string(member.address) + "\", ATTR{driver_override}=\"" +
+                            member.taker + "\", RUN{builtin}+=\"kmod load " + member.taker +
+                            "\", RUN+=\"/bin/sh -c 'echo %k > /sys/bus/pci/drivers_probe'\"");
     }
     if (group.given() && !taken.empty()) {
-      rules.lines.push_back(rule_for_group(taken.front(), draft.user.name));
+      rules.lines.push_back(rule_for_group(taken.front().address, draft.user.name));
     }
   }
   if (!rules.lines.empty() && !draft.spec.single_gpu) {
@@ -287,7 +282,8 @@ Setup make_setup(const VmSpec& spec,
                  const survey::Survey& survey,
                  const User& user,
                  const std::string& program) {
-  if (!is_plain(user.name)) {
+  // What udev, PAM and systemd take without quotes.
+  if (!config::is_vm_name(user.name)) {
     throw Failure(ExitCode::preflight,
                   "Cannot write rules for " + base::printable(user.name) +
                       ": the name does not fit into them; type: vmlaunch --as USER setup FILE");

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "base/errors.hpp"
+#include "base/file.hpp"
 #include "tests/component/vm.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/skip.hpp"
@@ -33,17 +34,23 @@ std::string cookie_file() {
 /// An X server without a screen; what it shows is in a file. It lets in whoever has the cookie.
 class Screen {
  public:
-  explicit Screen(const std::string& display)
+  Screen()
       : authority_(folder_.write("cookie", cookie_file(), 0600)),
-        server_(command(display)),
+        server_(command()),
         content_(folder_.file("Xvfb_screen0")) {
     base::check(::chmod(folder_.path().c_str(), 0755), "open the folder");
     if (is_root()) {
       base::check(::chown(authority_.c_str(), kPerson, kPerson), "give the cookie");
     }
+    const bool ready = server_.says("\n");
+    INFO(base::read_file(folder_.file("log")));
+    REQUIRE(ready);
     REQUIRE(eventually([&] { return colours() == 1; }));
   }
 
+  [[nodiscard]] std::string display() const {
+    return ":" + server_.output().substr(0, server_.output().find('\n'));
+  }
   [[nodiscard]] const std::string& authority() const { return authority_; }
 
   /// How many there are.
@@ -60,17 +67,14 @@ class Screen {
   }
 
  private:
-  [[nodiscard]] Launch command(const std::string& display) const {
+  /// It says which number it took, as the first that no other has.
+  [[nodiscard]] Launch command() const {
     Launch launch;
-    launch.arguments = {"/usr/bin/Xvfb",
-                        display,
-                        "-auth",
-                        authority_,
-                        "-screen",
-                        "0",
-                        "1024x768x24",
-                        "-fbdir",
-                        folder_.path()};
+    launch.arguments = {"/bin/sh",
+                        "-c",
+                        "exec Xvfb -displayfd 1 -auth '" + authority_ +
+                            "' -screen 0 1024x768x24 -fbdir '" + folder_.path() + "' 2> '" +
+                            folder_.file("log") + "'"};
     return launch;
   }
 
@@ -83,15 +87,14 @@ class Screen {
 }  // namespace
 
 TEST_CASE("display: a GTK or SDL window of the guest's screen is on the desktop") {
-  const std::string display = ":" + std::to_string(1000 + ::getpid() % 50000);
   for (const char* toolkit : {"gtk", "sdl"}) {
     INFO(toolkit);
-    const Screen screen(display);
+    const Screen screen;
     const Folder folder;
     Json config = idle_config();
     config["display"] = toolkit;
     Launch launch = run_of(folder, config);
-    launch.environment = {"DISPLAY=" + display, "XAUTHORITY=" + screen.authority()};
+    launch.environment = {"DISPLAY=" + screen.display(), "XAUTHORITY=" + screen.authority()};
     if (is_root()) {
       launch.arguments.insert(launch.arguments.begin() + 1, {"--as", std::to_string(kPerson)});
       for (const std::string& path : {folder.path(), launch.arguments.back()}) {

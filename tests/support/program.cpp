@@ -6,8 +6,10 @@
 #include <poll.h>
 #include <pty.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -243,6 +245,15 @@ Folder::Folder(const std::string& odd, const std::string& parent) {
   check(::chmod(root_.c_str(), 0755), "open the temporary folder");
   path_ = odd.empty() ? root_ : root_ + "/" + odd;
   std::filesystem::create_directories(path_);
+}
+
+void make_socket(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  const base::UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  check(::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address),
+        "make a socket");
 }
 
 Folder shared_folder() {

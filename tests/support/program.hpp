@@ -55,6 +55,9 @@ class Folder {
   std::string path_;
 };
 
+/// A socket with that name, to which nobody listens.
+void make_socket(const std::string& path);
+
 /// One that is not below /dev, which a QEMU has another of, wherever tests have theirs.
 [[nodiscard]] Folder shared_folder();
 

@@ -1,15 +1,8 @@
-#include <sys/socket.h>
-#include <sys/un.h>
-
 #include <algorithm>
-#include <map>
 #include <string>
 #include <vector>
 
-#include "base/errors.hpp"
-#include "base/unique_fd.hpp"
 #include "launcher/plan/plan.hpp"
-#include "tests/support/pci_tree.hpp"
 #include "tests/unit/plan_of.hpp"
 
 namespace vmlaunch::launcher::plan {
@@ -83,61 +76,6 @@ TEST_CASE("plan: a window that nobody would see is refused", "[plan]") {
   CHECK(refusal([&] {
           static_cast<void>(make_plan(load(config.dump()), others, kSudo, Authority::root));
         }).starts_with("10: Cannot show a window: QEMU runs as berta"));
-}
-
-void listen_at(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  path.copy(address.sun_path, sizeof address.sun_path - 1);
-  const base::UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  base::check(::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address),
-              "make a socket");
-}
-
-TEST_CASE("survey: the server of windows is what the environment names, on this machine",
-          "[survey]") {
-  const vmlaunch::tests::PciTree tree;
-  for (const char* folder : {"/tmp/.X11-unix", "/run/user/1000", "/home/anna"}) {
-    tree.folder(folder);
-  }
-  listen_at(tree.path_of("/tmp/.X11-unix/X1"));
-  listen_at(tree.path_of("/run/user/1000/wayland-0"));
-  tree.write("/run/user/1000/wayland-1", "a file");
-  tree.write("/home/anna/.Xauthority", "cookies");
-  tree.write("/home/anna/other", "cookies");
-  using Variables = std::map<std::string, std::string>;
-  const auto found = [&](Variables variables) {
-    return survey::look_for_window_server(tree.tree(),
-                                          [&](const char* name) { return variables[name]; });
-  };
-  CHECK(found({}) == survey::WindowServer{});
-  const std::string run = "/run/user/1000";
-  CHECK(found({{"WAYLAND_DISPLAY", "wayland-0"}, {"XDG_RUNTIME_DIR", run}}).wayland ==
-        run + "/wayland-0");
-  CHECK(found({{"WAYLAND_DISPLAY", run + "/wayland-0"}}).wayland == run + "/wayland-0");
-  for (const Variables& variables : {Variables{{"WAYLAND_DISPLAY", "wayland-0"}},
-                                     Variables{{"XDG_RUNTIME_DIR", run}},
-                                     Variables{{"WAYLAND_DISPLAY", run + "/wayland-1"}},
-                                     Variables{{"DISPLAY", ":0"}},
-                                     Variables{{"DISPLAY", ":"}},
-                                     Variables{{"DISPLAY", ":x"}},
-                                     Variables{{"DISPLAY", ":1/../X1"}},
-                                     Variables{{"DISPLAY", "other:1"}},
-                                     Variables{{"DISPLAY", ":1."}},
-                                     Variables{{"DISPLAY", ":1.0.0"}},
-                                     Variables{{"DISPLAY", ":1.\033]0;"}},
-                                     Variables{{"DISPLAY", "1"}}}) {
-    CHECK(found(variables) == survey::WindowServer{});
-  }
-  CHECK(found({{"DISPLAY", ":1.0"}, {"HOME", "/home/anna"}}) ==
-        survey::WindowServer{"", "/tmp/.X11-unix/X1", ":1.0", "/home/anna/.Xauthority"});
-  CHECK(found({{"DISPLAY", ":1"}, {"HOME", "/home/anna"}, {"XAUTHORITY", "/home/anna/other"}})
-            .authority == "/home/anna/other");
-  for (const char* path :
-       {"/home/anna/none", "/home/anna", "/home/anna/", "/home/../home/anna/other", "other"}) {
-    INFO(path);
-    CHECK(found({{"DISPLAY", ":1"}, {"XAUTHORITY", path}}).authority.empty());
-  }
 }
 
 }  // namespace

@@ -1,9 +1,7 @@
 #include "launcher/guardian/plan_file.hpp"
 
 #include <fcntl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <cstddef>
@@ -83,12 +81,7 @@ std::string make_fifo(const std::string& path) {
 }
 
 std::string make_socket(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  path.copy(address.sun_path, sizeof address.sun_path - 1);
-  const base::UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  base::check(::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address),
-              "make a socket");
+  tests::make_socket(path);
   return path;
 }
 

@@ -1,11 +1,6 @@
-#include <sys/socket.h>
-#include <sys/un.h>
-
 #include <set>
 #include <string>
 
-#include "base/errors.hpp"
-#include "base/unique_fd.hpp"
 #include "launcher/survey/survey.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/pci_tree.hpp"
@@ -13,24 +8,15 @@
 namespace vmlaunch::launcher::survey {
 namespace {
 
-void listen_at(const std::string& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  path.copy(address.sun_path, sizeof address.sun_path - 1);
-  const base::UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  base::check(::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address),
-              "make a socket");
-}
-
 TEST_CASE("survey: a sound server is a socket, a user's or the one that the config names",
           "[survey]") {
   const tests::PciTree tree;
   for (const char* folder : {"/run/user/1000/pulse", "/run/user/1001/pulse", "/run/user/1002"}) {
     tree.folder(folder);
   }
-  listen_at(tree.path_of("/run/user/1000/pulse/native"));
+  tests::make_socket(tree.path_of("/run/user/1000/pulse/native"));
   tree.write("/run/user/1001/pulse/native", "a file");
-  listen_at(tree.path_of("/run/mine"));
+  tests::make_socket(tree.path_of("/run/mine"));
   config::VmSpec spec;
   CHECK(look(tree.root(), spec, true).sound_servers.empty());
   spec.audio = config::VmSpec::Audio{};
