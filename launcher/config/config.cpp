@@ -5,6 +5,7 @@
 #include <string_view>
 #include <utility>
 
+#include "launcher/config/read_cpu.hpp"
 #include "launcher/config/reader.hpp"
 
 namespace vmlaunch::launcher::config {
@@ -136,37 +137,6 @@ void require(ObjectReader& reader, const char* key, const std::string& what) {
   if (reader.raw(key) == nullptr) {
     reader.report(key, "missing: " + what);
   }
-}
-
-/// true, false, or an object.
-std::optional<Hyperv> read_hyperv(ObjectReader& reader) {
-  const Json* value = reader.raw("hyperv");
-  if (value == nullptr || *value == false) {
-    return std::nullopt;
-  }
-  Hyperv hyperv;
-  if (*value == true) {
-    return hyperv;
-  }
-  if (!value->is_object()) {
-    reader.report("hyperv",
-                  "expected true, false or {\"vendor_id\": TEXT}, found " + type_of(*value));
-    return std::nullopt;
-  }
-  reader.object("hyperv", [&](ObjectReader& object) {
-    hyperv.vendor_id = object.value(
-        "vendor_id", parse_vendor_id, "1 to 12 printable ASCII characters, no comma or quote");
-  });
-  return hyperv;
-}
-
-void read_cpu(ObjectReader& reader, Config::Cpu& cpu) {
-  cpu.model = reader.text("model");
-  cpu.sockets = reader.number("sockets", 1, 255);
-  cpu.cores = reader.number("cores", 1, 255);
-  cpu.threads = reader.number("threads", 1, 255);
-  cpu.hide_hypervisor = reader.boolean("hide_hypervisor");
-  cpu.hyperv = read_hyperv(reader);
 }
 
 /// One node, or an array of them.

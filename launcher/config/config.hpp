@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/byte_size.hpp"
+#include "base/cpu_set.hpp"
 #include "base/duration.hpp"
 #include "base/pci_address.hpp"
 #include "launcher/config/document.hpp"
@@ -56,6 +57,29 @@ struct Hyperv {
   bool operator==(const Hyperv&) const = default;
 };
 
+/// On which of the host's CPUs the vCPUs run.
+struct Pin {
+  enum class Kind { none, automatic, set, map };
+
+  Kind kind = Kind::none;
+  base::CpuSet set;               ///< one for each; threads of a core go to threads of a core
+  std::vector<base::CpuSet> map;  ///< by the vCPUs' numbers
+
+  bool operator==(const Pin&) const = default;
+};
+
+/// How the kernel schedules the vCPUs' threads (sched(7)).
+enum class Policy { other, round_robin, fifo };
+
+struct Realtime {
+  Policy policy = Policy::round_robin;
+  unsigned priority = 1;   ///< 1 to 99; higher ones go before the kernel's own threads
+  bool from_start = true;  ///< else only once the guest runs
+  bool force = false;      ///< also on CPUs that the host uses
+
+  bool operator==(const Realtime&) const = default;
+};
+
 /// What becomes of huge pages that cannot be had: the run is refused, or takes the next smaller
 /// pages.
 enum class MemoryFallback { none, smaller };
@@ -95,6 +119,9 @@ struct Config {
     std::optional<unsigned> threads;
     std::optional<bool> hide_hypervisor;
     std::optional<Hyperv> hyperv;
+    std::optional<Pin> pin;
+    std::optional<base::CpuSet> emulator;
+    std::optional<Realtime> realtime;  ///< nothing: as the CPUs allow
   };
   struct Memory {
     std::optional<base::ByteSize> size;
@@ -209,6 +236,7 @@ struct Config {
 [[nodiscard]] const char* to_string(PciScope scope);
 [[nodiscard]] const char* to_string(PciTaker taker);
 [[nodiscard]] const char* to_string(MemoryFallback fallback);
+[[nodiscard]] const char* to_string(Policy policy);
 
 [[nodiscard]] const std::vector<std::pair<const char*, Sandbox>>& sandbox_names();
 [[nodiscard]] const std::vector<std::pair<const char*, Hotplug>>& hotplug_names();

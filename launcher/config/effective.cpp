@@ -6,12 +6,48 @@ namespace vmlaunch::launcher::config {
 
 namespace {
 
+Json effective_pin(const Pin& pin) {
+  switch (pin.kind) {
+    case Pin::Kind::none:
+      return "none";
+    case Pin::Kind::automatic:
+      return "auto";
+    case Pin::Kind::set:
+      return base::to_string(pin.set);
+    case Pin::Kind::map:
+      break;
+  }
+  Json seats = Json::array();
+  for (const base::CpuSet& seat : pin.map) {
+    seats.push_back(base::to_string(seat));
+  }
+  return seats;
+}
+
+Json effective_realtime(const std::optional<Realtime>& realtime) {
+  if (!realtime) {
+    return "auto";
+  }
+  if (realtime->policy == Policy::other) {
+    return false;
+  }
+  return {{"policy", to_string(realtime->policy)},
+          {"priority", realtime->priority},
+          {"from", realtime->from_start ? "start" : "started"},
+          {"force", realtime->force}};
+}
+
 Json effective_cpu(const VmSpec::Cpu& cpu) {
   Json json = {{"sockets", cpu.sockets},
                {"cores", cpu.cores},
                {"threads", cpu.threads},
                {"hide_hypervisor", cpu.hide_hypervisor},
-               {"hyperv", cpu.hyperv.has_value()}};
+               {"hyperv", cpu.hyperv.has_value()},
+               {"pin", effective_pin(cpu.pin)},
+               {"realtime", effective_realtime(cpu.realtime)}};
+  if (cpu.emulator) {
+    json["emulator"] = base::to_string(*cpu.emulator);
+  }
   if (cpu.model) {
     json["model"] = *cpu.model;
   }

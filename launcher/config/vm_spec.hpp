@@ -23,6 +23,9 @@ constexpr std::size_t kMostUsbDevices = 14;  ///< ports of a controller, one for
 
 constexpr std::size_t kMostUnits = 16;
 
+/// What both machine types take without an extended interrupt mode.
+constexpr unsigned kMostVcpus = 255;
+
 /// A virtual machine as it is to be: checked, every default filled in, every path absolute.
 struct VmSpec {
   struct Cpu {
@@ -32,6 +35,9 @@ struct VmSpec {
     unsigned threads = 1;
     bool hide_hypervisor = false;  ///< that it is KVM
     std::optional<Hyperv> hyperv;
+    Pin pin;
+    std::optional<base::CpuSet> emulator;  ///< nothing: the host's CPUs that no vCPU has
+    std::optional<Realtime> realtime;      ///< nothing: as the CPUs allow
 
     [[nodiscard]] unsigned count() const { return sockets * cores * threads; }
   };

@@ -32,6 +32,7 @@
 #include "launcher/guardian/image_head.hpp"
 #include "launcher/guardian/plan_file.hpp"
 #include "launcher/guardian/protocol.hpp"
+#include "launcher/guardian/threads.hpp"
 #include "launcher/guardian/usb_nodes.hpp"
 #include "launcher/guardian/wait_news.hpp"
 #include "launcher/steps/pci_paths.hpp"
@@ -145,6 +146,8 @@ class Guardian {
         apply(*step);
       } else if (std::holds_alternative<Spawn>(request)) {
         spawn();
+      } else if (const auto* threads = std::get_if<Schedule>(&request)) {
+        schedule(*threads);
       } else if (std::holds_alternative<Started>(request)) {
         note_start();
       } else if (const auto* phase = std::get_if<FilterPhase>(&request)) {
@@ -288,6 +291,9 @@ class Guardian {
     }
     if (dev_ && (!spawned_ || !plan_.qemu.dev->usb.empty())) {
       needed.insert(needed.end(), {CAP_MKNOD, CAP_CHOWN});
+    }
+    if (plan_.placement.pinned()) {
+      needed.push_back(CAP_SYS_NICE);
     }
     for (const steps::Step& step : plan_.steps) {
       if (const int capability = step->capability(); capability >= 0) {
@@ -537,6 +543,16 @@ class Guardian {
     }
     if (qemu_) {
       usb_->follow();
+    }
+    reply(status());
+  }
+
+  void schedule(const Schedule& request) {
+    if (!spawned_ || !plan_.placement.pinned()) {
+      throw ProtocolError("threads that the plan does not place");
+    }
+    if (qemu_) {
+      place_threads(qemu_->pid, plan_.placement, request.vcpus, request.realtime);
     }
     reply(status());
   }

@@ -187,6 +187,46 @@ plan::Qemu decode_qemu(const Json& json) {
   return qemu;
 }
 
+Json encode_placement(const plan::Placement& placement) {
+  Json vcpus = Json::array();
+  for (const base::CpuSet& cpus : placement.vcpus) {
+    vcpus.push_back(base::to_string(cpus));
+  }
+  return {{"vcpus", vcpus},
+          {"rest", base::to_string(placement.rest)},
+          {"policy", static_cast<int>(placement.policy)},
+          {"priority", placement.priority}};
+}
+
+base::CpuSet decode_cpus(const std::string& text) {
+  const auto cpus = base::parse_cpu_set(text);
+  if (!cpus || cpus->empty()) {
+    throw ProtocolError("not a set of CPUs");
+  }
+  return *cpus;
+}
+
+plan::Placement decode_placement(const Json& json) {
+  Fields fields(json);
+  plan::Placement placement;
+  for (const std::string& text : fields.texts("vcpus")) {
+    placement.vcpus.push_back(decode_cpus(text));
+  }
+  const std::string rest = fields.text("rest");
+  placement.policy = static_cast<config::Policy>(fields.number("policy", 0, 2));
+  placement.priority = static_cast<unsigned>(fields.number("priority", 0, 99));
+  fields.finish();
+  if (placement.pinned()) {
+    placement.rest = decode_cpus(rest);
+  }
+  const bool fits = placement.realtime() == (placement.priority != 0) &&
+                    (placement.pinned() || (rest.empty() && !placement.realtime()));
+  if (!fits || placement.vcpus.size() > config::kMostVcpus) {
+    throw ProtocolError("a placement that no plan has");
+  }
+  return placement;
+}
+
 Json encode_deadlines(const plan::Deadlines& deadlines) {
   return {{"powerdown", deadlines.powerdown.count()},
           {"powerdown_again", deadlines.powerdown_again.count()},
@@ -256,6 +296,7 @@ Json encode_seal(const Seal& seal) {
   return {{"do", "seal"},
           {"config", wire_text(seal.config_name)},
           {"name", wire_text(seal.plan.name)},
+          {"placement", encode_placement(seal.plan.placement)},
           {"steps", steps},
           {"files", files},
           {"qemu", encode_qemu(seal.plan.qemu)},
@@ -271,6 +312,7 @@ Seal decode_seal(Fields& fields) {
   for (const Json& step : fields.array("steps", kMostSteps)) {
     seal.plan.steps.push_back(decode_step(step, seal.plan.name));
   }
+  seal.plan.placement = decode_placement(fields.any("placement"));
   std::set<int> numbers;
   for (const Json& file : fields.array("files", kMostFiles)) {
     seal.plan.files.push_back(decode_file(file));
@@ -295,6 +337,15 @@ Seal decode_seal(Fields& fields) {
   return seal;
 }
 
+Schedule decode_schedule(Fields& fields) {
+  Schedule request;
+  for (const std::uint64_t thread : fields.numbers("vcpus", 1, INT32_MAX)) {
+    request.vcpus.push_back(static_cast<pid_t>(thread));
+  }
+  request.realtime = fields.boolean("realtime");
+  return request;
+}
+
 Signal decode_signal(Fields& fields) {
   const Signal request{static_cast<int>(fields.number("signal", 1, 64))};
   if (request.signal != SIGTERM && request.signal != SIGKILL) {
@@ -316,6 +367,9 @@ Request decode_known(const std::string& what, Fields& fields) {
   }
   if (what == "spawn") {
     return Spawn{};
+  }
+  if (what == "schedule") {
+    return decode_schedule(fields);
   }
   if (what == "started") {
     return Started{};
@@ -473,6 +527,10 @@ std::string encode(const Request& request) {
           },
           [](const Spawn&) {
             return Json{{"do", "spawn"}};
+          },
+          [](const Schedule& schedule) {
+            return Json{
+                {"do", "schedule"}, {"vcpus", schedule.vcpus}, {"realtime", schedule.realtime}};
           },
           [](const Started&) {
             return Json{{"do", "started"}};

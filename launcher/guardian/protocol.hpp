@@ -38,7 +38,7 @@ struct Begin {
 /// order of `opened`.
 struct Seal {
   std::string config_name;  ///< the config's name in its folder
-  plan::Plan plan;          ///< name, steps, files, qemu and deadlines; nothing else travels
+  plan::Plan plan;          ///< name, placement, steps, files, qemu, deadlines; no more travels
   bool program_opened = false;
   std::vector<std::size_t> opened;  ///< indices into plan.files
 };
@@ -51,6 +51,13 @@ struct Apply {
 /// Starts QEMU, paused. Answered by Spawned with its descriptors: monitor, standard error, and the
 /// serial port if the plan has one.
 struct Spawn {};
+
+/// QEMU's threads go where the plan has them: its vCPUs', by their numbers, to their CPUs, all
+/// others to the rest. Only for a plan with a placement. Answered with StatusReply.
+struct Schedule {
+  std::vector<pid_t> vcpus;
+  bool realtime = false;  ///< by the plan's policy; else, and again, as all other threads
+};
 
 /// QEMU answers, and the guest has not run yet. Answered with StatusReply.
 struct Started {};
@@ -86,6 +93,7 @@ using Request = std::variant<Begin,
                              Seal,
                              Apply,
                              Spawn,
+                             Schedule,
                              Started,
                              Stop,
                              FilterPhase,

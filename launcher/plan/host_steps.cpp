@@ -190,6 +190,8 @@ void add_host_steps(const config::VmSpec& spec,
   }
   add_network_steps(spec, survey, identity, plan);
   plan.passthrough = choose_devices(spec, survey);
+  plan.placement =
+      choose_placement(spec.cpu, survey, plan.passthrough, identity.privileged, plan.warnings);
   plan.memory = choose_memory(spec.memory, survey, plan.passthrough, identity.privileged);
   if (plan.memory.warning) {
     plan.warnings.push_back(*plan.memory.warning);
@@ -200,6 +202,9 @@ void add_host_steps(const config::VmSpec& spec,
   if (identity.privileged) {
     for (const auto& [name, on] : spec.module_parameters) {
       plan.steps.push_back(steps::set_parameter(name, on));
+    }
+    if (plan.placement.lifts_throttling) {
+      plan.steps.push_back(steps::set_tunable(steps::Tunable::rt_throttling));
     }
     add_memory_steps(spec.memory, plan);
     add_device_steps(spec, survey, plan);

@@ -32,15 +32,7 @@ void require_nodes(const VmSpec::Memory& spec, const survey::Survey& survey) {
 /// The one that all devices of the guest are near to.
 std::optional<unsigned> node_of_devices(const Passthrough& passthrough,
                                         const survey::Survey& survey) {
-  std::set<unsigned> near;
-  for (const auto& slot : passthrough.slots) {
-    for (const base::PciAddress& device : slot) {
-      const survey::PciFunction* function = survey.pci.find(device);
-      if (function != nullptr && function->numa_node) {
-        near.insert(*function->numa_node);
-      }
-    }
-  }
+  const std::set<unsigned> near = nodes_near(passthrough, survey.pci);
   return near.size() == 1 && find(survey, *near.begin()) != nullptr ? std::optional(*near.begin())
                                                                     : std::nullopt;
 }

@@ -423,6 +423,19 @@ bool Group::given() const {
       members.begin(), members.end(), [](const GroupMember& member) { return member.given; });
 }
 
+std::set<unsigned> nodes_near(const Passthrough& passthrough, const survey::Pci& pci) {
+  std::set<unsigned> near;
+  for (const auto& slot : passthrough.slots) {
+    for (const base::PciAddress& device : slot) {
+      const survey::PciFunction* function = pci.find(device);
+      if (function != nullptr && function->numa_node) {
+        near.insert(*function->numa_node);
+      }
+    }
+  }
+  return near;
+}
+
 const char* to_string(Verdict verdict) {
   switch (verdict) {
     case Verdict::bridge:

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -50,6 +51,9 @@ struct Passthrough {
 
   bool operator==(const Passthrough&) const = default;
 };
+
+/// The memory nodes that given devices are near to.
+[[nodiscard]] std::set<unsigned> nodes_near(const Passthrough& passthrough, const survey::Pci& pci);
 
 [[nodiscard]] const char* to_string(Verdict verdict);
 

@@ -11,6 +11,7 @@
 #include "launcher/identity.hpp"
 #include "launcher/plan/memory.hpp"
 #include "launcher/plan/passthrough.hpp"
+#include "launcher/plan/placement.hpp"
 #include "launcher/steps/step.hpp"
 #include "launcher/survey/survey.hpp"
 #include "sandbox/filter.hpp"
@@ -111,6 +112,7 @@ struct Plan {
   std::vector<std::string> warnings;
   Passthrough passthrough;
   Memory memory;
+  Placement placement;
   std::vector<steps::Step> steps;  ///< changes of the host, in their order; QEMU's start follows
   std::vector<FileUse> files;
   Qemu qemu;

@@ -171,6 +171,23 @@ std::string command_text(const Qemu& qemu) {
   return text;
 }
 
+/// Nothing without CPUs of its own.
+Json placement_json(const Placement& placement) {
+  if (!placement.pinned()) {
+    return nullptr;
+  }
+  Json vcpus = Json::array();
+  for (const base::CpuSet& cpus : placement.vcpus) {
+    vcpus.push_back(base::to_string(cpus));
+  }
+  return {{"vcpus", vcpus},
+          {"emulator", base::to_string(placement.rest)},
+          {"policy", to_string(placement.policy)},
+          {"priority", placement.priority},
+          {"from", placement.from_start ? "start" : "started"},
+          {"reason", placement.reason}};
+}
+
 /// All that a run changes: QEMU's start is the last, and asked for by itself. Where it is born
 /// makes no difference to what is printed.
 std::vector<steps::Step> changes_of(const Plan& plan) {
@@ -220,6 +237,12 @@ std::string to_text(const Plan& plan) {
     text += "\nIOMMU group " + std::to_string(group.number) + "\n";
     for (const GroupMember& member : group.members) {
       text += "  " + describe(member) + "\n";
+    }
+  }
+  if (plan.placement.pinned()) {
+    text += "\nCPUs\n";
+    for (const std::string& line : plan.placement.picture) {
+      text += "  " + line + "\n";
     }
   }
   text += "\nChanges to the host, in this order; undone in reverse\n";
@@ -291,6 +314,7 @@ Json to_json(const Plan& plan) {
           {"accel", plan.accel},
           {"warnings", plan.warnings},
           {"iommu_groups", groups},
+          {"cpus", placement_json(plan.placement)},
           {"host_changes", changes},
           {"files", files},
           {"qemu",

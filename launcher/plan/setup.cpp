@@ -9,6 +9,7 @@
 #include "launcher/plan/host_steps.hpp"
 #include "launcher/plan/memory.hpp"
 #include "launcher/plan/passthrough.hpp"
+#include "launcher/plan/placement.hpp"
 
 namespace vmlaunch::launcher::plan {
 
@@ -124,6 +125,30 @@ void locked_memory(Draft& draft, const Passthrough& passthrough) {
   draft.add({manager_folder(draft) + "/70-vmlaunch-memlock.conf",
              {reason + ", in a service of the user's"},
              {"[Service]", "LimitMEMLOCK=" + std::to_string(memlock->bytes)}});
+}
+
+/// As a run as root would do it.
+void real_time(Draft& draft, const Passthrough& passthrough) {
+  std::vector<std::string> ignored;
+  const Placement placement =
+      choose_placement(draft.spec.cpu, draft.survey, passthrough, true, ignored);
+  if (!placement.realtime()) {
+    return;
+  }
+  const std::string priority = std::to_string(placement.priority);
+  const std::string reason = draft.user.name + " may run vCPUs in real time, up to this priority";
+  draft.add({"/etc/security/limits.d/70-vmlaunch-" + draft.user.name + "-rtprio.conf",
+             {reason + ", in a login"},
+             {draft.user.name + " - rtprio " + priority}});
+  draft.add({manager_folder(draft) + "/70-vmlaunch-rtprio.conf",
+             {reason + ", in a service of the user's"},
+             {"[Service]", "LimitRTPRIO=" + priority}});
+  if (placement.lifts_throttling) {
+    draft.add({draft.file("/etc/sysctl.d", "-realtime.conf"),
+               {"a busy vCPU is not stopped for a part of each second; nor is any other "
+                "real-time thread of the host"},
+               {"kernel.sched_rt_runtime_us = -1"}});
+  }
 }
 
 void cgroups(Draft& draft) {
@@ -294,6 +319,7 @@ Setup make_setup(const VmSpec& spec,
   devices(draft, passthrough);
   usb(draft);
   locked_memory(draft, passthrough);
+  real_time(draft, passthrough);
   cgroups(draft);
   huge_pages(draft, passthrough);
   parameters(draft);

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <exception>
 #include <functional>
@@ -25,6 +26,7 @@
 #include "launcher/run/usb_watch.hpp"
 #include "launcher/run/verdict.hpp"
 #include "qmp/client.hpp"
+#include "qmp/commands.hpp"
 #include "qmp/ending.hpp"
 #include "qmp/values.hpp"
 
@@ -226,6 +228,7 @@ class Run {
     if (ladder_.requested()) {
       co_return;  // asked to stop meanwhile: the guest need not begin
     }
+    co_await place_threads();
     const guardian::Request started = guardian::Started{};
     const std::vector<int> none;
     GuardianLink::Answer answer = co_await guardian_.ask(started, none, kStepDeadline);
@@ -235,11 +238,93 @@ class Run {
     try {
       co_await client_->execute("cont", nothing, plan().deadlines.reply);
       console_.say("running");
+      hurry_threads();
     } catch (const qmp::Interrupted&) {
       // QEMU died of it, or was ended meanwhile: how it ended says which.
     } catch (const qmp::Error& error) {
       throw Failure(ExitCode::qemu_did_not_start,
                     std::string("QEMU did not let the guest run: ") + error.what());
+    }
+  }
+
+  /// Before the guest's first instruction, so that none runs elsewhere.
+  asio::awaitable<void> place_threads() {
+    const plan::Placement& placement = plan().placement;
+    if (!placement.pinned()) {
+      co_return;
+    }
+    co_await find_threads();
+    // Also for a policy that is to begin later: what the kernel refuses is known now.
+    co_await schedule(placement.realtime());
+    if (placement.realtime() && !placement.from_start) {
+      co_await schedule(false);
+    }
+    console_.say("vCPUs on the CPUs " + base::to_string(placement.guests()) +
+                 ", QEMU's other threads on " + base::to_string(placement.rest));
+  }
+
+  asio::awaitable<void> find_threads() {
+    const auto limit = plan().deadlines.reply;
+    try {
+      const std::vector<qmp::Vcpu> vcpus = co_await qmp::query_cpus(*client_, limit);
+      threads_ = threads_by_index(vcpus);
+    } catch (const qmp::Interrupted&) {
+      // QEMU died of it, or was ended meanwhile: how it ended says which.
+    } catch (const qmp::Error& error) {
+      throw Failure(ExitCode::qemu_did_not_start,
+                    std::string("QEMU does not tell its vCPUs' threads: ") + error.what());
+    }
+  }
+
+  asio::awaitable<void> schedule(bool realtime) {
+    if (guardian_.qemu_exit()) {
+      co_return;
+    }
+    const guardian::Request request = guardian::Schedule{threads_, realtime};
+    const std::vector<int> none;
+    std::exception_ptr failure;
+    try {
+      GuardianLink::Answer answer = co_await guardian_.ask(request, none, kGuardianMargin);
+      static_cast<void>(expect<guardian::StatusReply>(answer));
+      realtime_ = realtime;
+    } catch (const Failure&) {
+      failure = std::current_exception();
+    }
+    if (failure) {
+      // Its threads go just before it does, and then how it ended says why.
+      const std::function<bool()> is_over = [this] { return guardian_.qemu_exit().has_value(); };
+      const auto until = steady_clock::now() + kEndByItself;
+      co_await await_change(is_over, until);
+      if (!guardian_.qemu_exit()) {
+        std::rethrow_exception(failure);
+      }
+    }
+  }
+
+  static std::vector<pid_t> threads_by_index(std::vector<qmp::Vcpu> vcpus) {
+    std::sort(vcpus.begin(), vcpus.end(), [](const qmp::Vcpu& a, const qmp::Vcpu& b) {
+      return a.index < b.index;
+    });
+    std::vector<pid_t> threads;
+    threads.reserve(vcpus.size());
+    for (const qmp::Vcpu& vcpu : vcpus) {
+      threads.push_back(vcpu.thread);
+    }
+    return threads;
+  }
+
+  /// For a policy that is to begin with the guest.
+  void hurry_threads() {
+    if (plan().placement.realtime() && !realtime_) {
+      realtime_ = true;
+      guardian_.tell(guardian::Schedule{threads_, true});
+    }
+  }
+
+  /// A guest that does nothing useful any more does not keep CPUs from the host.
+  void calm_threads() {
+    if (std::exchange(realtime_, false) && !guardian_.qemu_exit() && !undoing_) {
+      guardian_.tell(guardian::Schedule{threads_, false});
     }
   }
 
@@ -292,6 +377,7 @@ class Run {
   }
 
   void perform(StopLadder::Action action) {
+    calm_threads();
     const plan::Deadlines& deadlines = plan().deadlines;
     switch (action) {
       case StopLadder::Action::power_button:
@@ -359,9 +445,13 @@ class Run {
       console_.warn("the guest's " + (device.empty() ? "disk" : device) + " fails (" +
                     qmp::text_of(event.data, "reason") + ")");
     } else if (event.name == "STOP" && !ending_.shutdown) {
+      calm_threads();
       console_.warn("QEMU has paused the guest; what can be done now is to stop it");
     } else if (event.name == "GUEST_PANICKED") {
+      calm_threads();
       console_.warn("the guest panicked");
+    } else if (event.name == "WATCHDOG") {
+      calm_threads();
     }
   }
 
@@ -376,6 +466,7 @@ class Run {
   /// The monitor is gone, as a rule with QEMU.
   void lose(const qmp::CloseReason& reason) {
     ending_.close = reason;
+    calm_threads();
     wake();
     if (std::exchange(answers_, false)) {
       asio::co_spawn(io_, tell_of_loss(), asio::detached);
@@ -531,6 +622,8 @@ class Run {
   std::optional<UsbWatch> usb_watch_;
   qmp::Ending ending_;
   std::optional<guardian::CallRefused> fatal_call_;  ///< what QEMU was ended for
+  std::vector<pid_t> threads_;                       ///< of the vCPUs, by their numbers
+  bool realtime_ = false;                            ///< they have the plan's policy
   bool asked_ = false;                               ///< somebody asked for the end
   bool changing_ = false;                            ///< the guardian is at the plan's steps
   bool answers_ = false;

@@ -13,6 +13,7 @@ std::vector<Step> all_kinds() {
   return {
       make_cgroup(""),
       set_parameter("", false),
+      set_tunable(Tunable::rt_throttling),
       fill_pool({}),
       load_driver(""),
       keep_awake({}),

@@ -44,6 +44,9 @@ struct PoolSize {
 
 [[nodiscard]] Step make_cgroup(std::string vm, bool in_unit = false);
 [[nodiscard]] Step set_parameter(std::string name, bool on);
+/// A value of the kernel's, for the whole host.
+enum class Tunable { rt_throttling };
+[[nodiscard]] Step set_tunable(Tunable which);
 [[nodiscard]] Step fill_pool(const PoolSize& size);
 [[nodiscard]] Step load_driver(std::string driver);
 [[nodiscard]] Step keep_awake(const base::PciAddress& device);

@@ -144,6 +144,35 @@ base::CpuSet find_rcu_nocbs(Reader& reader, const std::vector<Cpu>& list) {
 
 }  // namespace
 
+std::vector<Cluster> clusters_of(const Cpus& cpus) {
+  std::vector<Cluster> clusters;
+  for (const Cpu& cpu : cpus.list) {
+    if (!cpu.online) {
+      continue;
+    }
+    auto found = std::find_if(clusters.begin(), clusters.end(), [&](const Cluster& one) {
+      return one.socket == cpu.socket && one.node == cpu.node && one.cache == cpu.cache &&
+             one.kind == cpu.kind;
+    });
+    if (found == clusters.end()) {
+      found = clusters.insert(clusters.end(), {cpu.socket, cpu.node, cpu.cache, cpu.kind, {}, 0});
+    }
+    found->cores.insert(cpu.siblings);
+    found->max_khz = std::max(found->max_khz, cpu.max_khz.value_or(0));
+  }
+  return clusters;
+}
+
+base::CpuSet online_cpus(const Cpus& cpus) {
+  base::CpuSet online;
+  for (const Cpu& cpu : cpus.list) {
+    if (cpu.online) {
+      online.insert(cpu.number);
+    }
+  }
+  return online;
+}
+
 const char* to_string(CoreKind kind) {
   return kind == CoreKind::performance ? "performance" : "efficient";
 }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -51,6 +52,22 @@ struct Cpus {
 
   bool operator==(const Cpus&) const = default;
 };
+
+/// CPUs that a guest's are best taken from together: of one socket, node, last-level cache and
+/// kind.
+struct Cluster {
+  std::optional<unsigned> socket;
+  std::optional<unsigned> node;
+  std::optional<Cache> cache;
+  std::optional<CoreKind> kind;
+  std::set<base::CpuSet> cores;  ///< in the order of their first threads
+  std::uint64_t max_khz = 0;     ///< of the fastest; 0: not known
+};
+
+/// In the order of their first CPUs. Those that are offline are in none.
+[[nodiscard]] std::vector<Cluster> clusters_of(const Cpus& cpus);
+
+[[nodiscard]] base::CpuSet online_cpus(const Cpus& cpus);
 
 [[nodiscard]] const char* to_string(CoreKind kind);
 

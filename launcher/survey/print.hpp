@@ -14,6 +14,9 @@ namespace vmlaunch::launcher::survey {
 [[nodiscard]] std::string to_text(const Host& host, const PciNames& names);
 [[nodiscard]] nlohmann::json to_json(const Host& host, const PciNames& names);
 
+/// "socket 0, node 1, L3 cache of 25M for CPUs 10-19,30-39"
+[[nodiscard]] std::string place_of(const Cluster& cluster);
+
 /// How people give amounts of memory: "31.2G", "512M"; rounded.
 [[nodiscard]] std::string about(base::ByteSize size);
 

@@ -1,4 +1,3 @@
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -13,50 +12,6 @@ namespace vmlaunch::launcher::survey {
 
 namespace {
 
-/// CPUs that a guest's are best taken from together: of one socket, node, last-level cache and
-/// kind.
-struct Cluster {
-  std::string place;
-  std::string kind;
-  std::set<base::CpuSet> cores;  ///< in the order of their first threads
-  std::uint64_t max_khz = 0;
-};
-
-std::string place_of(const Cpu& cpu) {
-  std::vector<std::string> words;
-  if (cpu.socket) {
-    words.push_back("socket " + std::to_string(*cpu.socket));
-  }
-  if (cpu.node) {
-    words.push_back("node " + std::to_string(*cpu.node));
-  }
-  if (cpu.cache) {
-    words.push_back("L" + std::to_string(cpu.cache->level) + " cache of " + about(cpu.cache->size) +
-                    " for CPUs " + base::to_string(cpu.cache->cpus));
-  }
-  return words.empty() ? "anywhere" : base::join(words, ", ");
-}
-
-std::vector<Cluster> clusters_of(const Cpus& cpus) {
-  std::vector<Cluster> clusters;
-  for (const Cpu& cpu : cpus.list) {
-    if (!cpu.online) {
-      continue;
-    }
-    const std::string place = place_of(cpu);
-    const std::string kind = cpu.kind ? std::string(to_string(*cpu.kind)) + " " : "";
-    auto found = std::find_if(clusters.begin(), clusters.end(), [&](const Cluster& one) {
-      return one.place == place && one.kind == kind;
-    });
-    if (found == clusters.end()) {
-      found = clusters.insert(clusters.end(), {place, kind, {}, 0});
-    }
-    found->cores.insert(cpu.siblings);
-    found->max_khz = std::max(found->max_khz, cpu.max_khz.value_or(0));
-  }
-  return clusters;
-}
-
 std::string gigahertz(std::uint64_t khz) {
   const std::uint64_t tenths = (khz + 50'000) / 100'000;
   return std::to_string(tenths / 10) + "." + std::to_string(tenths % 10) + " GHz";
@@ -64,7 +19,8 @@ std::string gigahertz(std::uint64_t khz) {
 
 void add_cluster(std::string& text, const Cluster& cluster) {
   constexpr std::size_t kCoresInLine = 12;
-  text += "    " + std::to_string(cluster.cores.size()) + " " + cluster.kind +
+  text += "    " + std::to_string(cluster.cores.size()) + " " +
+          (cluster.kind ? std::string(to_string(*cluster.kind)) + " " : "") +
           (cluster.cores.size() == 1 ? "core" : "cores");
   if (cluster.max_khz != 0) {
     text += " up to " + gigahertz(cluster.max_khz);
@@ -79,6 +35,22 @@ void add_cluster(std::string& text, const Cluster& cluster) {
 }
 
 }  // namespace
+
+std::string place_of(const Cluster& cluster) {
+  std::vector<std::string> words;
+  if (cluster.socket) {
+    words.push_back("socket " + std::to_string(*cluster.socket));
+  }
+  if (cluster.node) {
+    words.push_back("node " + std::to_string(*cluster.node));
+  }
+  if (cluster.cache) {
+    words.push_back("L" + std::to_string(cluster.cache->level) + " cache of " +
+                    about(cluster.cache->size) + " for CPUs " +
+                    base::to_string(cluster.cache->cpus));
+  }
+  return words.empty() ? "anywhere" : base::join(words, ", ");
+}
 
 void add_cpus(std::string& text, const Cpus& cpus) {
   base::CpuSet offline;
@@ -102,8 +74,8 @@ void add_cpus(std::string& text, const Cpus& cpus) {
           (cpus.model.empty() ? "" : " of " + base::printable(cpus.model)) + "\n";
   std::string place;
   for (const Cluster& cluster : clusters_of(cpus)) {
-    if (cluster.place != place) {
-      place = cluster.place;
+    if (place_of(cluster) != place) {
+      place = place_of(cluster);
       text += "  " + place + "\n";
     }
     add_cluster(text, cluster);

@@ -67,6 +67,11 @@ void look_at_resources(const base::Tree& tree, const config::VmSpec& spec, Surve
     Reader reader(tree);
     survey.nodes = look_at_nodes(reader);
   }
+  if (spec.cpu.pin.kind != config::Pin::Kind::none) {
+    Reader reader(tree);
+    survey.host_cpus = look_at_cpus(reader);
+    survey.realtime = look_at_realtime(tree);
+  }
   cpu_set_t cpus;
   if (::sched_getaffinity(0, sizeof cpus, &cpus) == 0) {
     survey.cpus = static_cast<unsigned>(CPU_COUNT(&cpus));

@@ -14,9 +14,11 @@
 #include "base/tree.hpp"
 #include "launcher/config/vm_spec.hpp"
 #include "launcher/identity.hpp"
+#include "launcher/survey/cpus.hpp"
 #include "launcher/survey/links.hpp"
 #include "launcher/survey/memory.hpp"
 #include "launcher/survey/pci.hpp"
+#include "launcher/survey/realtime.hpp"
 #include "launcher/survey/screen.hpp"
 #include "launcher/survey/session.hpp"
 #include "launcher/survey/usb.hpp"
@@ -89,7 +91,9 @@ struct Survey {
   std::map<std::string, Link> links;  ///< those that the config names and that are there
   bool vhost_net = false;             ///< /dev/vhost-net is there for the run
   std::vector<Node> nodes;            ///< looked at only for a VM that asks for huge pages or nodes
-  unsigned cpus = 1;                  ///< those that the caller may use
+  unsigned cpus = 1;                  ///< how many the caller may use
+  Cpus host_cpus;                     ///< looked at only for a VM whose vCPUs have CPUs of theirs
+  RealtimeLimits realtime;            ///< the same
   std::map<std::string, bool>
       parameters;                   ///< those of the config's module parameters that are there
   std::uint64_t memlock_limit = 0;  ///< what the caller may let QEMU lock in memory, in bytes

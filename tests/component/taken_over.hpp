@@ -16,7 +16,8 @@ namespace vmlaunch::tests {
 /// A real QEMU under a guardian, its guest running, and its monitor.
 class TakenOver {
  public:
-  explicit TakenOver(const Json& more = Json::object()) : sealing_(0), talk_(root_alone()) {
+  explicit TakenOver(const Json& more = Json::object(), const plan::Placement& placement = {})
+      : sealing_(0), talk_(root_alone()) {
     Json config = {{"name", own_vm()}, {"accel", "tcg"}, {"memory", {{"size", "32M"}}}};
     config.merge_patch(more);
     const std::string path = sealing_.folder.file("vm.json");
@@ -24,6 +25,7 @@ class TakenOver {
     sealing_.program = base::open_file("/usr/bin/qemu-system-x86_64", O_PATH);
     sealing_.seal.plan = plan::make_plan(spec, {}, root_alone(), launcher::Authority::root);
     sealing_.seal.plan.steps.clear();
+    sealing_.seal.plan.placement = placement;
     seal();
     const auto spawned = talk_.ask(guardian::Request(guardian::Spawn{}));
     REQUIRE(spawned.has_value());

@@ -32,7 +32,8 @@ const char* const kEverything = R"({
   "machine": "q35",
   "accel": "tcg",
   "cpu": { "model": "max,-vmx", "sockets": 2, "cores": 3, "threads": 4,
-           "hide_hypervisor": true, "hyperv": true },
+           "hide_hypervisor": true, "hyperv": true, "pin": "1-3,008-28", "emulator": "0",
+           "realtime": { "policy": "fifo", "priority": 2, "from": "started", "force": true } },
   "memory": { "size": "3072M" },
   "kernel": "boot/vmlinuz",
   "initrd": "boot/../initrd",
@@ -69,7 +70,8 @@ TEST_CASE("config: an empty one is a whole VM by defaults", "[config]") {
     "name": "win10",
     "machine": "q35",
     "accel": "auto",
-    "cpu": { "sockets": 1, "cores": 1, "threads": 1, "hide_hypervisor": false, "hyperv": false },
+    "cpu": { "sockets": 1, "cores": 1, "threads": 1, "hide_hypervisor": false, "hyperv": false,
+             "pin": "none", "realtime": "auto" },
     "memory": { "size": "1G", "locked": false },
     "module_parameters": {},
     "firmware": { "uefi": false },
@@ -96,7 +98,9 @@ TEST_CASE("config: every key arrives, with paths from the config's folder", "[co
     "machine": "q35",
     "accel": "tcg",
     "cpu": { "model": "max,-vmx", "sockets": 2, "cores": 3, "threads": 4,
-             "hide_hypervisor": true, "hyperv": { "vendor_id": "whatever" } },
+             "hide_hypervisor": true, "hyperv": { "vendor_id": "whatever" },
+             "pin": "1-3,8-28", "emulator": "0",
+             "realtime": { "policy": "fifo", "priority": 2, "from": "started", "force": true } },
     "memory": { "size": "3G", "locked": false },
     "module_parameters": {},
     "kernel": "/home/u/vms/boot/vmlinuz",
@@ -151,6 +155,19 @@ TEST_CASE("config: only a hidden hypervisor gets another name by itself", "[conf
   CHECK(hyperv(R"({"hyperv": {"vendor_id": "mine"}, "hide_hypervisor": true})") ==
         Json{{"vendor_id", "mine"}});
   CHECK(hyperv(R"({"hide_hypervisor": true})") == Json(false));
+}
+
+TEST_CASE("config: CPUs are a set, or an ordered map of CPUs and sets", "[config]") {
+  const auto cpu = [](const std::string& text) {
+    return effective(load_text(R"({"cpu": )" + text + "}")).at("cpu");
+  };
+  CHECK(cpu(R"({"cores": 3, "pin": [9, "2-3", "1"]})").at("pin") == Json({"9", "2-3", "1"}));
+  CHECK(cpu(R"({"pin": "auto"})").at("pin") == "auto");
+  CHECK(cpu(R"({"pin": "none"})").at("pin") == "none");
+  CHECK(cpu(R"({"pin": "7", "realtime": false})").at("realtime") == Json(false));
+  CHECK(cpu(R"({"pin": "7", "realtime": true})").at("realtime") ==
+        Json{{"policy", "rr"}, {"priority", 1}, {"from", "start"}, {"force", false}});
+  CHECK(cpu(R"({"realtime": "auto"})").at("realtime") == "auto");
 }
 
 TEST_CASE("config: the screen is VGA's with a display and none without", "[config]") {

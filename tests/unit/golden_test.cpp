@@ -33,6 +33,14 @@ survey::Node memory_node() {
   return node;
 }
 
+survey::Cpus sixteen_cores() {
+  tests::PciTree tree;
+  tests::add_two_die_desktop(tree);
+  const base::Tree root = tree.tree();
+  survey::Reader reader(root);
+  return survey::look_at_cpus(reader);
+}
+
 survey::Survey host(bool has_kvm, void (*add_devices)(tests::PciTree&) = add_a_laptop) {
   survey::Survey survey;
   survey.cgroup = true;
@@ -46,6 +54,7 @@ survey::Survey host(bool has_kvm, void (*add_devices)(tests::PciTree&) = add_a_l
   survey.session = {true, "/system.slice/vmlaunch.service", false, "/vmlaunch", "gdm.service"};
   survey.nodes = {memory_node()};
   survey.cpus = 4;
+  survey.host_cpus = sixteen_cores();
   survey.uefi = {"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"};
   survey.block_devices = {"/dev/disk/by-id/nvme-EXAMPLE_SSD_1TB_S000000"};
   survey.sound_servers = {"/run/user/1000/pulse/native"};

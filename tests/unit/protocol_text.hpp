@@ -30,6 +30,10 @@ inline Seal rich_seal() {
        true},
       {"serial log", "/s", FileUse::Access::append, FileUse::Create::empty, "", 255, false}};
   const base::PciAddress device{0, 4, 0, 1};
+  seal.plan.placement.vcpus = {{2}, {3, 8, 9}};
+  seal.plan.placement.rest = {0, 1};
+  seal.plan.placement.policy = config::Policy::fifo;
+  seal.plan.placement.priority = 99;
   seal.plan.steps = {steps::make_cgroup("win10"),
                      steps::load_driver("vfio-pci"),
                      steps::keep_awake(device),

@@ -58,6 +58,29 @@ TEST_CASE("setup: a VM without devices of the host needs a cgroup and KVM", "[se
   CHECK(setup_of(R"({"accel": "tcg"})").commands.size() == 1);
 }
 
+TEST_CASE("setup: real time on CPUs that the host is kept off takes limits, and a setting",
+          "[setup]") {
+  survey::Survey survey = laptop();
+  for (unsigned number = 0; number < 4; ++number) {
+    survey::Cpu cpu;
+    cpu.number = number;
+    cpu.siblings = {number};
+    survey.host_cpus.list.push_back(cpu);
+  }
+  const std::string config = R"({"cpu": {"cores": 2, "pin": "2-3"}})";
+  CHECK(paths_of(setup_of(config, survey)).size() == 1);
+  survey.host_cpus.isolated = {2, 3};
+  const Setup setup = setup_of(config, survey);
+  CHECK(lines_of(setup, "/etc/security/limits.d/70-vmlaunch-anna-rtprio.conf") ==
+        "anna - rtprio 1");
+  CHECK(lines_of(setup, "/etc/systemd/system/user@1000.service.d/70-vmlaunch-rtprio.conf") ==
+        "[Service]\nLimitRTPRIO=1");
+  const std::string sysctl = "/etc/sysctl.d/70-vmlaunch-win10-realtime.conf";
+  CHECK(lines_of(setup, sysctl) == "kernel.sched_rt_runtime_us = -1");
+  survey.realtime.throttled = false;
+  CHECK(lines_of(setup_of(config, survey), sysctl) == "none");
+}
+
 TEST_CASE("setup: a card is taken at boot, opened by the user, and reaches the memory", "[setup]") {
   const Setup setup =
       setup_of(R"({"memory": {"size": "4G"}, "pci": [{"device": "01:00.0", "functions": "all"}]})");

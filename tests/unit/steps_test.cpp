@@ -23,6 +23,7 @@ TEST_CASE("steps: each is read back, and others of its kind are others", "[steps
                                    set_parameter("kvm.ignore_msrs", true),
                                    set_parameter("kvm.ignore_msrs", false),
                                    set_parameter("kvm.report_ignored_msrs", true),
+                                   set_tunable(Tunable::rt_throttling),
                                    fill_pool({0, {2 * base::kMiB}, 5}),
                                    fill_pool({1, {2 * base::kMiB}, 5}),
                                    fill_pool({0, {base::kGiB}, 5}),
@@ -174,6 +175,32 @@ TEST_CASE("steps: a parameter that the kernel takes at its start only is refused
         "10: Cannot set the module parameter kvm.ignore_msrs to Y: this kernel takes it only when "
         "it loads the module; add to the kernel's command line: kvm.ignore_msrs=Y");
   CHECK(refused(false) == "nothing");
+}
+
+TEST_CASE("steps: a value of the kernel's comes back as it was, unless somebody changed it again",
+          "[steps]") {
+  const std::string path = "/proc/sys/kernel/sched_rt_runtime_us";
+  const Step step = set_tunable(Tunable::rt_throttling);
+  Laptop laptop;
+  FakeKernel kernel(laptop.tree);
+  CHECK(vmlaunch::tests::refusal([&] {
+          step->check(kernel);
+        }).ends_with("this kernel has no such file; type: ls " + path));
+  for (const char* before : {"950000", "-1", "123"}) {
+    INFO(before);
+    laptop.tree.write(path, std::string(before) + "\n");
+    Journal journal = laptop.journal();
+    apply(step, kernel, context(), journal);
+    CHECK(kernel.tree().read(path) == "-1");
+    CHECK(undo_all(kernel, journal).code == ExitCode::ended);
+    CHECK(kernel.tree().read(path) == before);
+  }
+  Journal journal = laptop.journal();
+  apply(step, kernel, context(), journal);
+  laptop.tree.write(path, "500000\n");
+  CHECK(undo_all(kernel, journal).leftovers.at(0).ends_with(path + " is 500000, and was 123"));
+  CHECK(kernel.tree().read(path) == "500000");
+  CHECK_THROWS_AS(read_step({{"kind", "set-tunable"}, {"name", "watchdog"}}), FormError);
 }
 
 TEST_CASE("steps: a link whose name somebody else has is not made", "[steps]") {

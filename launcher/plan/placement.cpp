@@ -1,0 +1,466 @@
+#include "launcher/plan/placement.hpp"
+
+#include <algorithm>
+#include <iterator>
+#include <optional>
+#include <set>
+#include <tuple>
+
+#include "base/text.hpp"
+#include "launcher/exit_code.hpp"
+#include "launcher/survey/print.hpp"
+
+namespace vmlaunch::launcher::plan {
+
+namespace {
+
+using base::CpuSet;
+using config::Pin;
+using config::Policy;
+using config::VmSpec;
+using survey::Cluster;
+
+/// CPUs that are given away together: as many threads of a core as the guest's cores have, or one.
+using Unit = std::vector<unsigned>;
+
+/// What of a core becomes a unit.
+enum class Packing { threads_of_a_core, one_of_a_core, any };
+
+CpuSet common(const CpuSet& a, const CpuSet& b) {
+  CpuSet both;
+  std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::inserter(both, both.begin()));
+  return both;
+}
+
+CpuSet without(const CpuSet& a, const CpuSet& b) {
+  CpuSet left;
+  std::set_difference(a.begin(), a.end(), b.begin(), b.end(), std::inserter(left, left.begin()));
+  return left;
+}
+
+const survey::Cpu& cpu_of(const survey::Cpus& cpus, unsigned number) {
+  return *std::find_if(cpus.list.begin(), cpus.list.end(), [number](const survey::Cpu& cpu) {
+    return cpu.number == number;
+  });
+}
+
+/// All threads of the cores that these CPUs are threads of.
+CpuSet cores_of(const survey::Cpus& cpus, const CpuSet& threads) {
+  CpuSet all;
+  for (const unsigned number : threads) {
+    all.merge(CpuSet(cpu_of(cpus, number).siblings));
+  }
+  return all;
+}
+
+[[noreturn]] void refuse(const std::string& why) {
+  throw Failure(ExitCode::preflight, "Cannot place the vCPUs: " + why);
+}
+
+/// Whole clusters of a better tier come before any of the next.
+using Tier = std::tuple<bool, bool>;
+
+Tier tier(const Cluster& cluster, const std::set<unsigned>& nodes) {
+  const bool far = !nodes.empty() && cluster.node && !nodes.contains(*cluster.node);
+  return {far, cluster.kind == survey::CoreKind::efficient};
+}
+
+/// Larger caches first; then what the host's own work, which begins at CPU 0, is far from.
+auto rank(const Cluster& cluster, const std::set<unsigned>& nodes) {
+  const std::uint64_t cache = cluster.cache ? cluster.cache->size.bytes : 0;
+  const unsigned first = *cluster.cores.begin()->begin();
+  return std::tuple(tier(cluster, nodes), ~cache, first == 0, first);
+}
+
+/// A choice among the host's CPUs, by what is best for the guest.
+class Chooser {
+ public:
+  Chooser(const VmSpec::Cpu& spec, const survey::Cpus& cpus, const std::set<unsigned>& nodes)
+      : spec_(spec), clusters_(survey::clusters_of(cpus)) {
+    std::sort(clusters_.begin(), clusters_.end(), [&](const Cluster& a, const Cluster& b) {
+      return rank(a, nodes) < rank(b, nodes);
+    });
+    for (const Cluster& cluster : clusters_) {
+      tiers_.push_back(tier(cluster, nodes));
+    }
+  }
+
+  /// A CPU for each vCPU; none if there are too few of the usable ones.
+  [[nodiscard]] Unit choose(const CpuSet& usable) const {
+    const bool together = spec_.threads > 1;
+    for (const Packing packing :
+         {together ? Packing::threads_of_a_core : Packing::one_of_a_core, Packing::any}) {
+      const std::size_t need =
+          packing == Packing::threads_of_a_core ? spec_.count() / spec_.threads : spec_.count();
+      if (Unit chosen = choose(usable, packing, need); !chosen.empty()) {
+        return chosen;
+      }
+    }
+    return {};
+  }
+
+ private:
+  [[nodiscard]] std::vector<Unit> units_of(const Cluster& cluster,
+                                           const CpuSet& usable,
+                                           Packing packing) const {
+    const std::size_t size = packing == Packing::threads_of_a_core ? spec_.threads : 1;
+    std::vector<Unit> units;
+    for (const CpuSet& core : cluster.cores) {
+      const CpuSet free = common(core, usable);
+      Unit unit;
+      for (const unsigned cpu : free) {
+        unit.push_back(cpu);
+        if (unit.size() == size) {
+          units.push_back(std::exchange(unit, {}));
+          if (packing == Packing::one_of_a_core) {
+            break;
+          }
+        }
+      }
+    }
+    return units;
+  }
+
+  /// From one cluster where they fit, else from as good ones as there are.
+  [[nodiscard]] Unit choose(const CpuSet& usable, Packing packing, std::size_t need) const {
+    std::vector<Unit> all;
+    std::vector<std::vector<Unit>> of_tier;
+    for (std::size_t i = 0; i < clusters_.size(); ++i) {
+      of_tier.push_back(units_of(clusters_[i], usable, packing));
+      all.insert(all.end(), of_tier.back().begin(), of_tier.back().end());
+      if (i + 1 < clusters_.size() && tiers_[i + 1] == tiers_[i]) {
+        continue;
+      }
+      for (const std::vector<Unit>& units : of_tier) {
+        if (units.size() >= need) {
+          return first_of(units, need);
+        }
+      }
+      if (all.size() >= need) {
+        return first_of(all, need);
+      }
+      of_tier.clear();
+    }
+    return {};
+  }
+
+  static Unit first_of(const std::vector<Unit>& units, std::size_t need) {
+    Unit cpus;
+    for (std::size_t i = 0; i < need; ++i) {
+      cpus.insert(cpus.end(), units[i].begin(), units[i].end());
+    }
+    return cpus;
+  }
+
+  const VmSpec::Cpu& spec_;
+  std::vector<Cluster> clusters_;
+  std::vector<Tier> tiers_;
+};
+
+std::vector<CpuSet> seats_of(const Unit& cpus) {
+  std::vector<CpuSet> seats;
+  seats.reserve(cpus.size());
+  for (const unsigned cpu : cpus) {
+    seats.push_back({cpu});
+  }
+  return seats;
+}
+
+std::vector<CpuSet> choose_seats(const VmSpec::Cpu& spec,
+                                 const survey::Cpus& cpus,
+                                 const std::set<unsigned>& nodes) {
+  const CpuSet online = survey::online_cpus(cpus);
+  const CpuSet isolated = common(online, cpus.isolated);
+  const CpuSet of_host = cpu_of(cpus, *online.begin()).siblings;
+  const Chooser chooser(spec, cpus, nodes);
+  for (const CpuSet& usable : {isolated, without(online, of_host)}) {
+    if (const Unit chosen = chooser.choose(usable); !chosen.empty()) {
+      return seats_of(chosen);
+    }
+  }
+  refuse("this host has " + std::to_string(online.size()) + " CPUs, of which one core (" +
+         base::to_string(of_host) + ") is left to it, and the guest has " +
+         std::to_string(spec.count()) + "; give it fewer, or name CPUs in cpu.pin");
+}
+
+/// Threads of a core after each other, as the guest's are numbered.
+std::vector<CpuSet> pair_up(const CpuSet& set, const survey::Cpus& cpus) {
+  std::vector<CpuSet> seats;
+  CpuSet left = set;
+  while (!left.empty()) {
+    const CpuSet core = common(left, cpu_of(cpus, *left.begin()).siblings);
+    for (const unsigned cpu : core) {
+      seats.push_back({cpu});
+    }
+    left = without(left, core);
+  }
+  return seats;
+}
+
+void require_online(const CpuSet& wanted, const CpuSet& online, const char* key) {
+  const CpuSet missing = without(wanted, online);
+  if (!missing.empty()) {
+    refuse(std::string(key) + " names CPUs that are not there or offline (" +
+           base::to_string(missing) + "); type: cat /sys/devices/system/cpu/online");
+  }
+}
+
+/// The host's CPUs that no vCPU has, nor the other threads of its cores; on the guest's nodes if
+/// there are such.
+CpuSet choose_rest(const CpuSet& guests, const survey::Cpus& cpus) {
+  const CpuSet online = survey::online_cpus(cpus);
+  CpuSet near;
+  for (const unsigned guest : guests) {
+    for (const survey::Cpu& cpu : cpus.list) {
+      if (cpu.online && cpu.node == cpu_of(cpus, guest).node) {
+        near.insert(cpu.number);
+      }
+    }
+  }
+  const CpuSet free = without(without(online, guests), cpus.isolated);
+  const CpuSet apart = without(free, cores_of(cpus, guests));
+  for (const CpuSet& choice : {common(apart, near), apart, common(free, near), free}) {
+    if (!choice.empty()) {
+      return choice;
+    }
+  }
+  return online;
+}
+
+std::string vcpu_list(const CpuSet& numbers) {
+  return (numbers.size() == 1 ? "vCPU " : "vCPUs ") + base::to_string(numbers);
+}
+
+/// Where the guest is told of other cores than it has.
+void warn_of_cores(const VmSpec::Cpu& spec,
+                   const Placement& placement,
+                   const survey::Cpus& cpus,
+                   std::vector<std::string>& warnings) {
+  CpuSet split;
+  CpuSet crowded;
+  for (unsigned a = 0; a < placement.vcpus.size(); ++a) {
+    for (unsigned b = a + 1; b < placement.vcpus.size(); ++b) {
+      const bool told = a / spec.threads == b / spec.threads;
+      const bool same =
+          !common(cores_of(cpus, placement.vcpus[a]), cores_of(cpus, placement.vcpus[b])).empty();
+      if (told && !same) {
+        split.merge(CpuSet{a, b});
+      } else if (!told && same) {
+        crowded.merge(CpuSet{a, b});
+      }
+    }
+  }
+  if (!split.empty()) {
+    warnings.push_back(vcpu_list(split) +
+                       " are threads of one core for the guest, and of several of the host's: it "
+                       "schedules for what it does not have");
+  }
+  if (!crowded.empty()) {
+    warnings.push_back(vcpu_list(crowded) +
+                       " share cores of the host, and the guest is not told; cpu.threads says how "
+                       "many threads a core has");
+  }
+}
+
+void warn_of_poor_map(const VmSpec::Cpu& spec,
+                      const Placement& placement,
+                      const survey::Cpus& cpus,
+                      const std::set<unsigned>& nodes,
+                      std::vector<std::string>& warnings) {
+  warn_of_cores(spec, placement, cpus, warnings);
+  CpuSet far;
+  std::set<std::optional<survey::CoreKind>> kinds;
+  for (unsigned i = 0; i < placement.vcpus.size(); ++i) {
+    for (const unsigned number : placement.vcpus[i]) {
+      const survey::Cpu& cpu = cpu_of(cpus, number);
+      kinds.insert(cpu.kind);
+      if (!nodes.empty() && cpu.node && !nodes.contains(*cpu.node)) {
+        far.insert(i);
+      }
+    }
+  }
+  if (!far.empty()) {
+    warnings.push_back(vcpu_list(far) + " are on another node than the guest's devices (node " +
+                       base::to_string(CpuSet(nodes.begin(), nodes.end())) + ")");
+  }
+  if (kinds.size() > 1) {
+    warnings.emplace_back(
+        "the vCPUs are on performance and on efficient cores, and the guest takes all for the "
+        "same");
+  }
+  const CpuSet shared = common(placement.rest, placement.guests());
+  if (!shared.empty()) {
+    warnings.push_back("QEMU's other threads run on CPUs of the guest's (" +
+                       base::to_string(shared) + "): each time they do a vCPU waits");
+  }
+}
+
+/// The words of sched(7).
+std::string name_of(Policy policy) {
+  switch (policy) {
+    case Policy::other:
+      return "SCHED_OTHER";
+    case Policy::round_robin:
+      return "SCHED_RR";
+    case Policy::fifo:
+      return "SCHED_FIFO";
+  }
+  return "";
+}
+
+/// Why the caller may not give that policy; "" for nothing that can be seen from here.
+std::string obstacle(const survey::RealtimeLimits& limits, unsigned priority, bool privileged) {
+  if (!limits.cgroup.empty()) {
+    return "the cgroup " + limits.cgroup +
+           " has no time for real-time threads (CONFIG_RT_GROUP_SCHED); type: cat " +
+           base::shell_quote(limits.cgroup + "/cpu.rt_runtime_us");
+  }
+  if (!privileged && limits.highest < priority) {
+    return "the limit of real-time priorities is " + std::to_string(limits.highest) +
+           " (RLIMIT_RTPRIO); type: vmlaunch setup FILE, or: sudo vmlaunch …";
+  }
+  return "";
+}
+
+void set_policy(Placement& placement, const config::Realtime& wanted, std::string reason) {
+  placement.policy = wanted.policy;
+  placement.priority = wanted.priority;
+  placement.from_start = wanted.from_start;
+  placement.reason = std::move(reason);
+}
+
+/// As the config asks for.
+void take_wanted(const config::Realtime& wanted,
+                 const survey::Survey& survey,
+                 const CpuSet& shared,
+                 bool privileged,
+                 Placement& placement,
+                 std::vector<std::string>& warnings) {
+  const std::string verb = "Cannot schedule the vCPUs as " + name_of(wanted.policy) + ": ";
+  const std::string why = obstacle(survey.realtime, wanted.priority, privileged);
+  if (!why.empty()) {
+    throw Failure(ExitCode::preflight, verb + why);
+  }
+  if (!shared.empty() && !wanted.force) {
+    throw Failure(ExitCode::preflight,
+                  verb + "the host uses the CPUs " + base::to_string(shared) +
+                      " too, and a busy vCPU would keep it off them; keep it off from the boot on "
+                      "(isolcpus=" +
+                      base::to_string(shared) +
+                      " on the kernel's command line), leave \"realtime\" to \"auto\", or add "
+                      "\"force\": true");
+  }
+  set_policy(placement, wanted, "the config asks for it");
+  placement.lifts_throttling = survey.realtime.throttled && shared.empty() && privileged;
+  if (survey.realtime.throttled && !placement.lifts_throttling) {
+    warnings.emplace_back(
+        "the kernel stops a busy real-time vCPU for a part of each second (sched_rt_runtime_us), "
+        "50 ms as a rule");
+  }
+}
+
+/// Real time is best where nobody else is, and worse than the usual elsewhere.
+void choose_policy(const VmSpec::Cpu& spec,
+                   const survey::Survey& survey,
+                   bool privileged,
+                   Placement& placement,
+                   std::vector<std::string>& warnings) {
+  const CpuSet shared = without(placement.guests(), survey.host_cpus.isolated);
+  if (spec.realtime && spec.realtime->policy != Policy::other) {
+    take_wanted(*spec.realtime, survey, shared, privileged, placement, warnings);
+    return;
+  }
+  const config::Realtime usual;
+  const std::string why = obstacle(survey.realtime, usual.priority, privileged);
+  if (spec.realtime) {
+    placement.reason = "the config asks for it";
+  } else if (!shared.empty()) {
+    placement.reason = "the host uses CPUs " + base::to_string(shared) + " too";
+  } else if (!why.empty()) {
+    placement.reason = why;
+  } else if (survey.realtime.throttled && !privileged) {
+    placement.reason =
+        "real-time threads are stopped for a part of each second, as long as root "
+        "does not change that (sched_rt_runtime_us)";
+  } else {
+    set_policy(placement, usual, "the kernel keeps the host off these CPUs (isolcpus)");
+    placement.lifts_throttling = survey.realtime.throttled;
+  }
+}
+
+/// Which vCPU is where, by cluster and core.
+std::vector<std::string> draw(const Placement& placement, const survey::Cpus& cpus) {
+  std::vector<std::string> lines;
+  for (const Cluster& cluster : survey::clusters_of(cpus)) {
+    lines.push_back(survey::place_of(cluster) +
+                    (cluster.kind ? std::string(", ") + to_string(*cluster.kind) + " cores" : ""));
+    CpuSet hosts;
+    for (const CpuSet& core : cluster.cores) {
+      std::vector<std::string> seated;
+      for (std::size_t i = 0; i < placement.vcpus.size(); ++i) {
+        if (core.contains(*placement.vcpus[i].begin())) {
+          seated.push_back("vCPU " + std::to_string(i) + " on " +
+                           base::to_string(placement.vcpus[i]));
+        }
+      }
+      if (seated.empty()) {
+        hosts.merge(CpuSet(core));
+      } else {
+        lines.push_back("  core of " + base::to_string(core) + ": " + base::join(seated, ", "));
+      }
+    }
+    if (!hosts.empty()) {
+      lines.push_back("  the host's: " + base::to_string(hosts));
+    }
+  }
+  lines.push_back("QEMU's other threads: " + base::to_string(placement.rest));
+  lines.push_back("the vCPUs are scheduled as " + name_of(placement.policy) +
+                  (placement.realtime() ? ", priority " + std::to_string(placement.priority) : "") +
+                  (placement.from_start ? "" : ", once the guest runs") + ": " + placement.reason);
+  return lines;
+}
+
+}  // namespace
+
+CpuSet Placement::guests() const {
+  CpuSet all;
+  for (const CpuSet& cpus : vcpus) {
+    all.insert(cpus.begin(), cpus.end());
+  }
+  return all;
+}
+
+Placement choose_placement(const VmSpec::Cpu& spec,
+                           const survey::Survey& survey,
+                           const Passthrough& passthrough,
+                           bool privileged,
+                           std::vector<std::string>& warnings) {
+  Placement placement;
+  if (spec.pin.kind == Pin::Kind::none) {
+    return placement;
+  }
+  const survey::Cpus& cpus = survey.host_cpus;
+  const CpuSet online = survey::online_cpus(cpus);
+  if (online.empty()) {
+    refuse("the kernel does not show its CPUs; type: ls /sys/devices/system/cpu");
+  }
+  const std::set<unsigned> nodes = nodes_near(passthrough, survey.pci);
+  if (spec.pin.kind == Pin::Kind::automatic) {
+    placement.vcpus = choose_seats(spec, cpus, nodes);
+  } else {
+    placement.vcpus = spec.pin.map;
+    require_online(spec.pin.set, online, "cpu.pin");
+    require_online(placement.guests(), online, "cpu.pin");
+    if (spec.pin.kind == Pin::Kind::set) {
+      placement.vcpus = pair_up(spec.pin.set, cpus);
+    }
+  }
+  placement.rest = spec.emulator.value_or(choose_rest(placement.guests(), cpus));
+  require_online(placement.rest, online, "cpu.emulator");
+  warn_of_poor_map(spec, placement, cpus, nodes, warnings);
+  choose_policy(spec, survey, privileged, placement, warnings);
+  placement.picture = draw(placement, cpus);
+  return placement;
+}
+
+}  // namespace vmlaunch::launcher::plan

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/cpu_set.hpp"
+#include "launcher/config/vm_spec.hpp"
+#include "launcher/plan/passthrough.hpp"
+#include "launcher/survey/survey.hpp"
+
+namespace vmlaunch::launcher::plan {
+
+/// Where QEMU's threads run, and how they are scheduled.
+struct Placement {
+  std::vector<base::CpuSet> vcpus;  ///< by the vCPUs' numbers; none: wherever the kernel likes
+  base::CpuSet rest;                ///< of all other threads, and of the kernel's for this VM
+  config::Policy policy = config::Policy::other;  ///< of the vCPUs
+  unsigned priority = 0;                          ///< 0 for other
+  bool from_start = true;                         ///< else once the guest runs
+  std::string reason;                             ///< for the policy; does not travel
+  std::vector<std::string> picture;               ///< lines; the same
+  bool lifts_throttling = false;                  ///< the same
+
+  [[nodiscard]] bool pinned() const { return !vcpus.empty(); }
+  [[nodiscard]] bool realtime() const { return policy != config::Policy::other; }
+
+  /// The CPUs of all vCPUs.
+  [[nodiscard]] base::CpuSet guests() const;
+
+  bool operator==(const Placement&) const = default;
+};
+
+/// Adds to `warnings` what is poor about a map of the config's. `privileged`: the run may change
+/// the host. Throws Failure (preflight) for CPUs that are not there or too few, and for a policy
+/// that cannot be had or would take CPUs from the host.
+[[nodiscard]] Placement choose_placement(const config::VmSpec::Cpu& spec,
+                                         const survey::Survey& survey,
+                                         const Passthrough& passthrough,
+                                         bool privileged,
+                                         std::vector<std::string>& warnings);
+
+}  // namespace vmlaunch::launcher::plan
