@@ -11,6 +11,7 @@
 
 #include "base/errors.hpp"
 #include "base/file.hpp"
+#include "tests/component/taken_over.hpp"
 #include "tests/component/vm.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/skip.hpp"
@@ -19,8 +20,6 @@ using namespace vmlaunch;
 using namespace vmlaunch::tests;
 
 namespace {
-
-constexpr uid_t kPerson = 12345;
 
 /// A cookie that any display takes, as Xau(3) writes it.
 std::string cookie_file() {
@@ -135,6 +134,38 @@ TEST_CASE("display: a SPICE viewer sees the guest's screen") {
     program.signal(SIGINT);
     CHECK(program.exit_code() == 18);
   }
+}
+
+TEST_CASE("display: a USB device of a SPICE viewer's is plugged into the guest") {
+  if (skipped_without_root()) {
+    return;
+  }
+  const Folder folder;
+  const std::string image = folder.write("disc.iso", std::string(1 << 20, 'x'));
+  TakenOver vm(Json{{"display", {{"spice", "127.0.0.1:5976"}, {"usb_redirection", 1}}}});
+  const auto attached = [&] {
+    const Json answer =
+        vm.ask({{"execute", "qom-get"},
+                {"arguments",
+                 {{"path", "/machine/peripheral/redirected0-device"}, {"property", "attached"}}}});
+    return answer.at("return") == true;
+  };
+  CHECK_FALSE(attached());
+  const Screen screen;
+  Launch viewer;
+  viewer.arguments = {"/usr/bin/spicy",
+                      "--host=127.0.0.1",
+                      "--port=5976",
+                      "--spice-share-cd=" + image,
+                      "--spice-usbredir-redirect-on-connect=-1,-1,-1,-1,1"};
+  viewer.environment = {"DISPLAY=" + screen.display(), "XAUTHORITY=" + screen.authority()};
+  Program program(viewer);
+  const bool plugged = eventually(attached, Seconds(30));
+  static_cast<void>(program.says("nothing like this", Seconds(0.1)));
+  INFO(program.output());
+  CHECK(plugged);
+  CHECK(vm.guardian().refused().empty());
+  CHECK(vm.guardian().state() == "running");
 }
 
 TEST_CASE("display: a window without a desktop is refused before anything is done") {
