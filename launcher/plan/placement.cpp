@@ -208,7 +208,7 @@ void require_online(const CpuSet& wanted, const CpuSet& online, const char* key)
 /// The host's CPUs that no vCPU has, nor the other threads of its cores; on the guest's nodes if
 /// there are such.
 CpuSet choose_rest(const CpuSet& guests, const survey::Cpus& cpus) {
-  const CpuSet online = survey::online_cpus(cpus);
+  CpuSet online = survey::online_cpus(cpus);
   CpuSet near;
   for (const unsigned guest : guests) {
     for (const survey::Cpu& cpu : cpus.list) {
