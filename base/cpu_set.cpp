@@ -1,6 +1,9 @@
 #include "base/cpu_set.hpp"
 
+#include <algorithm>
+#include <cstdint>
 #include <iterator>
+#include <vector>
 
 #include "base/text.hpp"
 
@@ -9,6 +12,7 @@ namespace vmlaunch::base {
 namespace {
 
 constexpr unsigned kCpuLimit = 8192;
+constexpr unsigned kGroup = 32;  // CPUs in a group of a mask
 
 }  // namespace
 
@@ -48,6 +52,51 @@ std::string to_string(const CpuSet& cpus) {
     first = std::next(last);
   }
   return text;
+}
+
+std::optional<CpuSet> parse_cpu_mask(std::string_view text) {
+  CpuSet cpus;
+  const std::vector<std::string> groups = split(text, ',');
+  unsigned first = 0;
+  for (auto group = groups.rbegin(); group != groups.rend(); ++group, first += kGroup) {
+    const auto bits = parse_number<std::uint32_t>(*group, 16);
+    if (!bits || group->size() > 8 || first >= kCpuLimit) {
+      return std::nullopt;
+    }
+    for (unsigned bit = 0; bit < kGroup; ++bit) {
+      if ((*bits >> bit & 1U) != 0) {
+        cpus.insert(first + bit);
+      }
+    }
+  }
+  return cpus;
+}
+
+std::string to_mask(const CpuSet& cpus) {
+  std::vector<std::string> groups;
+  const unsigned count = cpus.empty() ? 1 : *cpus.rbegin() / kGroup + 1;
+  for (unsigned group = count; group-- > 0;) {
+    std::uint32_t bits = 0;
+    for (unsigned bit = 0; bit < kGroup; ++bit) {
+      bits |= cpus.contains(group * kGroup + bit) ? 1U << bit : 0;
+    }
+    groups.push_back(hex(bits, 8));
+  }
+  std::string mask = join(groups, ",");
+  mask.erase(0, std::min(mask.find_first_not_of('0'), mask.size() - 1));
+  return mask;
+}
+
+CpuSet common(const CpuSet& a, const CpuSet& b) {
+  CpuSet both;
+  std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::inserter(both, both.end()));
+  return both;
+}
+
+CpuSet without(const CpuSet& a, const CpuSet& b) {
+  CpuSet left;
+  std::set_difference(a.begin(), a.end(), b.begin(), b.end(), std::inserter(left, left.end()));
+  return left;
 }
 
 }  // namespace vmlaunch::base

@@ -17,4 +17,15 @@ using CpuSet = std::set<unsigned>;
 /// The list in its shortest form.
 [[nodiscard]] std::string to_string(const CpuSet& cpus);
 
+/// The kernel's mask format: hexadecimal digits in groups of eight, "ff,00000001". At least one
+/// digit.
+[[nodiscard]] std::optional<CpuSet> parse_cpu_mask(std::string_view text);
+
+/// The mask in its shortest form; "0" for no CPU.
+[[nodiscard]] std::string to_mask(const CpuSet& cpus);
+
+/// Those of `a` that are in `b` too, and those that are not.
+[[nodiscard]] CpuSet common(const CpuSet& a, const CpuSet& b);
+[[nodiscard]] CpuSet without(const CpuSet& a, const CpuSet& b);
+
 }  // namespace vmlaunch::base

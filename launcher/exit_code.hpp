@@ -11,6 +11,7 @@ enum class ExitCode : int {
   ended = 0,              ///< the guest ended, the host is restored
   failed = 1,             ///< something failed, the host is restored
   usage = 2,              ///< command line or config
+  not_running = 3,        ///< no such VM runs
   preflight = 10,         ///< refused before anything was changed
   device_busy = 11,       ///< somebody else has a device
   group_not_viable = 12,  ///< the host uses another device of an IOMMU group

@@ -37,6 +37,7 @@ void add_check(CLI::App& app, Choice& choice);
 void add_setup(CLI::App& app, Choice& choice);
 void add_recover(CLI::App& app, Choice& choice);
 void add_host(CLI::App& app, Choice& choice);
+void add_isolation(CLI::App& app, Choice& choice);
 void add_guardian(CLI::App& app, Choice& choice);
 
 /// A config that was opened, and whose it is.

@@ -17,6 +17,9 @@ void check_pin(const Config::Cpu& cpu, VmSpec& spec, Review& review) {
     review.report_without(
         "/cpu/pin", "/cpu/realtime", "given without \"pin\": the vCPUs would crowd out the host");
   }
+  if (!pinned && !cpu.isolate.empty()) {
+    review.report_without("/cpu/pin", "/cpu/isolate", "given without \"pin\": from which CPUs?");
+  }
   const std::size_t places =
       spec.cpu.pin.kind == Pin::Kind::map ? spec.cpu.pin.map.size() : spec.cpu.pin.set.size();
   const bool listed = pinned && spec.cpu.pin.kind != Pin::Kind::automatic;
@@ -50,6 +53,9 @@ void check_cpu(const Config::Cpu& cpu, VmSpec& spec, Review& review) {
   spec.cpu.pin = cpu.pin.value_or(Pin());
   spec.cpu.emulator = cpu.emulator;
   spec.cpu.realtime = cpu.realtime;
+  spec.cpu.isolate = {cpu.isolate.begin(), cpu.isolate.end()};
+  spec.cpu.weight = cpu.weight;
+  spec.cpu.halt_polling = cpu.halt_polling.value_or(spec.cpu.halt_polling);
   check_pin(cpu, spec, review);
   if (spec.cpu.hide_hypervisor && cpu.hyperv && !cpu.hyperv->vendor_id) {
     spec.cpu.hyperv->vendor_id = kHiddenVendorId;

@@ -80,6 +80,9 @@ struct Realtime {
   bool operator==(const Realtime&) const = default;
 };
 
+/// What of the host is kept off the vCPUs' CPUs, and how fast they run.
+enum class Isolation { tasks, interrupts, kernel, frequency };
+
 /// What becomes of huge pages that cannot be had: the run is refused, or takes the next smaller
 /// pages.
 enum class MemoryFallback { none, smaller };
@@ -122,6 +125,9 @@ struct Config {
     std::optional<Pin> pin;
     std::optional<base::CpuSet> emulator;
     std::optional<Realtime> realtime;  ///< nothing: as the CPUs allow
+    std::vector<Isolation> isolate;
+    std::optional<unsigned> weight;
+    std::optional<bool> halt_polling;
   };
   struct Memory {
     std::optional<base::ByteSize> size;
@@ -241,6 +247,7 @@ struct Config {
 [[nodiscard]] const std::vector<std::pair<const char*, Sandbox>>& sandbox_names();
 [[nodiscard]] const std::vector<std::pair<const char*, Hotplug>>& hotplug_names();
 [[nodiscard]] std::vector<std::string> names_of(const std::set<Hotplug>& kinds);
+[[nodiscard]] std::vector<std::string> names_of(const std::set<Isolation>& kinds);
 
 /// Whether a config may set it: "kvm.ignore_msrs".
 [[nodiscard]] bool is_module_parameter(std::string_view name);

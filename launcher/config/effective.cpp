@@ -44,7 +44,10 @@ Json effective_cpu(const VmSpec::Cpu& cpu) {
                {"hide_hypervisor", cpu.hide_hypervisor},
                {"hyperv", cpu.hyperv.has_value()},
                {"pin", effective_pin(cpu.pin)},
-               {"realtime", effective_realtime(cpu.realtime)}};
+               {"realtime", effective_realtime(cpu.realtime)},
+               {"isolate", names_of(cpu.isolate)},
+               {"weight", cpu.weight ? Json(*cpu.weight) : Json("auto")},
+               {"halt_polling", cpu.halt_polling}};
   if (cpu.emulator) {
     json["emulator"] = base::to_string(*cpu.emulator);
   }

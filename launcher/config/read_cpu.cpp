@@ -15,6 +15,41 @@ const std::vector<std::pair<const char*, Policy>>& policy_names() {
   return names;
 }
 
+const std::vector<std::pair<const char*, Isolation>>& isolation_names() {
+  static const std::vector<std::pair<const char*, Isolation>> names = {
+      {"tasks", Isolation::tasks},
+      {"interrupts", Isolation::interrupts},
+      {"kernel", Isolation::kernel},
+      {"frequency", Isolation::frequency}};
+  return names;
+}
+
+/// true for all, false for none, or an array.
+std::vector<Isolation> read_isolate(ObjectReader& reader) {
+  const Json* value = reader.raw("isolate");
+  if (value == nullptr || *value == false) {
+    return {};
+  }
+  if (value->is_array()) {
+    return reader.choices("isolate", isolation_names());
+  }
+  if (*value != true) {
+    reader.report("isolate", "expected true, false or an array, found " + type_of(*value));
+    return {};
+  }
+  std::vector<Isolation> all;
+  for (const auto& [name, kind] : isolation_names()) {
+    all.push_back(kind);
+  }
+  return all;
+}
+
+/// "auto", or a number.
+std::optional<unsigned> read_weight(ObjectReader& reader) {
+  const Json* value = reader.raw("weight");
+  return value == nullptr || *value == "auto" ? std::nullopt : reader.number("weight", 1, 10000);
+}
+
 /// true, false, or an object.
 std::optional<Hyperv> read_hyperv(ObjectReader& reader) {
   const Json* value = reader.raw("hyperv");
@@ -115,6 +150,16 @@ const char* to_string(Policy policy) {
   return "";
 }
 
+std::vector<std::string> names_of(const std::set<Isolation>& kinds) {
+  std::vector<std::string> names;
+  for (const auto& [name, kind] : isolation_names()) {
+    if (kinds.contains(kind)) {
+      names.emplace_back(name);
+    }
+  }
+  return names;
+}
+
 void read_cpu(ObjectReader& reader, Config::Cpu& cpu) {
   cpu.model = reader.text("model");
   cpu.sockets = reader.number("sockets", 1, 255);
@@ -125,6 +170,9 @@ void read_cpu(ObjectReader& reader, Config::Cpu& cpu) {
   cpu.pin = read_pin(reader);
   cpu.emulator = reader.value("emulator", parse_cpus, kCpus);
   cpu.realtime = read_realtime(reader);
+  cpu.isolate = read_isolate(reader);
+  cpu.weight = read_weight(reader);
+  cpu.halt_polling = reader.boolean("halt_polling");
 }
 
 }  // namespace vmlaunch::launcher::config

@@ -38,6 +38,9 @@ struct VmSpec {
     Pin pin;
     std::optional<base::CpuSet> emulator;  ///< nothing: the host's CPUs that no vCPU has
     std::optional<Realtime> realtime;      ///< nothing: as the CPUs allow
+    std::set<Isolation> isolate;
+    std::optional<unsigned> weight;  ///< of the VM's cgroup; nothing: as the CPUs ask for
+    bool halt_polling = true;        ///< KVM waits for a vCPU that has nothing to do as it does
 
     [[nodiscard]] unsigned count() const { return sockets * cores * threads; }
   };

@@ -30,6 +30,7 @@
 #include "launcher/guardian/detach.hpp"
 #include "launcher/guardian/host_changes.hpp"
 #include "launcher/guardian/image_head.hpp"
+#include "launcher/guardian/interrupts.hpp"
 #include "launcher/guardian/plan_file.hpp"
 #include "launcher/guardian/protocol.hpp"
 #include "launcher/guardian/threads.hpp"
@@ -150,6 +151,8 @@ class Guardian {
         schedule(*threads);
       } else if (std::holds_alternative<Started>(request)) {
         note_start();
+      } else if (std::holds_alternative<PlaceInterrupts>(request)) {
+        place_device_interrupts();
       } else if (const auto* phase = std::get_if<FilterPhase>(&request)) {
         change_phase(*phase);
       } else if (std::holds_alternative<UsbChanged>(request)) {
@@ -424,11 +427,19 @@ class Guardian {
     keep_capabilities();
   }
 
-  [[nodiscard]] bool has_cgroup() const {
-    const std::string kind = steps::make_cgroup(plan_.name)->kind();
+  /// One of its kind, whatever its parameters.
+  [[nodiscard]] bool has(const steps::Step& example) const {
     return std::any_of(plan_.steps.begin(), plan_.steps.end(), [&](const steps::Step& step) {
-      return step->kind() == kind;
+      return step->kind() == std::string(example->kind());
     });
+  }
+  [[nodiscard]] bool has_cgroup() const { return has(steps::make_cgroup(plan_.name)); }
+
+  /// Of the vCPUs alone; "" for none.
+  [[nodiscard]] std::string vcpu_cgroup() const {
+    return has(steps::isolate_cpus(plan_.name, {}))
+               ? steps::cgroup_of(changes_.host(), plan_.name) + "/" + steps::kVcpuCgroup
+               : "";
   }
 
   void start_qemu(const std::function<void(pid_t)>& born) {
@@ -552,7 +563,18 @@ class Guardian {
       throw ProtocolError("threads that the plan does not place");
     }
     if (qemu_) {
-      place_threads(qemu_->pid, plan_.placement, request.vcpus, request.realtime);
+      place_threads(qemu_->pid, plan_.placement, request.vcpus, request.realtime, vcpu_cgroup());
+    }
+    reply(status());
+  }
+
+  void place_device_interrupts() {
+    if (!started_ || !dev_ || !plan_.placement.pinned() || !has(steps::clear_masks({}))) {
+      throw ProtocolError("interrupts that the plan does not place");
+    }
+    if (qemu_) {
+      const auto& devices = plan_.qemu.dev->devices;
+      place_interrupts(changes_.host(), {devices.begin(), devices.end()}, plan_.placement.vcpus);
     }
     reply(status());
   }

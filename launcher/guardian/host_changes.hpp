@@ -43,6 +43,7 @@ class HostChanges {
   [[nodiscard]] steps::Undone undo();
 
   [[nodiscard]] const steps::Host& host() const { return host_; }
+  [[nodiscard]] steps::Host& host() { return host_; }
 
  private:
   void change(const steps::Step& step, const steps::Context& context);

@@ -374,6 +374,9 @@ Request decode_known(const std::string& what, Fields& fields) {
   if (what == "started") {
     return Started{};
   }
+  if (what == "place-interrupts") {
+    return PlaceInterrupts{};
+  }
   if (what == "stop") {
     return Stop{};
   }
@@ -534,6 +537,9 @@ std::string encode(const Request& request) {
           },
           [](const Started&) {
             return Json{{"do", "started"}};
+          },
+          [](const PlaceInterrupts&) {
+            return Json{{"do", "place-interrupts"}};
           },
           [](const Stop&) {
             return Json{{"do", "stop"}};

@@ -62,6 +62,10 @@ struct Schedule {
 /// QEMU answers, and the guest has not run yet. Answered with StatusReply.
 struct Started {};
 
+/// The interrupts of the guest's devices, as far as it has asked for them, go to its CPUs. Only
+/// after Started, for a plan that keeps others off them. Answered with StatusReply.
+struct PlaceInterrupts {};
+
 /// A step that waits gives up. Answered with StatusReply, after the step.
 struct Stop {};
 
@@ -95,6 +99,7 @@ using Request = std::variant<Begin,
                              Spawn,
                              Schedule,
                              Started,
+                             PlaceInterrupts,
                              Stop,
                              FilterPhase,
                              UsbChanged,

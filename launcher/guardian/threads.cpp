@@ -5,15 +5,17 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
-#include <fstream>
+#include <cstdlib>
 #include <functional>
-#include <optional>
 #include <set>
 #include <string>
+#include <system_error>
 
+#include "base/affinity.hpp"
 #include "base/errors.hpp"
+#include "base/file.hpp"
+#include "base/process_stat.hpp"
 #include "base/text.hpp"
 #include "base/tree.hpp"
 #include "launcher/exit_code.hpp"
@@ -29,41 +31,6 @@ using base::CpuSet;
   throw Failure(ExitCode::qemu_did_not_start, "Cannot place QEMU's threads: " + what);
 }
 
-/// A set of CPUs in the kernel's form: as long as there may be numbers.
-class Mask {
- public:
-  Mask() : set_(CPU_ALLOC(kMost)) { CPU_ZERO_S(kSize, set_); }
-  explicit Mask(const CpuSet& cpus) : Mask() {
-    for (const unsigned cpu : cpus) {
-      CPU_SET_S(cpu, kSize, set_);
-    }
-  }
-  Mask(const Mask&) = delete;
-  Mask& operator=(const Mask&) = delete;
-  ~Mask() { CPU_FREE(set_); }
-
-  [[nodiscard]] int give(pid_t thread) const { return ::sched_setaffinity(thread, kSize, set_); }
-
-  [[nodiscard]] static CpuSet of(pid_t thread) {
-    const Mask mask;
-    CpuSet cpus;
-    if (::sched_getaffinity(thread, kSize, mask.set_) == 0) {
-      for (unsigned cpu = 0; cpu < kMost; ++cpu) {
-        if (CPU_ISSET_S(cpu, kSize, mask.set_)) {
-          cpus.insert(cpu);
-        }
-      }
-    }
-    return cpus;
-  }
-
- private:
-  static constexpr unsigned kMost = 8192;  // as parse_cpu_set's
-  static constexpr std::size_t kSize = CPU_ALLOC_SIZE(kMost);
-
-  cpu_set_t* set_;
-};
-
 /// The threads of a process that the caller has not reaped: the number stays its own.
 class Process {
  public:
@@ -71,6 +38,11 @@ class Process {
 
   [[nodiscard]] bool has(pid_t thread) const {
     return ::access((folder_ + "/" + std::to_string(thread)).c_str(), F_OK) == 0;
+  }
+
+  /// "" for one that is gone.
+  [[nodiscard]] std::string cgroup_of(pid_t thread) const {
+    return base::Tree("").read(folder_ + "/" + std::to_string(thread) + "/cgroup").value_or("");
   }
 
   [[nodiscard]] std::vector<pid_t> threads() const {
@@ -99,8 +71,23 @@ void change(const Process& process, pid_t thread, const std::function<void()>& c
   }
 }
 
+/// The kernel refuses a thread of another process: its cgroup is of another domain.
+void move(pid_t thread, const std::string& group) {
+  if (group.empty()) {
+    return;
+  }
+  try {
+    const base::UniqueFd threads = base::open_file(group + "/cgroup.threads", O_WRONLY);
+    base::write_all(threads.get(), std::to_string(thread), group + "/cgroup.threads");
+  } catch (const std::system_error& error) {
+    refuse("thread " + std::to_string(thread) +
+           " cannot have the CPUs that were isolated for it: " + error.what() + "; type: cat " +
+           base::shell_quote(group + "/cgroup.type"));
+  }
+}
+
 void require_affinity(pid_t thread, const CpuSet& wanted) {
-  const CpuSet now = Mask::of(thread);
+  const CpuSet now = base::affinity_of(thread);
   if (now != wanted) {
     refuse("the kernel lets thread " + std::to_string(thread) + " run on the CPUs " +
            base::to_string(now) + " and not on " + base::to_string(wanted) +
@@ -109,9 +96,9 @@ void require_affinity(pid_t thread, const CpuSet& wanted) {
 }
 
 void set_affinity(pid_t thread, const CpuSet& cpus) {
-  if (Mask(cpus).give(thread) != 0) {
+  if (const int error = base::set_affinity(thread, cpus); error != 0) {
     refuse("the kernel does not let thread " + std::to_string(thread) + " run on the CPUs " +
-           base::to_string(cpus) + ": " + base::error_text(errno));
+           base::to_string(cpus) + ": " + base::error_text(error));
   }
   require_affinity(thread, cpus);
 }
@@ -171,21 +158,34 @@ void set_policy(pid_t thread, config::Policy policy, unsigned priority) {
 void place_vcpus(const Process& process,
                  const plan::Placement& placement,
                  const std::vector<pid_t>& vcpus,
-                 bool realtime) {
+                 bool realtime,
+                 const std::string& group) {
   const config::Policy policy = realtime ? placement.policy : config::Policy::other;
   for (std::size_t i = 0; i < vcpus.size(); ++i) {
     change(process, vcpus[i], [&] {
+      move(vcpus[i], group);
       set_affinity(vcpus[i], placement.vcpus[i]);
       set_policy(vcpus[i], policy, realtime ? placement.priority : 0);
     });
   }
 }
 
+/// One that a vCPU's thread has started is in that one's cgroup: KVM has such
+/// (kvm-nx-lpage-recovery).
+void move_out(const Process& process, pid_t thread, const std::string& group) {
+  const std::string own = "/" + group.substr(group.rfind('/') + 1);
+  if (!group.empty() && process.cgroup_of(thread).ends_with(own)) {
+    move(thread, group.substr(0, group.rfind('/')));
+  }
+}
+
 /// New ones inherit from those that were placed before; so a look that finds only known ones is the
 /// last.
-void place_others(const Process& process, const CpuSet& cpus, const std::set<pid_t>& vcpus) {
+void place_others(const Process& process,
+                  const CpuSet& cpus,
+                  const std::set<pid_t>& vcpus,
+                  const std::string& group) {
   constexpr int kMostLooks = 100;
-  const Mask mask(cpus);
   std::set<pid_t> known = vcpus;
   bool found_new = true;
   for (int look = 0; found_new; ++look) {
@@ -198,68 +198,36 @@ void place_others(const Process& process, const CpuSet& cpus, const std::set<pid
         continue;
       }
       found_new = true;
-      if (mask.give(thread) != 0 && errno != ESRCH) {
+      move_out(process, thread, group);
+      const int error = base::set_affinity(thread, cpus);
+      if (error != 0 && error != ESRCH) {
         refuse("the kernel does not let thread " + std::to_string(thread) + " run on the CPUs " +
-               base::to_string(cpus) + ": " + base::error_text(errno));
+               base::to_string(cpus) + ": " + base::error_text(error));
       }
     }
   }
 }
 
-/// What /proc/PID/stat says that is needed here (proc(5)).
-struct Stat {
-  std::string name;
-  unsigned long flags = 0;
-  unsigned long long started = 0;  ///< in ticks since boot
-};
-
-std::optional<Stat> stat_of(pid_t pid) {
-  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
-  std::string line;
-  std::getline(file, line);
-  const std::size_t open = line.find('(');
-  const std::size_t close = line.rfind(')');
-  if (open == std::string::npos || close == std::string::npos || close + 2 > line.size()) {
-    return std::nullopt;
-  }
-  constexpr std::size_t kFlags = 6;  // fields after the name
-  constexpr std::size_t kStarted = 19;
-  const std::vector<std::string> fields = base::split(line.substr(close + 2), ' ');
-  if (fields.size() <= kStarted) {
-    return std::nullopt;
-  }
-  return Stat{line.substr(open + 1, close - open - 1),
-              base::parse_number<unsigned long>(fields[kFlags]).value_or(0),
-              base::parse_number<unsigned long long>(fields[kStarted]).value_or(0)};
-}
-
 /// The kernel's own threads for a QEMU: vhost's, KVM's. They have no power over where they run, and
 /// some are bound to a CPU: what cannot be moved stays.
 void place_kernel_threads(pid_t qemu, const CpuSet& cpus) {
-  constexpr unsigned long kKernelThread = 0x00200000;  // PF_KTHREAD, linux/sched.h
-  constexpr pid_t kParent = 2;                         // of all of them
+  const base::Tree tree("");
   const std::string number = std::to_string(qemu);
-  const std::optional<Stat> owner = stat_of(qemu);
-  std::ifstream file("/proc/2/task/2/children");
-  std::string line;
-  std::getline(file, line);
-  std::vector<std::string> children = base::split(line, ' ');
-  const std::optional<Stat> parent = stat_of(kParent);
-  if (!owner || !parent || (parent->flags & kKernelThread) == 0) {
+  const auto owner = base::stat_of(tree, number);
+  const auto parent = base::stat_of(tree, "2");
+  if (!owner || !parent || !parent->is_kernel_thread()) {
     return;  // another PID namespace, that has none of them
   }
-  const Mask mask(cpus);
+  const std::vector<std::string> children =
+      base::split(tree.read("/proc/2/task/2/children").value_or(""), ' ');
   // In the order of their starts; those from before QEMU are none of its.
   for (auto child = children.rbegin(); child != children.rend(); ++child) {
-    const auto pid = base::parse_number<unsigned>(*child);
-    const auto stat = pid ? stat_of(static_cast<pid_t>(*pid)) : std::nullopt;
+    const auto stat = base::stat_of(tree, *child);
     if (stat && stat->started < owner->started) {
       return;
     }
-    const bool is_ours = stat && (stat->flags & kKernelThread) != 0 &&
-                         (stat->name.ends_with("-" + number) || stat->name.ends_with("/" + number));
-    if (is_ours) {
-      static_cast<void>(mask.give(static_cast<pid_t>(*pid)));
+    if (stat && (stat->name.ends_with("-" + number) || stat->name.ends_with("/" + number))) {
+      static_cast<void>(base::set_affinity(std::atoi(child->c_str()), cpus));
     }
   }
 }
@@ -269,15 +237,16 @@ void place_kernel_threads(pid_t qemu, const CpuSet& cpus) {
 void place_threads(pid_t qemu,
                    const plan::Placement& placement,
                    const std::vector<pid_t>& vcpus,
-                   bool realtime) {
+                   bool realtime,
+                   const std::string& group) {
   const std::set<pid_t> distinct(vcpus.begin(), vcpus.end());
   if (vcpus.size() != placement.vcpus.size() || distinct.size() != vcpus.size()) {
     refuse("QEMU names " + std::to_string(distinct.size()) + " threads for " +
            std::to_string(placement.vcpus.size()) + " vCPUs");
   }
   const Process process(qemu);
-  place_vcpus(process, placement, vcpus, realtime);
-  place_others(process, placement.rest, distinct);
+  place_vcpus(process, placement, vcpus, realtime, group);
+  place_others(process, placement.rest, distinct, group);
   place_kernel_threads(qemu, placement.rest);
 }
 

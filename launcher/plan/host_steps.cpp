@@ -125,6 +125,40 @@ void add_memory_steps(const config::VmSpec::Memory& spec, Plan& plan) {
   }
 }
 
+/// After memory, since a CPU that is the guest's does not help to find it.
+void add_cpu_steps(const config::VmSpec& spec, const survey::Survey& survey, Plan& plan) {
+  const Placement& placement = plan.placement;
+  const base::CpuSet cpus = placement.guests();
+  const auto wants = [&](config::Isolation kind) { return spec.cpu.isolate.contains(kind); };
+  const bool partition = placement.exclusive == Exclusive::by_partition;
+  if (partition || placement.weight) {
+    plan.steps.push_back(steps::enable_controllers(survey.guardian_unit));
+  }
+  if (placement.weight) {
+    plan.steps.push_back(steps::weigh_cgroup(spec.name, *placement.weight));
+  }
+  if (partition) {
+    plan.steps.push_back(steps::isolate_cpus(spec.name, cpus));
+  }
+  if (wants(config::Isolation::interrupts)) {
+    plan.steps.push_back(steps::clear_masks(cpus));
+    plan.placement.interrupts = !plan.passthrough.slots.empty();
+  }
+  if (wants(config::Isolation::kernel)) {
+    plan.steps.push_back(steps::move_kernel_threads(cpus));
+    plan.steps.push_back(steps::set_tunable(steps::Tunable::statistics));
+  }
+  if (placement.lifts_throttling) {
+    plan.steps.push_back(steps::set_tunable(steps::Tunable::rt_throttling));
+  }
+  if (!spec.cpu.halt_polling) {
+    plan.steps.push_back(steps::set_tunable(steps::Tunable::halt_polling));
+  }
+  if (wants(config::Isolation::frequency)) {
+    plan.steps.push_back(steps::raise_frequency(cpus));
+  }
+}
+
 std::string lacks_node(const std::string& node) {
   return "Cannot open " + node + "; type: sudo chown $USER " + node + ", or: sudo vmlaunch …";
 }
@@ -138,6 +172,11 @@ void require_prepared(const config::VmSpec& spec, const survey::Survey& survey, 
       problems.push_back("Cannot set the module parameter " + name +
                          " without root; type: sudo vmlaunch …");
     }
+  }
+  if (!spec.cpu.isolate.empty() || !spec.cpu.halt_polling) {
+    problems.emplace_back(
+        "Cannot change for what the host uses its CPUs (cpu.isolate, cpu.halt_polling) without "
+        "root; type: sudo vmlaunch …");
   }
   for_each_endpoint(plan.passthrough, [&](const GroupMember& member) {
     if (member.verdict == Verdict::must_bind) {
@@ -203,10 +242,8 @@ void add_host_steps(const config::VmSpec& spec,
     for (const auto& [name, on] : spec.module_parameters) {
       plan.steps.push_back(steps::set_parameter(name, on));
     }
-    if (plan.placement.lifts_throttling) {
-      plan.steps.push_back(steps::set_tunable(steps::Tunable::rt_throttling));
-    }
     add_memory_steps(spec.memory, plan);
+    add_cpu_steps(spec, survey, plan);
     add_device_steps(spec, survey, plan);
   } else {
     require_prepared(spec, survey, plan);

@@ -14,7 +14,9 @@ namespace vmlaunch::launcher::plan {
 
 namespace {
 
+using base::common;
 using base::CpuSet;
+using base::without;
 using config::Pin;
 using config::Policy;
 using config::VmSpec;
@@ -25,18 +27,6 @@ using Unit = std::vector<unsigned>;
 
 /// What of a core becomes a unit.
 enum class Packing { threads_of_a_core, one_of_a_core, any };
-
-CpuSet common(const CpuSet& a, const CpuSet& b) {
-  CpuSet both;
-  std::set_intersection(a.begin(), a.end(), b.begin(), b.end(), std::inserter(both, both.begin()));
-  return both;
-}
-
-CpuSet without(const CpuSet& a, const CpuSet& b) {
-  CpuSet left;
-  std::set_difference(a.begin(), a.end(), b.begin(), b.end(), std::inserter(left, left.begin()));
-  return left;
-}
 
 const survey::Cpu& cpu_of(const survey::Cpus& cpus, unsigned number) {
   return *std::find_if(cpus.list.begin(), cpus.list.end(), [number](const survey::Cpu& cpu) {
@@ -70,6 +60,15 @@ auto rank(const Cluster& cluster, const std::set<unsigned>& nodes) {
   const std::uint64_t cache = cluster.cache ? cluster.cache->size.bytes : 0;
   const unsigned first = *cluster.cores.begin()->begin();
   return std::tuple(tier(cluster, nodes), ~cache, first == 0, first);
+}
+
+/// CPUs that running VMs keep for themselves.
+CpuSet had_by_others(const survey::Survey& survey) {
+  CpuSet had;
+  for (const auto& [cpu, by] : survey.cpus_had) {
+    had.insert(cpu);
+  }
+  return had;
 }
 
 /// A choice among the host's CPUs, by what is best for the guest.
@@ -167,20 +166,25 @@ std::vector<CpuSet> seats_of(const Unit& cpus) {
 }
 
 std::vector<CpuSet> choose_seats(const VmSpec::Cpu& spec,
-                                 const survey::Cpus& cpus,
+                                 const survey::Survey& survey,
                                  const std::set<unsigned>& nodes) {
-  const CpuSet online = survey::online_cpus(cpus);
+  const survey::Cpus& cpus = survey.host_cpus;
+  const CpuSet all = survey::online_cpus(cpus);
+  const CpuSet of_host = cpu_of(cpus, *all.begin()).siblings;
+  const CpuSet had = had_by_others(survey);
+  const CpuSet online = without(all, had);
   const CpuSet isolated = common(online, cpus.isolated);
-  const CpuSet of_host = cpu_of(cpus, *online.begin()).siblings;
   const Chooser chooser(spec, cpus, nodes);
   for (const CpuSet& usable : {isolated, without(online, of_host)}) {
     if (const Unit chosen = chooser.choose(usable); !chosen.empty()) {
       return seats_of(chosen);
     }
   }
-  refuse("this host has " + std::to_string(online.size()) + " CPUs, of which one core (" +
-         base::to_string(of_host) + ") is left to it, and the guest has " +
-         std::to_string(spec.count()) + "; give it fewer, or name CPUs in cpu.pin");
+  refuse("this host has " + std::to_string(all.size()) + " CPUs, of which one core (" +
+         base::to_string(of_host) + ") is left to it, " +
+         (had.empty() ? "" : "other VMs have " + base::to_string(had) + ", ") +
+         "and the guest has " + std::to_string(spec.count()) +
+         "; give it fewer, or name CPUs in cpu.pin");
 }
 
 /// Threads of a core after each other, as the guest's are numbered.
@@ -207,7 +211,8 @@ void require_online(const CpuSet& wanted, const CpuSet& online, const char* key)
 
 /// The host's CPUs that no vCPU has, nor the other threads of its cores; on the guest's nodes if
 /// there are such.
-CpuSet choose_rest(const CpuSet& guests, const survey::Cpus& cpus) {
+CpuSet choose_rest(const CpuSet& guests, const survey::Survey& survey) {
+  const survey::Cpus& cpus = survey.host_cpus;
   CpuSet online = survey::online_cpus(cpus);
   CpuSet near;
   for (const unsigned guest : guests) {
@@ -217,7 +222,8 @@ CpuSet choose_rest(const CpuSet& guests, const survey::Cpus& cpus) {
       }
     }
   }
-  const CpuSet free = without(without(online, guests), cpus.isolated);
+  const CpuSet free =
+      without(without(without(online, guests), cpus.isolated), had_by_others(survey));
   const CpuSet apart = without(free, cores_of(cpus, guests));
   for (const CpuSet& choice : {common(apart, near), apart, common(free, near), free}) {
     if (!choice.empty()) {
@@ -287,6 +293,12 @@ void warn_of_poor_map(const VmSpec::Cpu& spec,
     warnings.emplace_back(
         "the vCPUs are on performance and on efficient cores, and the guest takes all for the "
         "same");
+  }
+  const CpuSet beside = without(cores_of(cpus, placement.guests()), placement.guests());
+  if (!beside.empty() && !spec.isolate.empty()) {
+    warnings.push_back("the other threads of the guest's cores (" + base::to_string(beside) +
+                       ") stay the host's: what it does there slows the guest; cpu.threads gives "
+                       "them to the guest, too");
   }
   const CpuSet shared = common(placement.rest, placement.guests());
   if (!shared.empty()) {
@@ -359,13 +371,52 @@ void take_wanted(const config::Realtime& wanted,
   }
 }
 
+/// Throws Failure for what cannot be had.
+Exclusive choose_exclusive(const VmSpec::Cpu& spec,
+                           const survey::Survey& survey,
+                           bool privileged,
+                           const Placement& placement) {
+  const CpuSet guests = placement.guests();
+  if (without(guests, survey.host_cpus.isolated).empty()) {
+    return Exclusive::from_boot;
+  }
+  if (!spec.isolate.contains(config::Isolation::tasks)) {
+    return Exclusive::no;
+  }
+  const std::string cpus = base::to_string(guests);
+  const std::string verb = "Cannot keep the host's tasks off the CPUs " + cpus + ": ";
+  const std::string from_boot = "isolcpus=" + cpus + " on the kernel's command line";
+  if (!privileged) {
+    throw Failure(ExitCode::preflight,
+                  verb + "that takes root; type: sudo vmlaunch …, or put " + from_boot);
+  }
+  if (!survey.partitions) {
+    throw Failure(ExitCode::preflight,
+                  verb +
+                      "this kernel makes no isolated partition below a VM's cgroup (Linux 6.8 "
+                      "does); put " +
+                      from_boot);
+  }
+  if (!common(placement.rest, guests).empty()) {
+    throw Failure(ExitCode::preflight,
+                  verb +
+                      "nothing else of QEMU can run there, and cpu.emulator, or for want of "
+                      "others vmlaunch, gives it " +
+                      base::to_string(common(placement.rest, guests)) +
+                      "; leave the host a CPU, and name it in cpu.emulator");
+  }
+  return Exclusive::by_partition;
+}
+
 /// Real time is best where nobody else is, and worse than the usual elsewhere.
 void choose_policy(const VmSpec::Cpu& spec,
                    const survey::Survey& survey,
                    bool privileged,
                    Placement& placement,
                    std::vector<std::string>& warnings) {
-  const CpuSet shared = without(placement.guests(), survey.host_cpus.isolated);
+  const CpuSet shared = placement.exclusive == Exclusive::no
+                            ? without(placement.guests(), survey.host_cpus.isolated)
+                            : CpuSet();
   if (spec.realtime && spec.realtime->policy != Policy::other) {
     take_wanted(*spec.realtime, survey, shared, privileged, placement, warnings);
     return;
@@ -383,9 +434,33 @@ void choose_policy(const VmSpec::Cpu& spec,
         "real-time threads are stopped for a part of each second, as long as root "
         "does not change that (sched_rt_runtime_us)";
   } else {
-    set_policy(placement, usual, "the kernel keeps the host off these CPUs (isolcpus)");
+    set_policy(placement,
+               usual,
+               placement.exclusive == Exclusive::from_boot
+                   ? "the kernel keeps the host off these CPUs (isolcpus)"
+                   : "the host's tasks are kept off these CPUs");
     placement.lifts_throttling = survey.realtime.throttled;
   }
+}
+
+/// Where the host's tasks compete for the guest's CPUs, the guest comes first. Throws Failure for
+/// what cannot be had.
+std::optional<unsigned> choose_weight(const VmSpec::Cpu& spec,
+                                      const survey::Survey& survey,
+                                      bool privileged,
+                                      const Placement& placement) {
+  constexpr unsigned kLargest = 10000;
+  const bool can = privileged && survey.cpu_controllers;
+  if (spec.weight && !can) {
+    throw Failure(ExitCode::preflight,
+                  "Cannot give the VM's cgroup a CPU weight: that takes root and the cgroup2 "
+                  "controllers cpu and cpuset; type: cat /sys/fs/cgroup/cgroup.controllers");
+  }
+  if (spec.weight) {
+    return spec.weight;
+  }
+  return can && placement.pinned() && !placement.realtime() ? std::optional(kLargest)
+                                                            : std::nullopt;
 }
 
 /// Which vCPU is where, by cluster and core.
@@ -417,6 +492,9 @@ std::vector<std::string> draw(const Placement& placement, const survey::Cpus& cp
   lines.push_back("the vCPUs are scheduled as " + name_of(placement.policy) +
                   (placement.realtime() ? ", priority " + std::to_string(placement.priority) : "") +
                   (placement.from_start ? "" : ", once the guest runs") + ": " + placement.reason);
+  if (placement.weight) {
+    lines.push_back("the VM's cgroup has a CPU weight of " + std::to_string(*placement.weight));
+  }
   return lines;
 }
 
@@ -437,6 +515,7 @@ Placement choose_placement(const VmSpec::Cpu& spec,
                            std::vector<std::string>& warnings) {
   Placement placement;
   if (spec.pin.kind == Pin::Kind::none) {
+    placement.weight = choose_weight(spec, survey, privileged, placement);
     return placement;
   }
   const survey::Cpus& cpus = survey.host_cpus;
@@ -446,7 +525,7 @@ Placement choose_placement(const VmSpec::Cpu& spec,
   }
   const std::set<unsigned> nodes = nodes_near(passthrough, survey.pci);
   if (spec.pin.kind == Pin::Kind::automatic) {
-    placement.vcpus = choose_seats(spec, cpus, nodes);
+    placement.vcpus = choose_seats(spec, survey, nodes);
   } else {
     placement.vcpus = spec.pin.map;
     require_online(spec.pin.set, online, "cpu.pin");
@@ -455,10 +534,12 @@ Placement choose_placement(const VmSpec::Cpu& spec,
       placement.vcpus = pair_up(spec.pin.set, cpus);
     }
   }
-  placement.rest = spec.emulator.value_or(choose_rest(placement.guests(), cpus));
+  placement.rest = spec.emulator.value_or(choose_rest(placement.guests(), survey));
   require_online(placement.rest, online, "cpu.emulator");
   warn_of_poor_map(spec, placement, cpus, nodes, warnings);
+  placement.exclusive = choose_exclusive(spec, survey, privileged, placement);
   choose_policy(spec, survey, privileged, placement, warnings);
+  placement.weight = choose_weight(spec, survey, privileged, placement);
   placement.picture = draw(placement, cpus);
   return placement;
 }

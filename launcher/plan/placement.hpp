@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,9 @@
 
 namespace vmlaunch::launcher::plan {
 
+/// How the host's tasks are kept off the vCPUs' CPUs.
+enum class Exclusive { no, from_boot, by_partition };
+
 /// Where QEMU's threads run, and how they are scheduled.
 struct Placement {
   std::vector<base::CpuSet> vcpus;  ///< by the vCPUs' numbers; none: wherever the kernel likes
@@ -17,9 +21,13 @@ struct Placement {
   config::Policy policy = config::Policy::other;  ///< of the vCPUs
   unsigned priority = 0;                          ///< 0 for other
   bool from_start = true;                         ///< else once the guest runs
-  std::string reason;                             ///< for the policy; does not travel
-  std::vector<std::string> picture;               ///< lines; the same
-  bool lifts_throttling = false;                  ///< the same
+  // What follows does not travel: it is said, and done by steps.
+  std::string reason;  ///< for the policy
+  std::vector<std::string> picture;
+  Exclusive exclusive = Exclusive::no;
+  bool lifts_throttling = false;
+  bool interrupts = false;  ///< those of the guest's devices go to its CPUs, once they are there
+  std::optional<unsigned> weight;  ///< of the VM's cgroup
 
   [[nodiscard]] bool pinned() const { return !vcpus.empty(); }
   [[nodiscard]] bool realtime() const { return policy != config::Policy::other; }

@@ -132,7 +132,10 @@ config::VmSpec load_config(const OpenConfig& config) {
 
 Known find_known(bool guardian_unit) {
   const std::string locks = steps::find_state_folders().locks;
-  return {steps::reserved_devices(locks), steps::reserved_usb(locks), guardian_unit};
+  return {steps::reserved_devices(locks),
+          steps::reserved_usb(locks),
+          steps::reserved_cpus(locks),
+          guardian_unit};
 }
 
 Prepared prepare(config::VmSpec spec, const Identity& identity, Authority authority, Known known) {
@@ -140,6 +143,7 @@ Prepared prepare(config::VmSpec spec, const Identity& identity, Authority author
   survey::Survey survey = survey::look("", prepared.spec, identity.privileged);
   survey.had = std::move(known.had);
   survey.usb_had = std::move(known.usb_had);
+  survey.cpus_had = std::move(known.cpus_had);
   survey.guardian_unit = known.guardian_unit;
   prepared.plan = plan::make_plan(prepared.spec, survey, identity, authority);
   return prepared;

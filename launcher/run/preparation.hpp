@@ -38,6 +38,7 @@ struct Prepared {
 struct Known {
   std::map<base::PciAddress, std::string> had;     ///< devices of running VMs, from their locks
   std::map<config::UsbRule, std::string> usb_had;  ///< the same for rules about USB devices
+  std::map<unsigned, std::string> cpus_had;        ///< the same for CPUs
   bool guardian_unit = false;  ///< the guardian is a unit of systemd, or would be
 };
 

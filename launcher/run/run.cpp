@@ -239,6 +239,7 @@ class Run {
       co_await client_->execute("cont", nothing, plan().deadlines.reply);
       console_.say("running");
       hurry_threads();
+      look_after_guest();
     } catch (const qmp::Interrupted&) {
       // QEMU died of it, or was ended meanwhile: how it ended says which.
     } catch (const qmp::Error& error) {
@@ -318,6 +319,34 @@ class Run {
     if (plan().placement.realtime() && !realtime_) {
       realtime_ = true;
       guardian_.tell(guardian::Schedule{threads_, true});
+    }
+  }
+
+  /// The guest asks for its devices' interrupts when it finds them: soon, and after each reset.
+  /// From 30 s on nothing new comes, and nothing wakes us any more.
+  void look_after_guest() {
+    constexpr std::chrono::milliseconds kFirst{250};
+    if (plan().placement.pinned() && std::exchange(next_look_, kFirst).count() == 0) {
+      asio::co_spawn(io_, place_what_comes(), asio::detached);
+    }
+  }
+
+  asio::awaitable<void> place_what_comes() {
+    constexpr std::chrono::milliseconds kLast{30000};
+    while (next_look_.count() != 0 && !guardian_.qemu_exit() && !guardian_.gone() && !undoing_) {
+      const std::chrono::milliseconds pause = next_look_;
+      next_look_ = std::min(pause * 2, kLast);
+      asio::steady_timer timer(io_, pause);
+      co_await timer.async_wait(asio::use_awaitable);
+      if (!guardian_.qemu_exit() && !undoing_) {
+        guardian_.tell(guardian::Schedule{threads_, realtime_});
+        if (plan().placement.interrupts) {
+          guardian_.tell(guardian::PlaceInterrupts{});
+        }
+      }
+      if (pause == kLast && next_look_ == kLast) {
+        next_look_ = {};
+      }
     }
   }
 
@@ -450,6 +479,8 @@ class Run {
     } else if (event.name == "GUEST_PANICKED") {
       calm_threads();
       console_.warn("the guest panicked");
+    } else if (event.name == "RESET") {
+      look_after_guest();
     } else if (event.name == "WATCHDOG") {
       calm_threads();
     }
@@ -624,6 +655,7 @@ class Run {
   std::optional<guardian::CallRefused> fatal_call_;  ///< what QEMU was ended for
   std::vector<pid_t> threads_;                       ///< of the vCPUs, by their numbers
   bool realtime_ = false;                            ///< they have the plan's policy
+  std::chrono::milliseconds next_look_{0};           ///< for what has come; 0: there is none
   bool asked_ = false;                               ///< somebody asked for the end
   bool changing_ = false;                            ///< the guardian is at the plan's steps
   bool answers_ = false;

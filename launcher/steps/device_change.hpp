@@ -13,7 +13,7 @@ class DeviceChange : public Change {
   explicit DeviceChange(const base::PciAddress& device) : device_(device) {}
 
   std::string object() const override { return base::to_string(device_); }
-  std::string reserves() const override { return base::to_string(device_); }
+  std::vector<std::string> reserves() const override { return {base::to_string(device_)}; }
 
   void write(Json& json) const override { json["device"] = base::to_string(device_); }
   void check(const Host& host) const override { require_device(host, device_); }

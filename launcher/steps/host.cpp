@@ -18,6 +18,7 @@
 
 #include <climits>
 
+#include "base/affinity.hpp"
 #include "base/errors.hpp"
 #include "base/file.hpp"
 #include "base/packet.hpp"
@@ -180,6 +181,49 @@ void Host::write(const std::string& path, const std::string& value) {
   write_within(path, value, deadlines_.attribute);
 }
 
+std::vector<int> Host::write_each(const std::vector<std::pair<std::string, std::string>>& values) {
+  constexpr std::size_t kAtOnce = 256;  // a process may have four times as many descriptors
+  std::vector<int> errors;
+  for (std::size_t begin = 0; begin < values.size(); begin += kAtOnce) {
+    const std::size_t end = std::min(values.size(), begin + kAtOnce);
+    const std::string action = "write to " + tree_.path_of(values[begin].first) + " and others";
+    const std::string answers = told(action, [&](int answer) {
+      call_in_child(action, deadlines_.attribute, [&] {
+        std::vector<base::UniqueFd> files;
+        std::vector<int> kept = {answer};
+        std::vector<int> results;
+        for (std::size_t i = begin; i < end; ++i) {
+          files.push_back(tree_.open(values[i].first, O_WRONLY | O_NOFOLLOW));
+          results.push_back(files.back() ? 0 : errno);
+          if (files.back()) {
+            kept.push_back(files.back().get());
+          }
+        }
+        base::close_all_but(kept);
+        std::string lines;
+        for (std::size_t i = begin; i < end; ++i) {
+          const std::string line = values[i].second + "\n";
+          int& result = results[i - begin];
+          if (result == 0 && ::write(files[i - begin].get(), line.data(), line.size()) < 0) {
+            result = errno;
+          }
+          lines += std::to_string(result) + "\n";
+        }
+        return ::write(answer, lines.data(), lines.size()) < 0 ? errno : 0;
+      });
+    });
+    for (const std::string& line : base::split(answers, '\n')) {
+      if (const auto error = base::parse_number<unsigned>(line)) {
+        errors.push_back(static_cast<int>(*error));
+      }
+    }
+  }
+  if (errors.size() != values.size()) {
+    base::throw_errno(EIO, "write to " + std::to_string(values.size()) + " files of the kernel's");
+  }
+  return errors;
+}
+
 void Host::write_to_driver(const std::string& path, const std::string& value) {
   write_within(path, value, deadlines_.driver);
 }
@@ -262,6 +306,27 @@ void Host::start_unit(const std::string& name) {
     base::close_all_but({});
     systemd::start_unit(name);
   });
+}
+
+void Host::demand_controllers(const std::string& unit, const base::CpuSet& cpus) {
+  ask_systemd("ask for cgroup controllers of " + unit, deadlines_.systemd, [&] {
+    base::close_all_but({});
+    systemd::demand_controllers(unit, cpus);
+  });
+}
+
+std::vector<int> Host::set_affinity_each(
+    const std::vector<std::pair<pid_t, base::CpuSet>>& threads) {
+  std::vector<int> errors;
+  errors.reserve(threads.size());
+  for (const auto& [thread, cpus] : threads) {
+    errors.push_back(base::set_affinity(thread, cpus));
+  }
+  return errors;
+}
+
+base::CpuSet Host::affinity_of(pid_t thread) const {
+  return base::affinity_of(thread);
 }
 
 base::ExitStatus Host::run_program(const std::vector<std::string>& words) const {

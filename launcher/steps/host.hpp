@@ -2,8 +2,10 @@
 
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "base/cpu_set.hpp"
 #include "base/duration.hpp"
 #include "base/process.hpp"
 #include "base/tree.hpp"
@@ -55,6 +57,9 @@ class Host {
 
   /// Writes one value to an attribute.
   virtual void write(const std::string& path, const std::string& value);
+  /// Writes to each attribute, whatever becomes of the others: their errors (errno), 0 for none.
+  [[nodiscard]] virtual std::vector<int> write_each(
+      const std::vector<std::pair<std::string, std::string>>& values);
   /// The same where a driver's remove or probe runs before the write returns.
   virtual void write_to_driver(const std::string& path, const std::string& value);
 
@@ -83,6 +88,12 @@ class Host {
   [[nodiscard]] virtual systemd::Unit unit(const std::string& name) const;
   virtual void stop_unit(const std::string& name);
   virtual void start_unit(const std::string& name);
+  virtual void demand_controllers(const std::string& unit, const base::CpuSet& cpus);
+
+  /// Where threads may run: as base/affinity.hpp says.
+  [[nodiscard]] virtual base::CpuSet affinity_of(pid_t thread) const;
+  [[nodiscard]] virtual std::vector<int> set_affinity_each(
+      const std::vector<std::pair<pid_t, base::CpuSet>>& threads);
 
   /// Processes other than ours that have nodes of the device open or mapped.
   [[nodiscard]] virtual std::vector<Holder> holders(const base::PciAddress& device) const;

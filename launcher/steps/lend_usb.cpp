@@ -132,7 +132,9 @@ class LendUsb final : public Change {
   }
   std::string describe_undo() const override { return "back to its drivers"; }
   std::string object() const override { return "the USB device " + to_string(rule_); }
-  std::string reserves() const override { return std::string(kUsbLock) + to_string(rule_); }
+  std::vector<std::string> reserves() const override {
+    return {std::string(kUsbLock) + to_string(rule_)};
+  }
 
   /// Asked again right before: minutes may have passed since the survey.
   void check(const Host& host) const override {

@@ -23,16 +23,6 @@ std::string name_for(const std::string& vm) {
   return std::string(kPrefix) + vm;
 }
 
-std::string parent_of(const Host& host) {
-  const auto parent = survey::find_cgroup_parent(host.tree(), ::geteuid() == 0);
-  if (!parent) {
-    throw Failure(ExitCode::preflight,
-                  "Cannot make a cgroup: no cgroup2 is mounted that may be written; type: grep "
-                  "cgroup2 /proc/mounts");
-  }
-  return *parent;
-}
-
 /// Makes the VM's cgroup, in which QEMU is born: nothing of it can hide from its end.
 class MakeCgroup final : public Change {
  public:
@@ -130,8 +120,18 @@ std::string read_cgroup(Fields& fields, const char* key) {
   return path;
 }
 
+std::string cgroup_parent(const Host& host) {
+  const auto parent = survey::find_cgroup_parent(host.tree(), ::geteuid() == 0);
+  if (!parent) {
+    throw Failure(ExitCode::preflight,
+                  "Cannot make a cgroup: no cgroup2 is mounted that may be written; type: grep "
+                  "cgroup2 /proc/mounts");
+  }
+  return *parent;
+}
+
 std::string cgroup_of(const Host& host, const std::string& vm) {
-  return parent_of(host) + "/" + name_for(vm);
+  return cgroup_parent(host) + "/" + name_for(vm);
 }
 
 }  // namespace vmlaunch::launcher::steps

@@ -109,7 +109,7 @@ class RescanCard final : public Change {
   }
   std::string describe_undo() const override { return "found anew, if any is missing"; }
   std::string object() const override { return base::to_string(functions_.front()); }
-  std::string reserves() const override { return object(); }
+  std::vector<std::string> reserves() const override { return {object()}; }
 
   void check(const Host& host) const override {
     for (const base::PciAddress& function : functions_) {

@@ -3,6 +3,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/text.hpp"
 #include "launcher/steps/steps.hpp"
 
 namespace vmlaunch::launcher::steps {
@@ -40,6 +41,19 @@ std::map<config::UsbRule, std::string> reserved_usb(const std::string& folder) {
   return all;
 }
 
+std::map<unsigned, std::string> reserved_cpus(const std::string& folder) {
+  std::map<unsigned, std::string> all;
+  for (const auto& [name, by] : Lock::had_by_runs(folder)) {
+    const auto cpu = name.starts_with(kCpuLock)
+                         ? base::parse_number<unsigned>(name.substr(kCpuLock.size()))
+                         : std::nullopt;
+    if (cpu) {
+      all.emplace(*cpu, by);
+    }
+  }
+  return all;
+}
+
 void Reservations::take_all(const std::string& folder, const std::vector<Step>& steps) {
   const Lock turn = Lock::wait_for(folder, "other starts", vm_);
   for (const Step& step : steps) {
@@ -48,15 +62,16 @@ void Reservations::take_all(const std::string& folder, const std::vector<Step>& 
 }
 
 void Reservations::take(const std::string& folder, const Step& step) {
-  const std::string name = step->reserves();
-  if (name.empty() || locks_.contains(name)) {
-    return;
+  for (const std::string& name : step->reserves()) {
+    if (locks_.contains(name)) {
+      continue;
+    }
+    std::optional<Lock> lock = Lock::take(folder, name, purpose_, vm_);
+    if (!lock) {
+      refuse(folder, name);
+    }
+    locks_.emplace(name, std::move(*lock));
   }
-  std::optional<Lock> lock = Lock::take(folder, name, purpose_, vm_);
-  if (!lock) {
-    refuse(folder, name);
-  }
-  locks_.emplace(name, std::move(*lock));
 }
 
 void Reservations::take_turn(const std::string& folder,
@@ -69,9 +84,10 @@ void Reservations::take_turn(const std::string& folder,
 }
 
 void Reservations::require_free(const std::string& folder, const Step& step) {
-  const std::string name = step->reserves();
-  if (!name.empty() && Lock::holder(folder, name)) {
-    refuse(folder, name);
+  for (const std::string& name : step->reserves()) {
+    if (Lock::holder(folder, name)) {
+      refuse(folder, name);
+    }
   }
 }
 

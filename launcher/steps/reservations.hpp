@@ -19,6 +19,9 @@ namespace vmlaunch::launcher::steps {
 /// The same for the rules by which they have USB devices.
 [[nodiscard]] std::map<config::UsbRule, std::string> reserved_usb(const std::string& folder);
 
+/// The same for CPUs.
+[[nodiscard]] std::map<unsigned, std::string> reserved_cpus(const std::string& folder);
+
 /// What one run keeps from others for as long as this lives: a lock for each name that its steps
 /// reserve, and for a while one for what they take turns at.
 class Reservations {

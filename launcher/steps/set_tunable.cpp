@@ -27,6 +27,16 @@ constexpr Known kKnown[] = {
      survey::kThrottling,
      "-1",
      "let real-time threads have all of the time of their CPUs"},
+    {Tunable::statistics,
+     "statistics",
+     "/proc/sys/vm/stat_interval",
+     "120",
+     "let the kernel add up its memory statistics less often, which stops each CPU for a moment"},
+    {Tunable::halt_polling,
+     "halt-polling",
+     "/sys/module/kvm/parameters/halt_poll_ns",
+     "0",
+     "let KVM give a CPU back at once when its vCPU has nothing to do"},
 };
 
 const Known& known(Tunable which) {

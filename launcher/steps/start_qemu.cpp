@@ -11,6 +11,7 @@
 
 #include "base/errors.hpp"
 #include "base/process.hpp"
+#include "base/process_stat.hpp"
 #include "base/text.hpp"
 #include "base/unique_fd.hpp"
 #include "launcher/steps/steps.hpp"
@@ -21,16 +22,10 @@ namespace {
 
 using std::chrono::steady_clock;
 
-/// Together with its number a process has no other name for as long as the machine runs: when it
-/// was started, in clock ticks since the boot (proc(5), the 22nd field of stat). 0: there is none.
+/// 0: there is none.
 std::uint64_t start_of(const Host& host, pid_t pid) {
-  const auto stat = host.tree().read("/proc/" + std::to_string(pid) + "/stat");
-  if (!stat || stat->rfind(')') == std::string::npos) {
-    return 0;
-  }
-  const std::vector<std::string> fields = base::split(stat->substr(stat->rfind(')') + 1), ' ');
-  constexpr std::size_t kStart = 20;  // counted from the second field's end
-  return fields.size() > kStart ? base::parse_number<std::uint64_t>(fields[kStart]).value_or(0) : 0;
+  const auto stat = base::stat_of(host.tree(), std::to_string(pid));
+  return stat ? stat->started : 0;
 }
 
 [[noreturn]] void refuse_to_go_on(const std::string& who) {

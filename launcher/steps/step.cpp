@@ -12,6 +12,12 @@ namespace {
 std::vector<Step> all_kinds() {
   return {
       make_cgroup(""),
+      enable_controllers(false),
+      weigh_cgroup("", 0),
+      isolate_cpus("", {}),
+      clear_masks({}),
+      move_kernel_threads({}),
+      raise_frequency({}),
       set_parameter("", false),
       set_tunable(Tunable::rt_throttling),
       fill_pool({}),

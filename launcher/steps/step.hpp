@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "launcher/steps/context.hpp"
 #include "launcher/steps/host.hpp"
@@ -37,8 +38,8 @@ class Change {
   /// What it changes; once a call about it is stuck, nothing else touches it.
   [[nodiscard]] virtual std::string object() const = 0;
 
-  /// What no two VMs may have at once, as the name of a lock; "" for nothing of that kind.
-  [[nodiscard]] virtual std::string reserves() const { return ""; }
+  /// What no two VMs may have at once, as names of locks.
+  [[nodiscard]] virtual std::vector<std::string> reserves() const { return {}; }
 
   /// What only one VM may do at a time, from this step until its QEMU has started, as the name of a
   /// lock that the others wait for; "" for nothing of that kind.

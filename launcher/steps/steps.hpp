@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/byte_size.hpp"
+#include "base/cpu_set.hpp"
 #include "base/duration.hpp"
 #include "base/pci_address.hpp"
 #include "launcher/config/usb_rule.hpp"
@@ -43,9 +44,18 @@ struct PoolSize {
 };
 
 [[nodiscard]] Step make_cgroup(std::string vm, bool in_unit = false);
+[[nodiscard]] Step enable_controllers(bool in_unit);
+/// Of 1 to 10000; 100 is what other cgroups have.
+[[nodiscard]] Step weigh_cgroup(std::string vm, unsigned weight);
+/// In the VM's cgroup, for the threads of its vCPUs.
+constexpr const char* kVcpuCgroup = "vcpus";
+[[nodiscard]] Step isolate_cpus(std::string vm, base::CpuSet cpus);
+[[nodiscard]] Step clear_masks(base::CpuSet cpus);
+[[nodiscard]] Step move_kernel_threads(base::CpuSet cpus);
+[[nodiscard]] Step raise_frequency(base::CpuSet cpus);
 [[nodiscard]] Step set_parameter(std::string name, bool on);
 /// A value of the kernel's, for the whole host.
-enum class Tunable { rt_throttling };
+enum class Tunable { rt_throttling, statistics, halt_polling };
 [[nodiscard]] Step set_tunable(Tunable which);
 [[nodiscard]] Step fill_pool(const PoolSize& size);
 [[nodiscard]] Step load_driver(std::string driver);
@@ -77,6 +87,17 @@ constexpr std::string_view kUsbDeviceLock = "usb device ";
 /// The name of the link that is made for a NIC. At most 15 characters, as the kernel has it: begins
 /// like the VM's, and differs as that does.
 [[nodiscard]] std::string own_link_name(const std::string& vm, unsigned nic);
+
+/// What is reserved of CPUs begins so; the number follows.
+constexpr std::string_view kCpuLock = "cpu ";
+[[nodiscard]] std::vector<std::string> names_of_cpus(const base::CpuSet& cpus);
+[[nodiscard]] base::CpuSet online_cpus(const Host& host);
+/// At least one. Throws FormError.
+[[nodiscard]] base::CpuSet read_cpus(Fields& fields, const char* key);
+
+/// The cgroup that make_cgroup makes a VM's in. Throws Failure (preflight) where cgroup2 cannot be
+/// used.
+[[nodiscard]] std::string cgroup_parent(const Host& host);
 
 /// Where make_cgroup makes the cgroup of a VM. Throws Failure (preflight) where cgroup2 cannot be
 /// used.

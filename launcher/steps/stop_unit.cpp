@@ -58,7 +58,7 @@ class StopUnit final : public Change {
   }
   std::string object() const override { return unit_; }
   // No VM's name has a colon.
-  std::string reserves() const override { return "unit:" + unit_; }
+  std::vector<std::string> reserves() const override { return {"unit:" + unit_}; }
 
   void check(const Host& host) const override { static_cast<void>(look(host)); }
 

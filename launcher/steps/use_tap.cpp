@@ -24,7 +24,7 @@ class UseTap final : public NicChange {
   }
   std::string describe_undo() const override { return "closed"; }
   std::string object() const override { return link(); }
-  std::string reserves() const override { return "tap:" + link(); }
+  std::vector<std::string> reserves() const override { return {"tap:" + link()}; }
 
   void check(const Host& host) const override {
     require_tun(host);

@@ -4,6 +4,8 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "base/text.hpp"
 
 namespace vmlaunch::launcher::survey {
@@ -41,6 +43,13 @@ std::optional<std::string> path_in(const base::Tree& tree, std::string_view cont
   return std::nullopt;
 }
 
+/// The caller's own, but for a guardian that has made room.
+std::string place_of_caller(const base::Tree& tree) {
+  const std::string own = path_in(tree, "").value_or("");
+  const std::string below = std::string("/") + kGuardianCgroup;
+  return own.ends_with(below) ? own.substr(0, own.size() - below.size()) : own;
+}
+
 /// What systemd writes on a cgroup that it leaves to who lives there: for all to read, and for root
 /// alone before it could do that.
 bool is_delegated(const base::Tree& tree, const std::string& folder) {
@@ -71,7 +80,7 @@ std::optional<std::string> find_cgroup_parent(const base::Tree& tree, bool privi
     return std::nullopt;
   }
   const bool is_own = !privileged || has_systemd(tree);
-  const std::string parent = is_own ? *mount + path_in(tree, "").value_or("") : *mount;
+  const std::string parent = is_own ? *mount + place_of_caller(tree) : *mount;
   if (privileged && is_own && !is_delegated(tree, parent)) {
     return std::nullopt;
   }
@@ -85,6 +94,20 @@ std::optional<std::string> find_cgroup_parent(const base::Tree& tree, bool privi
     }
   }
   return parent;
+}
+
+CpuControl look_at_cpu_control(const base::Tree& tree) {
+  const auto mount = find_mount(tree);
+  if (!mount) {
+    return {};
+  }
+  const std::vector<std::string> all =
+      words_of(tree.read(*mount + "/cgroup.controllers").value_or(""));
+  const auto has = [&](const char* name) {
+    return std::find(all.begin(), all.end(), name) != all.end();
+  };
+  return {has("cpu") && has("cpuset"),
+          has("cpuset") && tree.exists(*mount + "/cpuset.cpus.isolated")};
 }
 
 std::optional<Cgroup> look_at_cgroup(Reader& reader, bool privileged) {

@@ -9,6 +9,9 @@
 
 namespace vmlaunch::launcher::survey {
 
+/// Where the guardian is below its unit's cgroup, once that gives controllers on.
+constexpr const char* kGuardianCgroup = "guardian";
+
 /// Whether systemd is the first process (sd_booted(3)), which has the tree of cgroups then.
 [[nodiscard]] bool has_systemd(const base::Tree& tree);
 
@@ -22,6 +25,14 @@ namespace vmlaunch::launcher::survey {
 /// (https://systemd.io/CGROUP_DELEGATION). Nothing where there is no such folder.
 [[nodiscard]] std::optional<std::string> find_cgroup_parent(const base::Tree& tree,
                                                             bool privileged);
+
+/// What the root of cgroup2 has for CPUs.
+struct CpuControl {
+  bool controllers = false;  ///< "cpu" and "cpuset"
+  bool partitions = false;   ///< isolated ones wherever in the tree (Linux 6.8)
+};
+
+[[nodiscard]] CpuControl look_at_cpu_control(const base::Tree& tree);
 
 /// What cgroup2 offers.
 struct Cgroup {

@@ -67,10 +67,13 @@ void look_at_resources(const base::Tree& tree, const config::VmSpec& spec, Surve
     Reader reader(tree);
     survey.nodes = look_at_nodes(reader);
   }
-  if (spec.cpu.pin.kind != config::Pin::Kind::none) {
+  if (spec.cpu.pin.kind != config::Pin::Kind::none || spec.cpu.weight) {
     Reader reader(tree);
     survey.host_cpus = look_at_cpus(reader);
     survey.realtime = look_at_realtime(tree);
+    const CpuControl control = look_at_cpu_control(tree);
+    survey.cpu_controllers = control.controllers;
+    survey.partitions = control.partitions;
   }
   cpu_set_t cpus;
   if (::sched_getaffinity(0, sizeof cpus, &cpus) == 0) {

@@ -94,6 +94,9 @@ struct Survey {
   unsigned cpus = 1;                  ///< how many the caller may use
   Cpus host_cpus;                     ///< looked at only for a VM whose vCPUs have CPUs of theirs
   RealtimeLimits realtime;            ///< the same
+  bool cpu_controllers = false;       ///< a VM's cgroup of root's can have a weight, and CPUs
+  bool partitions = false;            ///< and an isolated partition of them
+  std::map<unsigned, std::string> cpus_had;  ///< as `had`, for CPUs
   std::map<std::string, bool>
       parameters;                   ///< those of the config's module parameters that are there
   std::uint64_t memlock_limit = 0;  ///< what the caller may let QEMU lock in memory, in bytes

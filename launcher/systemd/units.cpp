@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <vector>
 
 #include "launcher/systemd/bus.hpp"
 
@@ -114,6 +115,32 @@ void start_unit(const std::string& name) {
                                        "s",
                                        name.c_str()));
   order("StartUnit", name);
+}
+
+void demand_controllers(const std::string& unit, const base::CpuSet& cpus) {
+  constexpr std::uint64_t kWeight = 10000;  // the largest: a guest's CPUs are its own
+  const std::string action = "set the properties of " + unit;
+  const Bus bus = open_bus();
+  sd_bus_message* raw = nullptr;
+  require(sd_bus_message_new_method_call(
+              bus.get(), &raw, kService, kManagerPath, kManager, "SetUnitProperties"),
+          action);
+  const Message call(raw, sd_bus_message_unref);
+  std::vector<std::uint8_t> bits(*cpus.rbegin() / 8 + 1);
+  for (const unsigned cpu : cpus) {
+    bits[cpu / 8] = static_cast<std::uint8_t>(bits[cpu / 8] | 1U << cpu % 8);
+  }
+  require(sd_bus_message_append(raw, "sb", unit.c_str(), 1), action);
+  require(sd_bus_message_open_container(raw, 'a', "(sv)"), action);
+  require(sd_bus_message_append(raw, "(sv)", "CPUWeight", "t", kWeight), action);
+  require(sd_bus_message_open_container(raw, 'r', "sv"), action);
+  require(sd_bus_message_append(raw, "s", "AllowedCPUs"), action);
+  require(sd_bus_message_open_container(raw, 'v', "ay"), action);
+  require(sd_bus_message_append_array(raw, 'y', bits.data(), bits.size()), action);
+  for (int container = 0; container < 3; ++container) {
+    require(sd_bus_message_close_container(raw), action);
+  }
+  require(sd_bus_call(bus.get(), raw, 0, nullptr, nullptr), action);
 }
 
 }  // namespace vmlaunch::launcher::systemd

@@ -2,6 +2,8 @@
 
 #include <string>
 
+#include "base/cpu_set.hpp"
+
 namespace vmlaunch::launcher::systemd {
 
 /// A unit as systemd shows it.
@@ -26,5 +28,10 @@ struct Unit {
 /// These return once systemd has taken the job. To start also forgets how often it has failed.
 void stop_unit(const std::string& name);
 void start_unit(const std::string& name);
+
+/// Has systemd turn on the controllers "cpu" and "cpuset" for a unit's cgroup, for as long as the
+/// unit is there: it does so for who has a weight, and CPUs that it may use. May take effect
+/// later.
+void demand_controllers(const std::string& unit, const base::CpuSet& cpus);
 
 }  // namespace vmlaunch::launcher::systemd

@@ -1,6 +1,7 @@
 #include "tests/support/fake_kernel.hpp"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -106,8 +107,59 @@ void FakeKernel::write(const std::string& path, const std::string& value) {
             ? tree_.device(address_of(path)) +
                   path.substr(std::string(kDevices).size() + address_of(path).size())
             : path;
-    tree_.write(real, (value.empty() ? "(null)" : value) + "\n");
+    if (path.ends_with("/cgroup.subtree_control")) {
+      turn_controllers(path, value);
+    } else {
+      tree_.write(real, (value.empty() && real != path ? "(null)" : value) + "\n");
+    }
   });
+}
+
+/// "+cpu -cpuset"
+void FakeKernel::turn_controllers(const std::string& path, const std::string& words) {
+  std::vector<std::string> on = base::split(tree().read(path).value_or(""), ' ');
+  std::erase(on, "");
+  for (const std::string& word : base::split(words, ' ')) {
+    std::erase(on, word.substr(1));
+    if (word.starts_with('+')) {
+      on.push_back(word.substr(1));
+    }
+  }
+  std::sort(on.begin(), on.end());
+  tree_.write(path, base::join(on, " ") + "\n");
+}
+
+std::vector<int> FakeKernel::write_each(
+    const std::vector<std::pair<std::string, std::string>>& values) {
+  std::vector<int> errors;
+  for (const auto& [path, value] : values) {
+    const auto file = tree().status(path);
+    errors.push_back(!file ? ENOENT : (file->st_mode & S_IWUSR) == 0 ? EIO : 0);
+    if (errors.back() == 0) {
+      write(path, value);
+    }
+  }
+  return errors;
+}
+
+void FakeKernel::demand_controllers(const std::string& unit, const base::CpuSet& /*cpus*/) {
+  meet([&] { tree_.write("/sys/fs/cgroup/" + unit + "/cgroup.controllers", "cpu cpuset\n"); });
+}
+
+/// Kept in the tree, so that a difference is seen.
+base::CpuSet FakeKernel::affinity_of(pid_t thread) const {
+  const auto text = tree().read("/affinity/" + std::to_string(thread));
+  return base::parse_cpu_set(text.value_or("")).value_or(base::CpuSet());
+}
+
+std::vector<int> FakeKernel::set_affinity_each(
+    const std::vector<std::pair<pid_t, base::CpuSet>>& threads) {
+  for (const auto& [thread, cpus] : threads) {
+    meet([&, number = thread, &wanted = cpus] {
+      tree_.write("/affinity/" + std::to_string(number), base::to_string(wanted) + "\n");
+    });
+  }
+  return std::vector<int>(threads.size());
 }
 
 void FakeKernel::write_on_node(const std::string& path, const std::string& value, unsigned node) {
@@ -244,6 +296,8 @@ void FakeKernel::make_folder(const std::string& path) {
   meet([&] {
     tree_.write(path + "/cgroup.events", "populated 0\nfrozen 0\n");
     tree_.write(path + "/cgroup.procs", "");
+    tree_.write(path + "/cgroup.subtree_control", "\n");
+    tree_.write(path + "/cpuset.cpus.exclusive", "\n");
   });
 }
 
@@ -322,11 +376,47 @@ void add_desktop(PciTree& tree, const std::string& gpu) {
             "../../drivers/simple-framebuffer");
 }
 
+/// Four CPUs, what the kernel keeps about them, an interrupt, and a thread of its own.
+void add_processors(PciTree& tree) {
+  const std::string cpus = "/sys/devices/system/cpu";
+  tree.write(cpus + "/online", "0-3\n");
+  for (const unsigned cpu : {0U, 1U, 2U, 3U}) {
+    const std::string folder = cpus + "/cpu" + std::to_string(cpu);
+    tree.write(folder + "/topology/thread_siblings_list", std::to_string(cpu) + "\n");
+    tree.write(folder + "/cpufreq/scaling_governor", "schedutil\n");
+    tree.write(folder + "/cpufreq/energy_performance_preference", "balance_power\n");
+  }
+  tree.write("/proc/sys/kernel/sched_rt_runtime_us", "950000\n");
+  tree.write("/proc/sys/kernel/watchdog_cpumask", "0-3\n");
+  tree.write("/proc/sys/vm/stat_interval", "1\n");
+  tree.write("/sys/devices/virtual/workqueue/cpumask", "f\n");
+  tree.write("/sys/devices/virtual/workqueue/writeback/cpumask", "f\n");
+  tree.write("/proc/irq/default_smp_affinity", "f\n");
+  tree.write("/proc/irq/24/smp_affinity_list", "0-3\n");
+  tree.folder("/proc/irq/24/nvme0q0");
+  tree.write("/proc/irq/25/smp_affinity_list", "0-3\n");  // nobody's
+  tree.write("/proc/irq/26/smp_affinity_list", "2\n");
+  tree.folder("/proc/irq/26/enp3s0");
+  tree.write("/proc/2/task/2/children", "17 18 ");
+  for (const auto& [pid, flags] : {std::pair("17", "2129984"), std::pair("18", "69238848")}) {
+    tree.write(
+        std::string("/proc/") + pid + "/stat",
+        std::string(pid) + " (rcuo/2) S 2 0 0 0 -1 " + flags +
+            " 0 0 0 0 0 0 0 0 20 0 1 0 33 0 0 18446744073709551615 0 0 0 0 0 0 0 2147483647 0 "
+            "0 0 0 17 2 0 0 0 0 0\n");
+    tree.write(std::string("/affinity/") + pid, "0-3\n");
+  }
+}
+
 void add_system(PciTree& tree) {
   tree.write("/proc/self/mountinfo",
              "31 23 0:28 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw\n");
   tree.write("/proc/self/cgroup", "0::/\n");
   tree.write("/sys/fs/cgroup/cgroup.procs", "");
+  tree.write("/sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory pids\n");
+  tree.write("/sys/fs/cgroup/cgroup.subtree_control", "memory\n");
+  tree.write("/sys/fs/cgroup/cpuset.cpus.isolated", "\n");
+  add_processors(tree);
   tree.folder("/lib/modules");
   tree.folder("/dev/vfio");
   for (const unsigned node : {0U, 1U}) {
@@ -337,6 +427,7 @@ void add_system(PciTree& tree) {
     write_pool(tree, node, {0, 0, 0});
   }
   tree.write("/sys/module/kvm/parameters/ignore_msrs", "N\n");
+  tree.write("/sys/module/kvm/parameters/halt_poll_ns", "200000\n");
   tree.write("/sys/module/kvm/parameters/report_ignored_msrs", "Y\n");
   tree.write("/dev/net/tun", "");
   tree.write("/dev/vhost-net", "");

@@ -55,6 +55,9 @@ class FakeKernel : public launcher::steps::Host {
 
   [[nodiscard]] std::string read_locked(const std::string& path) const override;
   void write(const std::string& path, const std::string& value) override;
+  /// A child that makes all of them: what fails one of them fails what is asked.
+  std::vector<int> write_each(
+      const std::vector<std::pair<std::string, std::string>>& values) override;
   void write_to_driver(const std::string& path, const std::string& value) override;
   void write_on_node(const std::string& path, const std::string& value, unsigned node) override;
   void sync() override;
@@ -72,6 +75,10 @@ class FakeKernel : public launcher::steps::Host {
   [[nodiscard]] launcher::systemd::Unit unit(const std::string& name) const override;
   void stop_unit(const std::string& name) override;
   void start_unit(const std::string& name) override;
+  void demand_controllers(const std::string& unit, const base::CpuSet& cpus) override;
+  [[nodiscard]] base::CpuSet affinity_of(pid_t thread) const override;
+  std::vector<int> set_affinity_each(
+      const std::vector<std::pair<pid_t, base::CpuSet>>& threads) override;
   [[nodiscard]] std::vector<launcher::steps::Holder> holders(
       const base::PciAddress& device) const override;
 
@@ -90,6 +97,7 @@ class FakeKernel : public launcher::steps::Host {
   void probe_usb(const std::string& interface);
   void bind_platform(const std::string& attribute, const std::string& device);
   void set_pool(unsigned node, int persistent);
+  void turn_controllers(const std::string& path, const std::string& words);
 
   /// Memory of a node in huge pages.
   struct Memory {

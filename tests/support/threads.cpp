@@ -44,18 +44,6 @@ std::string to_string(const Thread& thread) {
          ", " + policy_name(thread.policy) + " " + std::to_string(thread.priority);
 }
 
-base::CpuSet affinity_of(pid_t thread) {
-  cpu_set_t mask;
-  base::check(::sched_getaffinity(thread, sizeof mask, &mask), "ask for the affinity");
-  base::CpuSet cpus;
-  for (unsigned cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (CPU_ISSET(cpu, &mask)) {
-      cpus.insert(cpu);
-    }
-  }
-  return cpus;
-}
-
 std::vector<Thread> threads_of(pid_t pid) {
   std::vector<pid_t> numbers;
   for (const auto& entry :

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "base/cpu_set.hpp"
+#include "base/affinity.hpp"
 
 namespace vmlaunch::tests {
 
@@ -29,7 +29,6 @@ struct Thread {
 /// The kernel's own threads of which the name ends so.
 [[nodiscard]] std::vector<Thread> kernel_threads_of(const std::string& ending);
 
-/// The CPUs that a thread may run on.
-[[nodiscard]] base::CpuSet affinity_of(pid_t thread);
+using base::affinity_of;
 
 }  // namespace vmlaunch::tests

@@ -33,7 +33,8 @@ const char* const kEverything = R"({
   "accel": "tcg",
   "cpu": { "model": "max,-vmx", "sockets": 2, "cores": 3, "threads": 4,
            "hide_hypervisor": true, "hyperv": true, "pin": "1-3,008-28", "emulator": "0",
-           "realtime": { "policy": "fifo", "priority": 2, "from": "started", "force": true } },
+           "realtime": { "policy": "fifo", "priority": 2, "from": "started", "force": true },
+           "isolate": ["frequency", "tasks"], "weight": 10000, "halt_polling": false },
   "memory": { "size": "3072M" },
   "kernel": "boot/vmlinuz",
   "initrd": "boot/../initrd",
@@ -71,7 +72,8 @@ TEST_CASE("config: an empty one is a whole VM by defaults", "[config]") {
     "machine": "q35",
     "accel": "auto",
     "cpu": { "sockets": 1, "cores": 1, "threads": 1, "hide_hypervisor": false, "hyperv": false,
-             "pin": "none", "realtime": "auto" },
+             "pin": "none", "realtime": "auto", "isolate": [], "weight": "auto",
+             "halt_polling": true },
     "memory": { "size": "1G", "locked": false },
     "module_parameters": {},
     "firmware": { "uefi": false },
@@ -100,7 +102,8 @@ TEST_CASE("config: every key arrives, with paths from the config's folder", "[co
     "cpu": { "model": "max,-vmx", "sockets": 2, "cores": 3, "threads": 4,
              "hide_hypervisor": true, "hyperv": { "vendor_id": "whatever" },
              "pin": "1-3,8-28", "emulator": "0",
-             "realtime": { "policy": "fifo", "priority": 2, "from": "started", "force": true } },
+             "realtime": { "policy": "fifo", "priority": 2, "from": "started", "force": true },
+             "isolate": ["tasks", "frequency"], "weight": 10000, "halt_polling": false },
     "memory": { "size": "3G", "locked": false },
     "module_parameters": {},
     "kernel": "/home/u/vms/boot/vmlinuz",
@@ -168,6 +171,9 @@ TEST_CASE("config: CPUs are a set, or an ordered map of CPUs and sets", "[config
   CHECK(cpu(R"({"pin": "7", "realtime": true})").at("realtime") ==
         Json{{"policy", "rr"}, {"priority", 1}, {"from", "start"}, {"force", false}});
   CHECK(cpu(R"({"realtime": "auto"})").at("realtime") == "auto");
+  CHECK(cpu(R"({"pin": "7", "isolate": true})").at("isolate") ==
+        Json({"tasks", "interrupts", "kernel", "frequency"}));
+  CHECK(cpu(R"({"pin": "7", "isolate": false})").at("isolate") == Json::array());
 }
 
 TEST_CASE("config: the screen is VGA's with a display and none without", "[config]") {

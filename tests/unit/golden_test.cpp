@@ -38,7 +38,9 @@ survey::Cpus sixteen_cores() {
   tests::add_two_die_desktop(tree);
   const base::Tree root = tree.tree();
   survey::Reader reader(root);
-  return survey::look_at_cpus(reader);
+  survey::Cpus cpus = survey::look_at_cpus(reader);
+  cpus.isolated.clear();
+  return cpus;
 }
 
 survey::Survey host(bool has_kvm, void (*add_devices)(tests::PciTree&) = add_a_laptop) {
@@ -55,6 +57,8 @@ survey::Survey host(bool has_kvm, void (*add_devices)(tests::PciTree&) = add_a_l
   survey.nodes = {memory_node()};
   survey.cpus = 4;
   survey.host_cpus = sixteen_cores();
+  survey.cpu_controllers = true;
+  survey.partitions = true;
   survey.uefi = {"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"};
   survey.block_devices = {"/dev/disk/by-id/nvme-EXAMPLE_SSD_1TB_S000000"};
   survey.sound_servers = {"/run/user/1000/pulse/native"};
@@ -93,7 +97,7 @@ std::vector<std::string> examples() {
 
 /// To take devices or memory from the host, and to make network links.
 bool needs_root(const config::VmSpec& spec) {
-  return !spec.pci.empty() || spec.memory.hugepages ||
+  return !spec.pci.empty() || spec.memory.hugepages || !spec.cpu.isolate.empty() ||
          std::any_of(spec.network.begin(), spec.network.end(), [](const auto& nic) {
            return nic.kind == config::NicKind::bridge || nic.kind == config::NicKind::macvtap;
          });

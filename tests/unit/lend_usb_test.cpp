@@ -220,10 +220,10 @@ TEST_CASE("lend_usb: a record that names anything but USB is not acted upon", "[
 }
 
 TEST_CASE("lend_usb: two VMs cannot have a device by the same rule", "[usb]") {
-  CHECK(kLendMouse->reserves() == "usb 046d:c051");
+  CHECK(kLendMouse->reserves() == std::vector<std::string>{"usb 046d:c051"});
   const Folder locks;
   const AnotherProcess other(
-      [&] { return Lock::take(locks.path(), kLendMouse->reserves(), kRun, "win10"); });
+      [&] { return Lock::take(locks.path(), kLendMouse->reserves().front(), kRun, "win10"); });
   CHECK(reserved_usb(locks.path()).begin()->first ==
         config::UsbRule(config::UsbIds{0x046d, 0xc051}));
   CHECK(reserved_devices(locks.path()).empty());

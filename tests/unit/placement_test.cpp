@@ -182,6 +182,63 @@ TEST_CASE("placement: CPUs that the host is kept off are taken first", "[plan]")
   CHECK(choose(guest(2, 2), look(tests::add_four_core_desktop, "3")).seats() == "1 5 2 6");
 }
 
+TEST_CASE("placement: CPUs that another VM has isolated are neither chosen nor used beside",
+          "[plan]") {
+  survey::Survey survey = look(tests::add_four_core_desktop);
+  survey.cpus_had = {{1, "the VM a has it"}, {5, "the VM a has it"}};
+  const Chosen chosen = choose(guest(1, 2), survey);
+  CHECK(chosen.seats() == "2 6");
+  CHECK(base::to_string(chosen.placement.rest) == "0,3-4,7");
+  CHECK(refusal_of(guest(3, 2), survey)
+            .ends_with("is left to it, other VMs have 1,5, and the guest has 6; give it fewer, or "
+                       "name CPUs in cpu.pin"));
+}
+
+TEST_CASE("placement: the host's tasks are kept off by the boot, by a partition, or not at all",
+          "[plan]") {
+  survey::Survey survey = look(tests::add_four_core_desktop, "3,7");
+  VmSpec::Cpu spec = guest(1, 2, listed("2,6"));
+  CHECK(choose(spec, survey).placement.exclusive == Exclusive::no);
+  spec.isolate = {config::Isolation::tasks};
+  CHECK(
+      refusal_of(spec, survey) ==
+      "10: Cannot keep the host's tasks off the CPUs 2,6: this kernel makes no isolated partition "
+      "below a VM's cgroup (Linux 6.8 does); put isolcpus=2,6 on the kernel's command line");
+  survey.partitions = true;
+  survey.cpu_controllers = true;
+  const Placement placement = choose(spec, survey).placement;
+  CHECK(placement.exclusive == Exclusive::by_partition);
+  CHECK(placement.policy == Policy::round_robin);
+  CHECK(placement.reason == "the host's tasks are kept off these CPUs");
+  CHECK_FALSE(placement.weight);
+  CHECK(refusal_of(spec, survey, false)
+            .starts_with("10: Cannot keep the host's tasks off the CPUs 2,6: that takes root"));
+  spec.emulator = set("6");
+  CHECK(refusal_of(spec, survey).find("gives it 6; leave the host a CPU") != std::string::npos);
+  CHECK(choose(guest(1, 2, listed("3,7")), survey).placement.exclusive == Exclusive::from_boot);
+  // One thread of a core only.
+  VmSpec::Cpu half = guest(1, 1, listed("2"));
+  half.isolate = {config::Isolation::tasks};
+  CHECK(choose(half, survey).warnings.size() == 1);
+}
+
+TEST_CASE("placement: where the host's tasks compete, the guest's cgroup weighs most", "[plan]") {
+  survey::Survey survey = look(tests::add_four_core_desktop);
+  VmSpec::Cpu spec = guest(1, 2);
+  CHECK_FALSE(choose(spec, survey).placement.weight);
+  survey.cpu_controllers = true;
+  CHECK(choose(spec, survey).placement.weight == 10000U);
+  CHECK_FALSE(choose(spec, survey, {}, false).placement.weight);
+  CHECK_FALSE(choose(guest(1, 2, {}), survey).placement.weight);
+  spec.weight = 77;
+  CHECK(choose(spec, survey).placement.weight == 77U);
+  VmSpec::Cpu unpinned = guest(1, 2, {});
+  unpinned.weight = 5;
+  CHECK(choose(unpinned, survey).placement.weight == 5U);
+  CHECK(refusal_of(unpinned, survey, false)
+            .starts_with("10: Cannot give the VM's cgroup a CPU weight: that takes root"));
+}
+
 TEST_CASE("placement: a set is paired by cores, a map is taken as it stands", "[plan]") {
   const survey::Survey survey = look(tests::add_four_core_desktop);
   CHECK(choose(guest(2, 2, listed("2-3,6-7")), survey).seats() == "2 6 3 7");

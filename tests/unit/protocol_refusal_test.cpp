@@ -109,7 +109,7 @@ TEST_CASE("protocol: a plan with a field too many anywhere is refused", "[guardi
 }
 
 TEST_CASE("protocol: a small request with a field too many or too few is refused", "[guardian]") {
-  for (const char* what : {"spawn", "status", "usb-changed"}) {
+  for (const char* what : {"spawn", "status", "usb-changed", "place-interrupts"}) {
     INFO(what);
     CHECK(complaint(Json{{"do", what}, {"pid", 1}}) == "a field too many");
   }

@@ -17,11 +17,13 @@ DATA = ROOT / "tests" / "data"
 INVISIBLE = {
     "it is not JSON, so there is nothing to validate": ["syntax-*"],
     "a JSON object has each key once": ["duplicate-*"],
-    "the limit is on the product of three numbers": ["cpu-too-many"],
+    "the limit is on the product of three numbers": [
+        "cpu-too-many", "cpu-pin-wrong-number", "cpu-pin-map-wrong-number"],
     "a whole number is a multiple of 1M only by arithmetic, and has any number of digits": [
         "memory-not-whole", "memory-zero", "memory-overflow", "memory-overflow-unit",
         "memory-hugepages-*"],
-    "how much of one thing another needs": ["memory-nodes-beyond-pages", "memory-without-hugepages"],
+    "how much of one thing another needs": [
+        "memory-nodes-beyond-pages", "memory-without-hugepages", "cpu-isolate-without-pin"],
     "paths are equal only once they are resolved": ["disk-twice", "pci-twice"],
     "hexadecimal digits are the same in both cases": ["usb-twice"],
     "one NIC's value is compared with another's": ["network-mac-twice", "network-tap-twice"],

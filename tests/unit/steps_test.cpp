@@ -24,6 +24,22 @@ TEST_CASE("steps: each is read back, and others of its kind are others", "[steps
                                    set_parameter("kvm.ignore_msrs", false),
                                    set_parameter("kvm.report_ignored_msrs", true),
                                    set_tunable(Tunable::rt_throttling),
+                                   set_tunable(Tunable::statistics),
+                                   set_tunable(Tunable::halt_polling),
+                                   enable_controllers(false),
+                                   enable_controllers(true),
+                                   weigh_cgroup("a", 100),
+                                   weigh_cgroup("b", 100),
+                                   weigh_cgroup("a", 10000),
+                                   isolate_cpus("a", {2}),
+                                   isolate_cpus("b", {2}),
+                                   isolate_cpus("a", {2, 3}),
+                                   clear_masks({2}),
+                                   clear_masks({2, 3}),
+                                   move_kernel_threads({2}),
+                                   move_kernel_threads({2, 3}),
+                                   raise_frequency({2}),
+                                   raise_frequency({2, 3}),
                                    fill_pool({0, {2 * base::kMiB}, 5}),
                                    fill_pool({1, {2 * base::kMiB}, 5}),
                                    fill_pool({0, {base::kGiB}, 5}),
@@ -183,6 +199,7 @@ TEST_CASE("steps: a value of the kernel's comes back as it was, unless somebody 
   const Step step = set_tunable(Tunable::rt_throttling);
   Laptop laptop;
   FakeKernel kernel(laptop.tree);
+  laptop.tree.remove(path);
   CHECK(vmlaunch::tests::refusal([&] {
           step->check(kernel);
         }).ends_with("this kernel has no such file; type: ls " + path));

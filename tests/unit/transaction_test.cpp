@@ -14,7 +14,8 @@ using Fault = FakeKernel::Fault;
 /// Every example, and a config for what none of them needs.
 std::vector<std::string> configs() {
   std::vector<std::string> texts = {R"({"pci": [{"device": "01:00.0", "rescan": true},
-                                                {"device": "01:00.1", "driver": "pci-stub"}]})"};
+                                                {"device": "01:00.1", "driver": "pci-stub"}]})",
+                                    R"({"cpu": {"pin": "2", "halt_polling": false}})"};
   for (const std::string& file : vmlaunch::tests::sources_in("configs", ".json")) {
     if (!file.ends_with(".schema.json")) {
       texts.push_back(vmlaunch::tests::read_source("configs/" + file));
@@ -42,6 +43,9 @@ std::vector<std::vector<Step>> plans_of_examples(const PciTree& tree) {
     const base::Tree read_only = tree.tree();
     survey::Reader reader(read_only);
     survey.nodes = survey::look_at_nodes(reader);
+    survey.host_cpus = survey::look_at_cpus(reader);
+    survey.cpu_controllers = true;
+    survey.partitions = true;
     survey.uefi = survey::Uefi{"/code.fd", "/vars.fd"};
     const Identity root{true, {"uid 1880000042", {1880000042, 1880000042, {}}}, false};
     all.push_back(plan::make_plan(spec, survey, root, Authority::root).steps);

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "base/cpu_set.hpp"
+#include "base/tree.hpp"
+
+namespace vmlaunch::launcher::isolation {
+
+/// What a thread has had of its processor so far.
+struct ThreadTime {
+  std::string name;
+  pid_t process = 0;
+  bool is_kernel = false;
+  unsigned cpu = 0;               ///< that it was on last
+  std::uint64_t ran_ns = 0;       ///< on a CPU
+  std::uint64_t waited_ns = 0;    ///< for one, although it could have run
+  std::uint64_t turns = 0;        ///< how often it got one
+  std::uint64_t involuntary = 0;  ///< how often somebody took it away
+
+  bool operator==(const ThreadTime&) const = default;
+};
+
+/// Counters of the kernel's about CPUs, at one moment. Sources: proc(5); for schedstat
+/// Documentation/scheduler/sched-stats.rst.
+struct Counters {
+  std::chrono::steady_clock::time_point taken;
+  std::map<pid_t, ThreadTime> threads;  ///< all of the host's, by number
+  /// What interrupted which CPU how often: "24 vfio-msix[0](0000:01:00.0)", "Local timer
+  /// interrupts", "softirq RCU".
+  std::map<std::string, std::map<unsigned, std::uint64_t>> interrupts;
+  std::map<unsigned, std::uint64_t> stolen_ms;  ///< by a hypervisor above this host, by CPU
+};
+
+/// Threads that end meanwhile are left out.
+[[nodiscard]] Counters count(const base::Tree& tree, const base::CpuSet& cpus);
+
+}  // namespace vmlaunch::launcher::isolation
