@@ -141,6 +141,11 @@ void forbid_tracing() {
   check(::prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "forbid tracing");
 }
 
+bool has_capability(int capability) {
+  static_cast<void>(read_own_capabilities());
+  return ::capng_have_capability(CAPNG_EFFECTIVE, static_cast<unsigned>(capability)) != 0;
+}
+
 void keep_only(const Capabilities& kept) {
   const bool may_bound = read_own_capabilities();
   Capabilities present;

@@ -49,6 +49,9 @@ void become(const Credentials& who, const Proof& proof = Proof());
 /// Capabilities by their numbers in <linux/capability.h>.
 using Capabilities = std::vector<int>;
 
+/// Whether the caller has it now.
+[[nodiscard]] bool has_capability(int capability);
+
 /// Keeps these capabilities, of those that are there, and gives up all others for good.
 void keep_only(const Capabilities& kept);
 

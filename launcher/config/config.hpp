@@ -73,7 +73,7 @@ enum class Policy { other, round_robin, fifo };
 
 struct Realtime {
   Policy policy = Policy::round_robin;
-  unsigned priority = 1;   ///< 1 to 99; higher ones go before the kernel's own threads
+  unsigned priority = 1;   ///< 1 to 99; from 50 on also before the threads of interrupts
   bool from_start = true;  ///< else only once the guest runs
   bool force = false;      ///< also on CPUs that the host uses
 

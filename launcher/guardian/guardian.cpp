@@ -297,6 +297,12 @@ class Guardian {
     }
     if (plan_.placement.pinned()) {
       needed.push_back(CAP_SYS_NICE);
+      if (identity_.privileged && !sandbox::has_capability(CAP_SYS_NICE)) {
+        throw Failure(
+            ExitCode::preflight,
+            "Cannot place the vCPUs: this root lacks CAP_SYS_NICE, as in a container that "
+            "was not given it; type: grep CapEff /proc/self/status");
+      }
     }
     for (const steps::Step& step : plan_.steps) {
       if (const int capability = step->capability(); capability >= 0) {
@@ -562,8 +568,11 @@ class Guardian {
     if (!spawned_ || !plan_.placement.pinned()) {
       throw ProtocolError("threads that the plan does not place");
     }
+    if (!threads_) {
+      threads_.emplace(plan_.placement, vcpu_cgroup());
+    }
     if (qemu_) {
-      place_threads(qemu_->pid, plan_.placement, request.vcpus, request.realtime, vcpu_cgroup());
+      threads_->place(qemu_->pid, request.vcpus, request.realtime);
     }
     reply(status());
   }
@@ -698,6 +707,9 @@ class Guardian {
     control_.reset();
     if (qemu_) {
       say("the supervisor is gone: the guest is shut down");
+      if (threads_) {
+        threads_->calm(qemu_->pid);
+      }
       rescue();
       say(qemu_ ? "the guest does not end by itself: QEMU is ended" : "the guest has ended");
     }
@@ -734,6 +746,7 @@ class Guardian {
   std::vector<std::pair<int, base::UniqueFd>> given_;  ///< by steps, for QEMU under that number
   std::optional<base::Child> qemu_;
   std::optional<sandbox::CallWatch> calls_;  ///< of QEMU
+  std::optional<Threads> threads_;           ///< of QEMU, once they were placed
   base::UniqueFd qmp_;  ///< a second descriptor of QEMU's monitor, never read here
   HostChanges changes_;
   std::string vm_;           ///< whose run was begun

@@ -2,15 +2,14 @@
 
 #include <fcntl.h>
 #include <sched.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdlib>
 #include <functional>
 #include <set>
-#include <string>
 #include <system_error>
+#include <utility>
 
 #include "base/affinity.hpp"
 #include "base/errors.hpp"
@@ -31,18 +30,25 @@ using base::CpuSet;
   throw Failure(ExitCode::qemu_did_not_start, "Cannot place QEMU's threads: " + what);
 }
 
+std::string name_of(pid_t thread) {
+  return "thread " + std::to_string(thread);
+}
+
 /// The threads of a process that the caller has not reaped: the number stays its own.
 class Process {
  public:
   explicit Process(pid_t pid) : folder_("/proc/" + std::to_string(pid) + "/task") {}
 
   [[nodiscard]] bool has(pid_t thread) const {
-    return ::access((folder_ + "/" + std::to_string(thread)).c_str(), F_OK) == 0;
+    return ::access(path_of(thread).c_str(), F_OK) == 0;
   }
 
-  /// "" for one that is gone.
+  /// "/a/b" below the root of cgroup2; "" for one that is gone.
   [[nodiscard]] std::string cgroup_of(pid_t thread) const {
-    return base::Tree("").read(folder_ + "/" + std::to_string(thread) + "/cgroup").value_or("");
+    const std::string text = base::Tree("").read(path_of(thread) + "/cgroup").value_or("");
+    const std::size_t begin = text.find("0::");
+    return begin == std::string::npos ? ""
+                                      : text.substr(begin + 3, text.find('\n', begin) - begin - 3);
   }
 
   [[nodiscard]] std::vector<pid_t> threads() const {
@@ -56,155 +62,97 @@ class Process {
   }
 
  private:
+  [[nodiscard]] std::string path_of(pid_t thread) const {
+    return folder_ + "/" + std::to_string(thread);
+  }
+
   std::string folder_;
 };
 
 /// A thread may end at any time, and its number go to a stranger: so it is looked for before and
-/// after.
-void change(const Process& process, pid_t thread, const std::function<void()>& change) {
+/// after each call.
+void require_own(const Process& process, pid_t thread) {
   if (!process.has(thread)) {
-    refuse("thread " + std::to_string(thread) + " is none of QEMU's");
-  }
-  change();
-  if (!process.has(thread)) {
-    refuse("thread " + std::to_string(thread) + " ended meanwhile");
+    refuse(name_of(thread) + " is none of QEMU's");
   }
 }
 
 /// The kernel refuses a thread of another process: its cgroup is of another domain.
 void move(pid_t thread, const std::string& group) {
-  if (group.empty()) {
-    return;
-  }
   try {
     const base::UniqueFd threads = base::open_file(group + "/cgroup.threads", O_WRONLY);
     base::write_all(threads.get(), std::to_string(thread), group + "/cgroup.threads");
   } catch (const std::system_error& error) {
-    refuse("thread " + std::to_string(thread) +
-           " cannot have the CPUs that were isolated for it: " + error.what() + "; type: cat " +
-           base::shell_quote(group + "/cgroup.type"));
+    refuse(name_of(thread) + " cannot have its place among the VM's cgroups: " + error.what() +
+           "; type: cat " + base::shell_quote(group + "/cgroup.type"));
   }
 }
 
-void require_affinity(pid_t thread, const CpuSet& wanted) {
+/// An error of the kernel's, with what it may mean.
+std::string why(const Process& process, pid_t thread, int error) {
+  if (error == EPERM) {
+    return base::error_text(error) +
+           (::geteuid() == 0 ? ": this root lacks CAP_SYS_NICE; type: grep CapBnd /proc/self/status"
+                             : "");
+  }
+  return base::error_text(error) + ": a cpuset limits it; type: cat /sys/fs/cgroup" +
+         base::shell_quote(process.cgroup_of(thread)) + "/cpuset.cpus.effective";
+}
+
+void set_affinity(const Process& process, pid_t thread, const CpuSet& cpus) {
+  int error = base::set_affinity(thread, cpus);
+  // A cpuset may leave a part of them.
   const CpuSet now = base::affinity_of(thread);
-  if (now != wanted) {
-    refuse("the kernel lets thread " + std::to_string(thread) + " run on the CPUs " +
-           base::to_string(now) + " and not on " + base::to_string(wanted) +
-           "; a cpuset limits it, type: cat /proc/" + std::to_string(::getpid()) + "/cpuset");
+  if (error == 0 && now != cpus && !now.empty()) {
+    error = EINVAL;
+  }
+  if (error != 0 && error != ESRCH) {
+    refuse("the kernel does not let " + name_of(thread) + " run on the CPUs " +
+           base::to_string(cpus) + ": " + why(process, thread, error));
   }
 }
 
-void set_affinity(pid_t thread, const CpuSet& cpus) {
-  if (const int error = base::set_affinity(thread, cpus); error != 0) {
-    refuse("the kernel does not let thread " + std::to_string(thread) + " run on the CPUs " +
-           base::to_string(cpus) + ": " + base::error_text(error));
+/// Why the kernel says EPERM (kernel/sched/syscalls.c, user_check_sched_setscheduler).
+std::string cause_of_refusal(const Process& process, pid_t thread, unsigned priority) {
+  const bool is_root = ::geteuid() == 0;
+  const std::string known =
+      survey::obstacle(survey::look_at_realtime(base::Tree("")), priority, is_root);
+  if (!known.empty()) {
+    return known;
   }
-  require_affinity(thread, cpus);
+  return "its cgroup " + process.cgroup_of(thread) +
+         " has no time for real-time threads (CONFIG_RT_GROUP_SCHED)" +
+         (is_root ? ", or this root lacks CAP_SYS_NICE" : "") +
+         "; type: zgrep RT_GROUP_SCHED /proc/config.gz /boot/config-$(uname -r)";
 }
 
-/// Why the kernel says EPERM (kernel/sched/core.c, __sched_setscheduler).
-std::string cause_of_refusal(unsigned priority) {
-  const survey::RealtimeLimits limits = survey::look_at_realtime(base::Tree(""));
-  if (!limits.cgroup.empty()) {
-    return "the cgroup " + limits.cgroup +
-           " has no time for real-time threads "
-           "(CONFIG_RT_GROUP_SCHED); type: cat " +
-           base::shell_quote(limits.cgroup + "/cpu.rt_runtime_us");
-  }
-  if (::geteuid() != 0) {
-    return "the limit of real-time priorities is " + std::to_string(limits.highest) +
-           " (RLIMIT_RTPRIO), and " + std::to_string(priority) +
-           " is asked for; type: vmlaunch setup FILE, or: sudo vmlaunch …";
-  }
-  return "this root lacks CAP_SYS_NICE, or a cgroup has no time for real-time threads "
-         "(CONFIG_RT_GROUP_SCHED); type: capsh --print, and: cat /proc/self/cgroup";
+bool is_realtime(int policy) {
+  const int plain = policy & ~SCHED_RESET_ON_FORK;
+  return plain == SCHED_RR || plain == SCHED_FIFO;
 }
 
-int number_of(config::Policy policy) {
-  switch (policy) {
-    case config::Policy::other:
-      return SCHED_OTHER;
-    case config::Policy::round_robin:
-      return SCHED_RR;
-    case config::Policy::fifo:
-      return SCHED_FIFO;
-  }
-  return SCHED_OTHER;
-}
-
-/// What it starts does not inherit a real-time policy.
-void set_policy(pid_t thread, config::Policy policy, unsigned priority) {
-  const int wanted =
-      number_of(policy) | (policy == config::Policy::other ? 0 : SCHED_RESET_ON_FORK);
+/// What it starts does not inherit the policy.
+void hurry(const Process& process, pid_t thread, config::Policy policy, unsigned priority) {
+  const int wanted = (policy == config::Policy::fifo ? SCHED_FIFO : SCHED_RR) | SCHED_RESET_ON_FORK;
   const sched_param parameters{static_cast<int>(priority)};
-  const int now = ::sched_getscheduler(thread);
-  if (now == wanted && policy == config::Policy::other) {
-    return;
-  }
   if (::sched_setscheduler(thread, wanted, &parameters) != 0) {
     const int error = errno;
-    refuse("the kernel does not schedule thread " + std::to_string(thread) + " as " +
-           to_string(policy) + " with priority " + std::to_string(priority) + ": " +
-           base::error_text(error) + (error == EPERM ? ": " + cause_of_refusal(priority) : ""));
+    refuse("the kernel does not schedule " + name_of(thread) + " as " + to_string(policy) +
+           " with priority " + std::to_string(priority) + ": " + base::error_text(error) +
+           (error == EPERM ? ": " + cause_of_refusal(process, thread, priority) : ""));
   }
   sched_param kept{};
   if (::sched_getscheduler(thread) != wanted || ::sched_getparam(thread, &kept) != 0 ||
       kept.sched_priority != parameters.sched_priority) {
-    refuse("the kernel did not keep the policy of thread " + std::to_string(thread));
+    refuse("the kernel did not keep the policy of " + name_of(thread));
   }
 }
 
-void place_vcpus(const Process& process,
-                 const plan::Placement& placement,
-                 const std::vector<pid_t>& vcpus,
-                 bool realtime,
-                 const std::string& group) {
-  const config::Policy policy = realtime ? placement.policy : config::Policy::other;
-  for (std::size_t i = 0; i < vcpus.size(); ++i) {
-    change(process, vcpus[i], [&] {
-      move(vcpus[i], group);
-      set_affinity(vcpus[i], placement.vcpus[i]);
-      set_policy(vcpus[i], policy, realtime ? placement.priority : 0);
-    });
-  }
-}
-
-/// One that a vCPU's thread has started is in that one's cgroup: KVM has such
-/// (kvm-nx-lpage-recovery).
-void move_out(const Process& process, pid_t thread, const std::string& group) {
-  const std::string own = "/" + group.substr(group.rfind('/') + 1);
-  if (!group.empty() && process.cgroup_of(thread).ends_with(own)) {
-    move(thread, group.substr(0, group.rfind('/')));
-  }
-}
-
-/// New ones inherit from those that were placed before; so a look that finds only known ones is the
-/// last.
-void place_others(const Process& process,
-                  const CpuSet& cpus,
-                  const std::set<pid_t>& vcpus,
-                  const std::string& group) {
-  constexpr int kMostLooks = 100;
-  std::set<pid_t> known = vcpus;
-  bool found_new = true;
-  for (int look = 0; found_new; ++look) {
-    if (look == kMostLooks) {
-      refuse("QEMU makes threads faster than they can be placed");
-    }
-    found_new = false;
-    for (const pid_t thread : process.threads()) {
-      if (!known.insert(thread).second) {
-        continue;
-      }
-      found_new = true;
-      move_out(process, thread, group);
-      const int error = base::set_affinity(thread, cpus);
-      if (error != 0 && error != ESRCH) {
-        refuse("the kernel does not let thread " + std::to_string(thread) + " run on the CPUs " +
-               base::to_string(cpus) + ": " + base::error_text(error));
-      }
-    }
+/// The flag stays: to clear it takes CAP_SYS_NICE (sched(7)).
+void calm_down(pid_t thread) {
+  const sched_param none{};
+  if (is_realtime(::sched_getscheduler(thread))) {
+    static_cast<void>(::sched_setscheduler(thread, SCHED_OTHER | SCHED_RESET_ON_FORK, &none));
   }
 }
 
@@ -234,20 +182,83 @@ void place_kernel_threads(pid_t qemu, const CpuSet& cpus) {
 
 }  // namespace
 
-void place_threads(pid_t qemu,
-                   const plan::Placement& placement,
-                   const std::vector<pid_t>& vcpus,
-                   bool realtime,
-                   const std::string& group) {
+void Threads::place_vcpus(pid_t qemu, bool realtime) const {
+  const Process process(qemu);
+  for (std::size_t i = 0; i < vcpus_.size(); ++i) {
+    const pid_t thread = vcpus_[i];
+    require_own(process, thread);
+    if (!group_.empty()) {
+      move(thread, group_);
+      require_own(process, thread);
+    }
+    set_affinity(process, thread, placement_.vcpus[i]);
+    require_own(process, thread);
+    if (realtime) {
+      hurry(process, thread, placement_.policy, placement_.priority);
+      require_own(process, thread);
+    }
+  }
+}
+
+/// New ones inherit from those that were placed before; so a look that finds only known ones is the
+/// last. One that a vCPU's thread has started is in that one's cgroup: KVM has such
+/// (kvm-nx-lpage-recovery).
+void Threads::place_others(pid_t qemu) const {
+  constexpr int kMostLooks = 100;
+  const Process process(qemu);
+  std::set<pid_t> known(vcpus_.begin(), vcpus_.end());
+  bool found_new = true;
+  for (int look = 0; found_new; ++look) {
+    if (look == kMostLooks) {
+      refuse("QEMU makes threads faster than they can be placed");
+    }
+    found_new = false;
+    for (const pid_t thread : process.threads()) {
+      if (!known.insert(thread).second || !process.has(thread)) {
+        continue;
+      }
+      found_new = true;
+      calm_down(thread);
+      if (!group_.empty() &&
+          process.cgroup_of(thread).ends_with("/" + group_.substr(group_.rfind('/') + 1))) {
+        move(thread, group_.substr(0, group_.rfind('/')));
+      }
+      if (process.has(thread)) {
+        set_affinity(process, thread, placement_.rest);
+      }
+    }
+  }
+}
+
+void Threads::place(pid_t qemu, const std::vector<pid_t>& vcpus, bool realtime) {
   const std::set<pid_t> distinct(vcpus.begin(), vcpus.end());
-  if (vcpus.size() != placement.vcpus.size() || distinct.size() != vcpus.size()) {
+  if (vcpus.size() != placement_.vcpus.size() || distinct.size() != vcpus.size()) {
     refuse("QEMU names " + std::to_string(distinct.size()) + " threads for " +
-           std::to_string(placement.vcpus.size()) + " vCPUs");
+           std::to_string(placement_.vcpus.size()) + " vCPUs");
+  }
+  if (!vcpus_.empty() && vcpus != vcpus_) {
+    refuse("its vCPUs had other threads a moment ago");
   }
   const Process process(qemu);
-  place_vcpus(process, placement, vcpus, realtime, group);
-  place_others(process, placement.rest, distinct, group);
-  place_kernel_threads(qemu, placement.rest);
+  for (const pid_t thread : vcpus) {
+    require_own(process, thread);
+  }
+  vcpus_ = vcpus;
+  if (!realtime) {
+    calm(qemu);
+  }
+  place_vcpus(qemu, realtime);
+  place_others(qemu);
+  place_kernel_threads(qemu, placement_.rest);
+}
+
+void Threads::calm(pid_t qemu) const {
+  const Process process(qemu);
+  for (const pid_t thread : vcpus_) {
+    if (process.has(thread)) {
+      calm_down(thread);
+    }
+  }
 }
 
 }  // namespace vmlaunch::launcher::guardian

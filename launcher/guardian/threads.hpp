@@ -9,16 +9,31 @@
 
 namespace vmlaunch::launcher::guardian {
 
-/// Puts QEMU's threads, and those that the kernel has for it, on the CPUs of the placement, and
-/// schedules its vCPUs: by the placement's policy, or like all others. `vcpus` are their threads'
-/// numbers as QEMU told them: each must be one of `qemu`, which must not have been reaped. May be
-/// called again. `group` is the cgroup of the vCPUs' own, "" for none. Throws Failure
-/// (qemu_did_not_start) for numbers that are not, and for what the kernel refuses or does
-/// otherwise, with the cause.
-void place_threads(pid_t qemu,
-                   const plan::Placement& placement,
-                   const std::vector<pid_t>& vcpus,
-                   bool realtime,
-                   const std::string& group = "");
+/// QEMU's threads on the CPUs of a placement, scheduled by it.
+class Threads {
+ public:
+  /// `group` is the cgroup of the vCPUs' own, "" for none.
+  Threads(plan::Placement placement, std::string group)
+      : placement_(std::move(placement)), group_(std::move(group)) {}
+
+  /// Puts the vCPUs, all other threads and those that the kernel has for QEMU on their CPUs, and
+  /// schedules the vCPUs by the placement's policy, or like all others. `vcpus` are their threads'
+  /// numbers as QEMU told them: each must be one of `qemu`, which must not have been reaped. May be
+  /// called again, with the same ones: QEMU cannot have others made real-time in their turn. Throws
+  /// Failure (qemu_did_not_start) for numbers that are not so, and for what the kernel refuses or
+  /// does otherwise, with the cause.
+  void place(pid_t qemu, const std::vector<pid_t>& vcpus, bool realtime);
+
+  /// The vCPUs are scheduled like all others from now on, as far as they are still there.
+  void calm(pid_t qemu) const;
+
+ private:
+  void place_vcpus(pid_t qemu, bool realtime) const;
+  void place_others(pid_t qemu) const;
+
+  plan::Placement placement_;
+  std::string group_;
+  std::vector<pid_t> vcpus_;  ///< once they are known
+};
 
 }  // namespace vmlaunch::launcher::guardian

@@ -137,6 +137,13 @@ void add_cpu_steps(const config::VmSpec& spec, const survey::Survey& survey, Pla
   if (placement.weight) {
     plan.steps.push_back(steps::weigh_cgroup(spec.name, *placement.weight));
   }
+  if (placement.lifts_throttling) {
+    plan.steps.push_back(steps::set_tunable(steps::Tunable::rt_throttling));
+  }
+  // Only now: Linux 6.12 would count the time of it against that of all CPUs, and refuse.
+  if (placement.lifts_throttling && survey.realtime.fair_server) {
+    plan.steps.push_back(steps::tune_cpus(steps::CpuTuning::fair_server, cpus));
+  }
   if (partition) {
     plan.steps.push_back(steps::isolate_cpus(spec.name, cpus));
   }
@@ -148,14 +155,11 @@ void add_cpu_steps(const config::VmSpec& spec, const survey::Survey& survey, Pla
     plan.steps.push_back(steps::move_kernel_threads(cpus));
     plan.steps.push_back(steps::set_tunable(steps::Tunable::statistics));
   }
-  if (placement.lifts_throttling) {
-    plan.steps.push_back(steps::set_tunable(steps::Tunable::rt_throttling));
-  }
   if (!spec.cpu.halt_polling) {
     plan.steps.push_back(steps::set_tunable(steps::Tunable::halt_polling));
   }
   if (wants(config::Isolation::frequency)) {
-    plan.steps.push_back(steps::raise_frequency(cpus));
+    plan.steps.push_back(steps::tune_cpus(steps::CpuTuning::frequency, cpus));
   }
 }
 

@@ -62,6 +62,17 @@ auto rank(const Cluster& cluster, const std::set<unsigned>& nodes) {
   return std::tuple(tier(cluster, nodes), ~cache, first == 0, first);
 }
 
+/// Those that are online, and that QEMU's cgroup may use.
+CpuSet usable_cpus(const survey::Survey& survey) {
+  CpuSet online = survey::online_cpus(survey.host_cpus);
+  if (!survey.cpuset.empty()) {
+    CpuSet allowed = survey.cpuset;
+    allowed.insert(survey.host_cpus.isolated.begin(), survey.host_cpus.isolated.end());
+    online = common(online, allowed);
+  }
+  return online;
+}
+
 /// CPUs that running VMs keep for themselves.
 CpuSet had_by_others(const survey::Survey& survey) {
   CpuSet had;
@@ -84,15 +95,18 @@ class Chooser {
     }
   }
 
-  /// A CPU for each vCPU; none if there are too few of the usable ones.
+  /// A CPU for each vCPU; none if there are too few of the usable ones. Near and strong CPUs come
+  /// before whole cores.
   [[nodiscard]] Unit choose(const CpuSet& usable) const {
-    const bool together = spec_.threads > 1;
-    for (const Packing packing :
-         {together ? Packing::threads_of_a_core : Packing::one_of_a_core, Packing::any}) {
-      const std::size_t need =
-          packing == Packing::threads_of_a_core ? spec_.count() / spec_.threads : spec_.count();
-      if (Unit chosen = choose(usable, packing, need); !chosen.empty()) {
-        return chosen;
+    const Packing whole = spec_.threads > 1 ? Packing::threads_of_a_core : Packing::one_of_a_core;
+    for (std::size_t end = 1; end <= clusters_.size(); ++end) {
+      if (end < clusters_.size() && tiers_[end] == tiers_[end - 1]) {
+        continue;
+      }
+      for (const Packing packing : {whole, Packing::any}) {
+        if (Unit chosen = choose(usable, packing, end); !chosen.empty()) {
+          return chosen;
+        }
       }
     }
     return {};
@@ -120,27 +134,19 @@ class Chooser {
     return units;
   }
 
-  /// From one cluster where they fit, else from as good ones as there are.
-  [[nodiscard]] Unit choose(const CpuSet& usable, Packing packing, std::size_t need) const {
+  /// Of the first clusters: from one where they fit, else from as good ones as there are.
+  [[nodiscard]] Unit choose(const CpuSet& usable, Packing packing, std::size_t clusters) const {
+    const std::size_t need =
+        packing == Packing::threads_of_a_core ? spec_.count() / spec_.threads : spec_.count();
     std::vector<Unit> all;
-    std::vector<std::vector<Unit>> of_tier;
-    for (std::size_t i = 0; i < clusters_.size(); ++i) {
-      of_tier.push_back(units_of(clusters_[i], usable, packing));
-      all.insert(all.end(), of_tier.back().begin(), of_tier.back().end());
-      if (i + 1 < clusters_.size() && tiers_[i + 1] == tiers_[i]) {
-        continue;
+    for (std::size_t i = 0; i < clusters; ++i) {
+      const std::vector<Unit> units = units_of(clusters_[i], usable, packing);
+      if (units.size() >= need) {
+        return first_of(units, need);
       }
-      for (const std::vector<Unit>& units : of_tier) {
-        if (units.size() >= need) {
-          return first_of(units, need);
-        }
-      }
-      if (all.size() >= need) {
-        return first_of(all, need);
-      }
-      of_tier.clear();
+      all.insert(all.end(), units.begin(), units.end());
     }
-    return {};
+    return all.size() >= need ? first_of(all, need) : Unit();
   }
 
   static Unit first_of(const std::vector<Unit>& units, std::size_t need) {
@@ -169,8 +175,10 @@ std::vector<CpuSet> choose_seats(const VmSpec::Cpu& spec,
                                  const survey::Survey& survey,
                                  const std::set<unsigned>& nodes) {
   const survey::Cpus& cpus = survey.host_cpus;
-  const CpuSet all = survey::online_cpus(cpus);
-  const CpuSet of_host = cpu_of(cpus, *all.begin()).siblings;
+  const CpuSet all = usable_cpus(survey);
+  const CpuSet housekeeping = without(all, cpus.isolated);
+  const CpuSet of_host =
+      cpu_of(cpus, *(housekeeping.empty() ? all : housekeeping).begin()).siblings;
   const CpuSet had = had_by_others(survey);
   const CpuSet online = without(all, had);
   const CpuSet isolated = common(online, cpus.isolated);
@@ -204,8 +212,10 @@ std::vector<CpuSet> pair_up(const CpuSet& set, const survey::Cpus& cpus) {
 void require_online(const CpuSet& wanted, const CpuSet& online, const char* key) {
   const CpuSet missing = without(wanted, online);
   if (!missing.empty()) {
-    refuse(std::string(key) + " names CPUs that are not there or offline (" +
-           base::to_string(missing) + "); type: cat /sys/devices/system/cpu/online");
+    refuse(std::string(key) +
+           " names CPUs that are not there, offline, or kept from QEMU by a cpuset (" +
+           base::to_string(missing) +
+           "); type: cat /sys/devices/system/cpu/online /sys/fs/cgroup/cpuset.cpus.effective");
   }
 }
 
@@ -213,13 +223,15 @@ void require_online(const CpuSet& wanted, const CpuSet& online, const char* key)
 /// there are such.
 CpuSet choose_rest(const CpuSet& guests, const survey::Survey& survey) {
   const survey::Cpus& cpus = survey.host_cpus;
-  CpuSet online = survey::online_cpus(cpus);
-  CpuSet near;
+  CpuSet online = usable_cpus(survey);
+  std::set<std::optional<unsigned>> nodes;
   for (const unsigned guest : guests) {
-    for (const survey::Cpu& cpu : cpus.list) {
-      if (cpu.online && cpu.node == cpu_of(cpus, guest).node) {
-        near.insert(cpu.number);
-      }
+    nodes.insert(cpu_of(cpus, guest).node);
+  }
+  CpuSet near;
+  for (const survey::Cpu& cpu : cpus.list) {
+    if (cpu.online && nodes.contains(cpu.node)) {
+      near.insert(cpu.number);
     }
   }
   const CpuSet free =
@@ -237,18 +249,33 @@ std::string vcpu_list(const CpuSet& numbers) {
   return (numbers.size() == 1 ? "vCPU " : "vCPUs ") + base::to_string(numbers);
 }
 
+/// Those of several vCPUs.
+CpuSet crowded_cpus(const Placement& placement) {
+  CpuSet seen;
+  CpuSet twice;
+  for (const CpuSet& cpus : placement.vcpus) {
+    twice.merge(common(seen, cpus));
+    seen.insert(cpus.begin(), cpus.end());
+  }
+  return twice;
+}
+
 /// Where the guest is told of other cores than it has.
 void warn_of_cores(const VmSpec::Cpu& spec,
                    const Placement& placement,
                    const survey::Cpus& cpus,
                    std::vector<std::string>& warnings) {
+  std::vector<CpuSet> cores;
+  cores.reserve(placement.vcpus.size());
+  for (const CpuSet& seat : placement.vcpus) {
+    cores.push_back(cores_of(cpus, seat));
+  }
   CpuSet split;
   CpuSet crowded;
-  for (unsigned a = 0; a < placement.vcpus.size(); ++a) {
-    for (unsigned b = a + 1; b < placement.vcpus.size(); ++b) {
+  for (unsigned a = 0; a < cores.size(); ++a) {
+    for (unsigned b = a + 1; b < cores.size(); ++b) {
       const bool told = a / spec.threads == b / spec.threads;
-      const bool same =
-          !common(cores_of(cpus, placement.vcpus[a]), cores_of(cpus, placement.vcpus[b])).empty();
+      const bool same = !common(cores[a], cores[b]).empty();
       if (told && !same) {
         split.merge(CpuSet{a, b});
       } else if (!told && same) {
@@ -295,10 +322,14 @@ void warn_of_poor_map(const VmSpec::Cpu& spec,
         "same");
   }
   const CpuSet beside = without(cores_of(cpus, placement.guests()), placement.guests());
-  if (!beside.empty() && !spec.isolate.empty()) {
+  if (!beside.empty()) {
     warnings.push_back("the other threads of the guest's cores (" + base::to_string(beside) +
                        ") stay the host's: what it does there slows the guest; cpu.threads gives "
                        "them to the guest, too");
+  }
+  if (const CpuSet twice = crowded_cpus(placement); !twice.empty()) {
+    warnings.push_back("several vCPUs run on the CPUs " + base::to_string(twice) +
+                       ": one waits while another runs, also while that holds a lock");
   }
   const CpuSet shared = common(placement.rest, placement.guests());
   if (!shared.empty()) {
@@ -320,18 +351,21 @@ std::string name_of(Policy policy) {
   return "";
 }
 
-/// Why the caller may not give that policy; "" for nothing that can be seen from here.
-std::string obstacle(const survey::RealtimeLimits& limits, unsigned priority, bool privileged) {
-  if (!limits.cgroup.empty()) {
-    return "the cgroup " + limits.cgroup +
-           " has no time for real-time threads (CONFIG_RT_GROUP_SCHED); type: cat " +
-           base::shell_quote(limits.cgroup + "/cpu.rt_runtime_us");
+/// What the kernel's command line is to name: it has one such list.
+CpuSet all_isolated(const survey::Survey& survey, const Placement& placement) {
+  CpuSet all = survey.host_cpus.isolated;
+  all.merge(placement.guests());
+  return all;
+}
+
+/// CPUs of vCPUs that others run on too: the host, QEMU, or another vCPU.
+CpuSet shared_cpus(const survey::Survey& survey, const Placement& placement) {
+  CpuSet shared = common(placement.rest, placement.guests());
+  if (placement.exclusive == Exclusive::no) {
+    shared.merge(without(placement.guests(), survey.host_cpus.isolated));
   }
-  if (!privileged && limits.highest < priority) {
-    return "the limit of real-time priorities is " + std::to_string(limits.highest) +
-           " (RLIMIT_RTPRIO); type: vmlaunch setup FILE, or: sudo vmlaunch …";
-  }
-  return "";
+  shared.merge(crowded_cpus(placement));
+  return shared;
 }
 
 void set_policy(Placement& placement, const config::Realtime& wanted, std::string reason) {
@@ -349,21 +383,21 @@ void take_wanted(const config::Realtime& wanted,
                  Placement& placement,
                  std::vector<std::string>& warnings) {
   const std::string verb = "Cannot schedule the vCPUs as " + name_of(wanted.policy) + ": ";
-  const std::string why = obstacle(survey.realtime, wanted.priority, privileged);
+  const std::string why = survey::obstacle(survey.realtime, wanted.priority, privileged);
   if (!why.empty()) {
     throw Failure(ExitCode::preflight, verb + why);
   }
   if (!shared.empty() && !wanted.force) {
     throw Failure(ExitCode::preflight,
                   verb + "the host uses the CPUs " + base::to_string(shared) +
-                      " too, and a busy vCPU would keep it off them; keep it off from the boot on "
-                      "(isolcpus=" +
-                      base::to_string(shared) +
+                      " too, or QEMU's other threads do, and a busy vCPU would keep them off; keep "
+                      "the host off from the boot on (isolcpus=" +
+                      base::to_string(all_isolated(survey, placement)) +
                       " on the kernel's command line), leave \"realtime\" to \"auto\", or add "
                       "\"force\": true");
   }
   set_policy(placement, wanted, "the config asks for it");
-  placement.lifts_throttling = survey.realtime.throttled && shared.empty() && privileged;
+  placement.lifts_throttling = shared.empty() && privileged;
   if (survey.realtime.throttled && !placement.lifts_throttling) {
     warnings.emplace_back(
         "the kernel stops a busy real-time vCPU for a part of each second (sched_rt_runtime_us), "
@@ -385,7 +419,8 @@ Exclusive choose_exclusive(const VmSpec::Cpu& spec,
   }
   const std::string cpus = base::to_string(guests);
   const std::string verb = "Cannot keep the host's tasks off the CPUs " + cpus + ": ";
-  const std::string from_boot = "isolcpus=" + cpus + " on the kernel's command line";
+  const std::string from_boot = "isolcpus=" + base::to_string(all_isolated(survey, placement)) +
+                                " on the kernel's command line";
   if (!privileged) {
     throw Failure(ExitCode::preflight,
                   verb + "that takes root; type: sudo vmlaunch …, or put " + from_boot);
@@ -414,19 +449,18 @@ void choose_policy(const VmSpec::Cpu& spec,
                    bool privileged,
                    Placement& placement,
                    std::vector<std::string>& warnings) {
-  const CpuSet shared = placement.exclusive == Exclusive::no
-                            ? without(placement.guests(), survey.host_cpus.isolated)
-                            : CpuSet();
+  const CpuSet shared = shared_cpus(survey, placement);
   if (spec.realtime && spec.realtime->policy != Policy::other) {
     take_wanted(*spec.realtime, survey, shared, privileged, placement, warnings);
     return;
   }
   const config::Realtime usual;
-  const std::string why = obstacle(survey.realtime, usual.priority, privileged);
+  const std::string why = survey::obstacle(survey.realtime, usual.priority, privileged);
   if (spec.realtime) {
     placement.reason = "the config asks for it";
   } else if (!shared.empty()) {
-    placement.reason = "the host uses CPUs " + base::to_string(shared) + " too";
+    placement.reason =
+        "the host, or something else of the VM's, uses CPUs " + base::to_string(shared) + " too";
   } else if (!why.empty()) {
     placement.reason = why;
   } else if (survey.realtime.throttled && !privileged) {
@@ -439,7 +473,7 @@ void choose_policy(const VmSpec::Cpu& spec,
                placement.exclusive == Exclusive::from_boot
                    ? "the kernel keeps the host off these CPUs (isolcpus)"
                    : "the host's tasks are kept off these CPUs");
-    placement.lifts_throttling = survey.realtime.throttled;
+    placement.lifts_throttling = privileged;
   }
 }
 
@@ -473,7 +507,7 @@ std::vector<std::string> draw(const Placement& placement, const survey::Cpus& cp
     for (const CpuSet& core : cluster.cores) {
       std::vector<std::string> seated;
       for (std::size_t i = 0; i < placement.vcpus.size(); ++i) {
-        if (core.contains(*placement.vcpus[i].begin())) {
+        if (!common(core, placement.vcpus[i]).empty()) {
           seated.push_back("vCPU " + std::to_string(i) + " on " +
                            base::to_string(placement.vcpus[i]));
         }
@@ -484,8 +518,13 @@ std::vector<std::string> draw(const Placement& placement, const survey::Cpus& cp
         lines.push_back("  core of " + base::to_string(core) + ": " + base::join(seated, ", "));
       }
     }
+    const CpuSet unused = common(hosts, cpus.isolated);
+    hosts = without(hosts, unused);
     if (!hosts.empty()) {
       lines.push_back("  the host's: " + base::to_string(hosts));
+    }
+    if (!unused.empty()) {
+      lines.push_back("  nobody's (isolcpus): " + base::to_string(unused));
     }
   }
   lines.push_back("QEMU's other threads: " + base::to_string(placement.rest));
@@ -519,7 +558,7 @@ Placement choose_placement(const VmSpec::Cpu& spec,
     return placement;
   }
   const survey::Cpus& cpus = survey.host_cpus;
-  const CpuSet online = survey::online_cpus(cpus);
+  const CpuSet online = usable_cpus(survey);
   if (online.empty()) {
     refuse("the kernel does not show its CPUs; type: ls /sys/devices/system/cpu");
   }
@@ -528,8 +567,11 @@ Placement choose_placement(const VmSpec::Cpu& spec,
     placement.vcpus = choose_seats(spec, survey, nodes);
   } else {
     placement.vcpus = spec.pin.map;
-    require_online(spec.pin.set, online, "cpu.pin");
-    require_online(placement.guests(), online, "cpu.pin");
+    // What another VM has is refused with its name when it is reserved.
+    CpuSet there = had_by_others(survey);
+    there.insert(online.begin(), online.end());
+    require_online(spec.pin.set, there, "cpu.pin");
+    require_online(placement.guests(), there, "cpu.pin");
     if (spec.pin.kind == Pin::Kind::set) {
       placement.vcpus = pair_up(spec.pin.set, cpus);
     }

@@ -20,9 +20,9 @@ struct Placement {
   base::CpuSet rest;                ///< of all other threads, and of the kernel's for this VM
   config::Policy policy = config::Policy::other;  ///< of the vCPUs
   unsigned priority = 0;                          ///< 0 for other
-  bool from_start = true;                         ///< else once the guest runs
   // What follows does not travel: it is said, and done by steps.
-  std::string reason;  ///< for the policy
+  bool from_start = true;  ///< else the policy begins once the guest runs
+  std::string reason;      ///< for the policy
   std::vector<std::string> picture;
   Exclusive exclusive = Exclusive::no;
   bool lifts_throttling = false;

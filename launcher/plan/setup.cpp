@@ -143,7 +143,7 @@ void real_time(Draft& draft, const Passthrough& passthrough) {
   draft.add({manager_folder(draft) + "/70-vmlaunch-rtprio.conf",
              {reason + ", in a service of the user's"},
              {"[Service]", "LimitRTPRIO=" + priority}});
-  if (placement.lifts_throttling) {
+  if (draft.survey.realtime.throttled) {
     draft.add({draft.file("/etc/sysctl.d", "-realtime.conf"),
                {"a busy vCPU is not stopped for a part of each second; nor is any other "
                 "real-time thread of the host"},

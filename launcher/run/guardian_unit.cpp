@@ -80,6 +80,8 @@ void describe_unit(sd_bus_message* message, const Identity& identity, int contro
   Properties unit(message);
   unit.text("Description", "Host changes of a virtual machine (vmlaunch)");
   unit.text("Type", "exec");
+  // Beside the slices: a VM's weight counts among those, and no cpuset of one limits it.
+  unit.text("Slice", "-.slice");
   unit.command("ExecStart", {program, guardian::kVerb, guardian::encode(identity)});
   unit.command("ExecStopPost", {program, "recover", "--after-guardian"});
   unit.descriptor("StandardInputFileDescriptor", control);

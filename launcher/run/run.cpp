@@ -229,6 +229,9 @@ class Run {
       co_return;  // asked to stop meanwhile: the guest need not begin
     }
     co_await place_threads();
+    if (ladder_.requested()) {
+      co_return;
+    }
     const guardian::Request started = guardian::Started{};
     const std::vector<int> none;
     GuardianLink::Answer answer = co_await guardian_.ask(started, none, kStepDeadline);
@@ -238,7 +241,9 @@ class Run {
     try {
       co_await client_->execute("cont", nothing, plan().deadlines.reply);
       console_.say("running");
-      hurry_threads();
+      if (!calm_) {
+        hurry_threads();
+      }
       look_after_guest();
     } catch (const qmp::Interrupted&) {
       // QEMU died of it, or was ended meanwhile: how it ended says which.
@@ -255,6 +260,9 @@ class Run {
       co_return;
     }
     co_await find_threads();
+    if (threads_.empty()) {
+      co_return;
+    }
     // Also for a policy that is to begin later: what the kernel refuses is known now.
     co_await schedule(placement.realtime());
     if (placement.realtime() && !placement.from_start) {
@@ -296,7 +304,7 @@ class Run {
       const std::function<bool()> is_over = [this] { return guardian_.qemu_exit().has_value(); };
       const auto until = steady_clock::now() + kEndByItself;
       co_await await_change(is_over, until);
-      if (!guardian_.qemu_exit()) {
+      if (!guardian_.qemu_exit() && !ladder_.requested() && !ending_.close) {
         std::rethrow_exception(failure);
       }
     }
@@ -314,16 +322,18 @@ class Run {
     return threads;
   }
 
-  /// For a policy that is to begin with the guest.
+  /// For a policy that is to begin with the guest, or again after what took it away.
   void hurry_threads() {
-    if (plan().placement.realtime() && !realtime_) {
+    calm_ = false;
+    if (plan().placement.realtime() && !realtime_ && !ladder_.requested() && !threads_.empty()) {
       realtime_ = true;
+      console_.say("the vCPUs are real-time");
       guardian_.tell(guardian::Schedule{threads_, true});
     }
   }
 
-  /// The guest asks for its devices' interrupts when it finds them: soon, and after each reset.
-  /// From 30 s on nothing new comes, and nothing wakes us any more.
+  /// KVM's own threads for the guest come when it begins to run, its devices' interrupts when it
+  /// finds them: soon, and after each reset. Then nothing new comes, and nothing wakes us any more.
   void look_after_guest() {
     constexpr std::chrono::milliseconds kFirst{250};
     if (plan().placement.pinned() && std::exchange(next_look_, kFirst).count() == 0) {
@@ -352,7 +362,9 @@ class Run {
 
   /// A guest that does nothing useful any more does not keep CPUs from the host.
   void calm_threads() {
+    calm_ = true;
     if (std::exchange(realtime_, false) && !guardian_.qemu_exit() && !undoing_) {
+      console_.say("the vCPUs are real-time no more");
       guardian_.tell(guardian::Schedule{threads_, false});
     }
   }
@@ -479,8 +491,11 @@ class Run {
     } else if (event.name == "GUEST_PANICKED") {
       calm_threads();
       console_.warn("the guest panicked");
-    } else if (event.name == "RESET") {
+    } else if (event.name == "RESET" && running_) {
+      hurry_threads();
       look_after_guest();
+    } else if (event.name == "RESUME" && running_) {
+      hurry_threads();
     } else if (event.name == "WATCHDOG") {
       calm_threads();
     }
@@ -655,6 +670,7 @@ class Run {
   std::optional<guardian::CallRefused> fatal_call_;  ///< what QEMU was ended for
   std::vector<pid_t> threads_;                       ///< of the vCPUs, by their numbers
   bool realtime_ = false;                            ///< they have the plan's policy
+  bool calm_ = false;                                ///< and were told to have it no more
   std::chrono::milliseconds next_look_{0};           ///< for what has come; 0: there is none
   bool asked_ = false;                               ///< somebody asked for the end
   bool changing_ = false;                            ///< the guardian is at the plan's steps

@@ -17,7 +17,7 @@ std::vector<Step> all_kinds() {
       isolate_cpus("", {}),
       clear_masks({}),
       move_kernel_threads({}),
-      raise_frequency({}),
+      tune_cpus(CpuTuning::frequency, {}),
       set_parameter("", false),
       set_tunable(Tunable::rt_throttling),
       fill_pool({}),

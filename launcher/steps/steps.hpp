@@ -52,7 +52,8 @@ constexpr const char* kVcpuCgroup = "vcpus";
 [[nodiscard]] Step isolate_cpus(std::string vm, base::CpuSet cpus);
 [[nodiscard]] Step clear_masks(base::CpuSet cpus);
 [[nodiscard]] Step move_kernel_threads(base::CpuSet cpus);
-[[nodiscard]] Step raise_frequency(base::CpuSet cpus);
+enum class CpuTuning { frequency, fair_server };
+[[nodiscard]] Step tune_cpus(CpuTuning which, base::CpuSet cpus);
 [[nodiscard]] Step set_parameter(std::string name, bool on);
 /// A value of the kernel's, for the whole host.
 enum class Tunable { rt_throttling, statistics, halt_polling };

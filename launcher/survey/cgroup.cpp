@@ -43,6 +43,11 @@ std::optional<std::string> path_in(const base::Tree& tree, std::string_view cont
   return std::nullopt;
 }
 
+bool has_word(const std::string& list, const std::string& word) {
+  const std::vector<std::string> words = base::split(list, ',');
+  return std::find(words.begin(), words.end(), word) != words.end();
+}
+
 /// The caller's own, but for a guardian that has made room.
 std::string place_of_caller(const base::Tree& tree) {
   const std::string own = path_in(tree, "").value_or("");
@@ -72,6 +77,28 @@ bool has_systemd(const base::Tree& tree) {
 std::string own_cgroup(const base::Tree& tree) {
   const auto systemds = path_in(tree, "name=systemd");
   return systemds ? *systemds : path_in(tree, "").value_or("");
+}
+
+std::string older_cgroup(const base::Tree& tree, const std::string& controller) {
+  std::string mount;
+  const std::string mounts = tree.read(kMounts).value_or("");
+  for (const std::string& line : base::split(mounts, '\n')) {
+    const std::vector<std::string> fields = base::split(line, ' ');
+    if (line.find(" - cgroup ") != std::string::npos && fields.size() > 6 &&
+        has_word(fields.back(), controller)) {
+      mount = fields[4];
+    }
+  }
+  const std::string groups = tree.read(kOwn).value_or("");
+  for (const std::string& line : base::split(groups, '\n')) {
+    const std::size_t middle = line.find(':') + 1;
+    const std::size_t path = line.find(":/", middle);
+    if (!mount.empty() && path != std::string::npos &&
+        has_word(line.substr(middle, path - middle), controller)) {
+      return mount + (path + 2 == line.size() ? "" : line.substr(path + 1));
+    }
+  }
+  return "";
 }
 
 std::optional<std::string> find_cgroup_parent(const base::Tree& tree, bool privileged) {
@@ -108,6 +135,22 @@ CpuControl look_at_cpu_control(const base::Tree& tree) {
   };
   return {has("cpu") && has("cpuset"),
           has("cpuset") && tree.exists(*mount + "/cpuset.cpus.isolated")};
+}
+
+base::CpuSet look_at_cpuset(const base::Tree& tree, bool privileged) {
+  const auto mount = find_mount(tree);
+  // Where the controller is off, the next one above says.
+  std::string folder = privileged ? "" : place_of_caller(tree);
+  while (mount) {
+    if (const auto text = tree.read(*mount + folder + "/cpuset.cpus.effective")) {
+      return base::parse_cpu_set(*text).value_or(base::CpuSet());
+    }
+    if (folder.empty()) {
+      break;
+    }
+    folder = folder.substr(0, folder.rfind('/'));
+  }
+  return {};
 }
 
 std::optional<Cgroup> look_at_cgroup(Reader& reader, bool privileged) {

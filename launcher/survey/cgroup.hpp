@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "base/cpu_set.hpp"
 #include "base/tree.hpp"
 #include "launcher/survey/reader.hpp"
 
@@ -19,6 +20,10 @@ constexpr const char* kGuardianCgroup = "guardian";
 /// its own (cgroup v1).
 [[nodiscard]] std::string own_cgroup(const base::Tree& tree);
 
+/// The caller's folder in a tree of the older kind (cgroup v1) that has this controller, below
+/// where it is mounted; "" for none.
+[[nodiscard]] std::string older_cgroup(const base::Tree& tree, const std::string& controller);
+
 /// The cgroup2 folder in which a VM's own cgroup can be made: the caller's own cgroup for a user to
 /// whom it is delegated; for root the root of the tree, but where systemd keeps the tree, only the
 /// caller's own cgroup, and only if systemd says that it delegates it
@@ -33,6 +38,10 @@ struct CpuControl {
 };
 
 [[nodiscard]] CpuControl look_at_cpu_control(const base::Tree& tree);
+
+/// The CPUs that a VM's cgroup may use: of root's, which is below the root, and of a user's, which
+/// is below the caller's own. None where the kernel does not say.
+[[nodiscard]] base::CpuSet look_at_cpuset(const base::Tree& tree, bool privileged);
 
 /// What cgroup2 offers.
 struct Cgroup {

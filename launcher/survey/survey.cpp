@@ -61,7 +61,10 @@ NamespaceLimits find_namespace_limits(const base::Tree& tree) {
           is("user/max_user_namespaces", "0")};
 }
 
-void look_at_resources(const base::Tree& tree, const config::VmSpec& spec, Survey& survey) {
+void look_at_resources(const base::Tree& tree,
+                       const config::VmSpec& spec,
+                       bool privileged,
+                       Survey& survey) {
   survey.namespaces = find_namespace_limits(tree);
   if (spec.memory.hugepages || !spec.memory.nodes.empty()) {
     Reader reader(tree);
@@ -71,6 +74,7 @@ void look_at_resources(const base::Tree& tree, const config::VmSpec& spec, Surve
     Reader reader(tree);
     survey.host_cpus = look_at_cpus(reader);
     survey.realtime = look_at_realtime(tree);
+    survey.cpuset = look_at_cpuset(tree, privileged);
     const CpuControl control = look_at_cpu_control(tree);
     survey.cpu_controllers = control.controllers;
     survey.partitions = control.partitions;
@@ -192,7 +196,7 @@ Survey look(const std::string& root, const config::VmSpec& spec, bool privileged
   if (!spec.pci.empty() || !spec.usb.empty()) {
     survey.uses = look_at_uses(tree);
   }
-  look_at_resources(tree, spec, survey);
+  look_at_resources(tree, spec, privileged, survey);
   if (spec.audio) {
     look_for_sound(tree, *spec.audio, survey);
   }

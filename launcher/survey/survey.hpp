@@ -94,6 +94,7 @@ struct Survey {
   unsigned cpus = 1;                  ///< how many the caller may use
   Cpus host_cpus;                     ///< looked at only for a VM whose vCPUs have CPUs of theirs
   RealtimeLimits realtime;            ///< the same
+  base::CpuSet cpuset;                ///< those that QEMU's cgroup may use; none: not said
   bool cpu_controllers = false;       ///< a VM's cgroup of root's can have a weight, and CPUs
   bool partitions = false;            ///< and an isolated partition of them
   std::map<unsigned, std::string> cpus_had;  ///< as `had`, for CPUs

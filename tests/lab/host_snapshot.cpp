@@ -195,6 +195,9 @@ class Survey {
                              "/proc/sys/vm/stat_interval"}) {
       attribute(name);
     }
+    for (const fs::path& server : entries("/sys/kernel/debug/sched/fair_server")) {
+      attribute(server / "runtime");
+    }
     for (const fs::path& parameter : entries("/sys/module/kvm/parameters")) {
       attribute(parameter);
     }

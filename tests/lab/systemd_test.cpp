@@ -1,6 +1,7 @@
 #include <pwd.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 
@@ -97,4 +98,27 @@ TEST_CASE("systemd: a user's service has its VM in a cgroup of its own, and is s
   CHECK(said(program, "the guest shut down"));
   CHECK(said(program, "host restored"));
   CHECK_FALSE(std::filesystem::exists("/sys/fs/cgroup" + group));
+}
+
+TEST_CASE("systemd: a guest with CPUs of its own comes first among all units", "[systemd]") {
+  const Folder folder;
+  Json config = idle_config();
+  config["cpu"] = {{"cores", 1}, {"pin", "3"}};
+  Program program(run_of(folder, config));
+  const bool running = program.says("] running");
+  INFO(program.output());
+  REQUIRE(running);
+  const pid_t qemu = qemu_pid(program);
+  const std::string group = cgroup_of(qemu);
+  const std::string unit = group.substr(0, group.rfind('/'));
+  CHECK(group.starts_with("/vmlaunch-guardian-"));
+  CHECK(unit.rfind('/') == 0);  // beside the slices
+  CHECK(contents("/sys/fs/cgroup" + unit + "/cpu.weight") == "10000");
+  CHECK(contents("/sys/fs/cgroup" + group + "/cpu.weight") == "10000");
+  CHECK(cgroup_of(parent_of(qemu)) == unit + "/guardian");
+  program.signal(SIGINT);
+  program.signal(SIGINT);
+  static_cast<void>(program.exit_code());
+  CHECK(said(program, "host restored"));
+  CHECK(eventually([&] { return !std::filesystem::exists("/sys/fs/cgroup" + unit); }, kPatience));
 }

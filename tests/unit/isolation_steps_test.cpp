@@ -125,7 +125,7 @@ TEST_CASE(
     }
     const auto before = vmlaunch::tests::snapshot(scene.laptop.tree);
     Journal journal = scene.laptop.journal();
-    apply(raise_frequency({2, 3}), scene.kernel, scene.context(), journal);
+    apply(tune_cpus(CpuTuning::frequency, {2, 3}), scene.kernel, scene.context(), journal);
     CHECK(scene.read(kCpu2 + "/scaling_governor") == "performance");
     CHECK(scene.read(kCpu2 + "/energy_performance_preference") ==
           (takes_preference ? "performance" : "balance_power"));

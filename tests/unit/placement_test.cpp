@@ -203,7 +203,7 @@ TEST_CASE("placement: the host's tasks are kept off by the boot, by a partition,
   CHECK(
       refusal_of(spec, survey) ==
       "10: Cannot keep the host's tasks off the CPUs 2,6: this kernel makes no isolated partition "
-      "below a VM's cgroup (Linux 6.8 does); put isolcpus=2,6 on the kernel's command line");
+      "below a VM's cgroup (Linux 6.8 does); put isolcpus=2-3,6-7 on the kernel's command line");
   survey.partitions = true;
   survey.cpu_controllers = true;
   const Placement placement = choose(spec, survey).placement;
@@ -239,6 +239,43 @@ TEST_CASE("placement: where the host's tasks compete, the guest's cgroup weighs 
             .starts_with("10: Cannot give the VM's cgroup a CPU weight: that takes root"));
 }
 
+TEST_CASE("placement: what a cpuset keeps from QEMU is as if it were not there", "[plan]") {
+  survey::Survey survey = look(tests::add_four_core_desktop);
+  survey.cpuset = set("0-2,4-6");
+  CHECK(choose(guest(1, 2), survey).seats() == "1 5");
+  CHECK(refusal_of(guest(3, 2), survey).find("this host has 6 CPUs") != std::string::npos);
+  CHECK(refusal_of(guest(1, 1, listed("3")), survey).find("by a cpuset (3)") != std::string::npos);
+  // The kernel does not count those that it keeps for who asks for them.
+  survey.host_cpus.isolated = {3, 7};
+  CHECK(choose(guest(1, 2), survey).seats() == "3 7");
+}
+
+TEST_CASE("placement: where CPU 0 is isolated, another core is left to the host", "[plan]") {
+  const Chosen chosen = choose(guest(2, 2), look(tests::add_four_core_desktop, "0,4"));
+  CHECK(chosen.seats() == "0 4 2 6");
+  CHECK(base::to_string(chosen.placement.rest) == "1,3,5,7");
+}
+
+TEST_CASE("placement: no real time where QEMU's own threads, or two vCPUs, share a CPU", "[plan]") {
+  const survey::Survey survey = look(tests::add_four_core_desktop, "2-3,6-7");
+  VmSpec::Cpu both = guest(2, 1, listed("2-3"));
+  both.emulator = set("2-3");
+  CHECK(choose(both, survey).placement.policy == Policy::other);
+  VmSpec::Cpu crowded = guest(2, 1, mapped({"2", "2"}));
+  CHECK(choose(crowded, survey).placement.policy == Policy::other);
+  crowded.realtime = Realtime{};
+  CHECK(refusal_of(crowded, survey).find("the CPUs 2 too, or QEMU's other threads do") !=
+        std::string::npos);
+}
+
+TEST_CASE("placement: near CPUs come before whole cores", "[plan]") {
+  survey::Survey survey = look(tests::add_two_socket_server);
+  const Passthrough passthrough = device_on(survey, 1);
+  CHECK(choose(guest(10, 1), survey, passthrough).seats() == "10 11 12 13 14 15 16 17 18 19");
+  const Chosen chosen = choose(guest(12, 1), survey, passthrough);
+  CHECK(chosen.seats() == "10 30 11 31 12 32 13 33 14 34 15 35");
+}
+
 TEST_CASE("placement: a set is paired by cores, a map is taken as it stands", "[plan]") {
   const survey::Survey survey = look(tests::add_four_core_desktop);
   CHECK(choose(guest(2, 2, listed("2-3,6-7")), survey).seats() == "2 6 3 7");
@@ -258,7 +295,8 @@ TEST_CASE("placement: a set is paired by cores, a map is taken as it stands", "[
 TEST_CASE("placement: CPUs that are not there are refused", "[plan]") {
   const survey::Survey survey = look(tests::add_four_core_desktop);
   const std::string why =
-      " names CPUs that are not there or offline (8); type: cat /sys/devices/system/cpu/online";
+      " names CPUs that are not there, offline, or kept from QEMU by a cpuset (8); type: cat "
+      "/sys/devices/system/cpu/online /sys/fs/cgroup/cpuset.cpus.effective";
   CHECK(refusal_of(guest(2, 1, listed("7-8")), survey) ==
         "10: Cannot place the vCPUs: cpu.pin" + why);
   CHECK(refusal_of(guest(1, 1, mapped({"8"})), survey) ==
@@ -268,7 +306,7 @@ TEST_CASE("placement: CPUs that are not there are refused", "[plan]") {
   CHECK(refusal_of(spec, survey) == "10: Cannot place the vCPUs: cpu.emulator" + why);
   spec.emulator = set("6-7");
   CHECK(base::to_string(choose(spec, survey).placement.rest) == "6-7");
-  CHECK(choose(spec, survey).warnings.size() == 1);
+  CHECK(choose(spec, survey).warnings.size() == 2);  // and CPU 3 is beside the guest's
 }
 
 TEST_CASE("placement: real time is the default where the host is kept off, and only there",
@@ -280,8 +318,9 @@ TEST_CASE("placement: real time is the default where the host is kept off, and o
   CHECK(exclusive.priority == 1);
   CHECK(exclusive.lifts_throttling);
   CHECK(exclusive.reason == "the kernel keeps the host off these CPUs (isolcpus)");
+  // Another VM may have lifted it, and end first: the step counts.
   survey.realtime.throttled = false;
-  CHECK_FALSE(choose(spec, survey).placement.lifts_throttling);
+  CHECK(choose(spec, survey).placement.lifts_throttling);
   // A user with that right can have it too, once root has lifted the throttling.
   CHECK(choose(spec, survey, {}, false).placement.policy == Policy::other);
   survey.realtime.highest = 1;
@@ -295,19 +334,19 @@ TEST_CASE("placement: real time is the default where the host is kept off, and o
   const Placement shared = choose(spec, look(tests::add_four_core_desktop, "2-3")).placement;
   CHECK(shared.policy == Policy::other);
   CHECK(shared.priority == 0);
-  CHECK(shared.reason == "the host uses CPUs 1,5-6 too");
+  CHECK(shared.reason == "the host, or something else of the VM's, uses CPUs 1,5-6 too");
 }
 
 TEST_CASE("placement: real time that the config asks for is refused with the cause", "[plan]") {
   VmSpec::Cpu spec = guest(2, 2, listed("2-3,6-7"));
   spec.realtime = Realtime{Policy::fifo, 7, false, false};
   survey::Survey survey = look(tests::add_four_core_desktop, "2,6");
-  CHECK(
-      refusal_of(spec, survey) ==
-      "10: Cannot schedule the vCPUs as SCHED_FIFO: the host uses the CPUs 3,7 too, and a busy "
-      "vCPU "
-      "would keep it off them; keep it off from the boot on (isolcpus=3,7 on the kernel's command "
-      "line), leave \"realtime\" to \"auto\", or add \"force\": true");
+  CHECK(refusal_of(spec, survey) ==
+        "10: Cannot schedule the vCPUs as SCHED_FIFO: the host uses the CPUs 3,7 too, or QEMU's "
+        "other "
+        "threads do, and a busy vCPU would keep them off; keep the host off from the boot on "
+        "(isolcpus=2-3,6-7 on the kernel's command line), leave \"realtime\" to \"auto\", or add "
+        "\"force\": true");
   survey.realtime.highest = 6;
   CHECK(refusal_of(spec, survey, false) ==
         "10: Cannot schedule the vCPUs as SCHED_FIFO: the limit of real-time priorities is 6 "
@@ -331,15 +370,17 @@ TEST_CASE("placement: real time that the config asks for is refused with the cau
 
 TEST_CASE("placement: the picture shows each vCPU on its core, and what the host keeps", "[plan]") {
   const Chosen chosen = choose(guest(2, 2), look(tests::add_hybrid_desktop));
-  CHECK(base::join(chosen.placement.picture, "\n") ==
-        "socket 0, node 0, L3 cache of 36M for CPUs 0-31, performance cores\n"
-        "  core of 2-3: vCPU 0 on 2, vCPU 1 on 3\n"
-        "  core of 4-5: vCPU 2 on 4, vCPU 3 on 5\n"
-        "  the host's: 0-1,6-15\n"
-        "socket 0, node 0, L3 cache of 36M for CPUs 0-31, efficient cores\n"
-        "  the host's: 16-31\n"
-        "QEMU's other threads: 0-1,6-31\n"
-        "the vCPUs are scheduled as SCHED_OTHER: the host uses CPUs 2-5 too");
+  CHECK(
+      base::join(chosen.placement.picture, "\n") ==
+      "socket 0, node 0, L3 cache of 36M for CPUs 0-31, performance cores\n"
+      "  core of 2-3: vCPU 0 on 2, vCPU 1 on 3\n"
+      "  core of 4-5: vCPU 2 on 4, vCPU 3 on 5\n"
+      "  the host's: 0-1,6-15\n"
+      "socket 0, node 0, L3 cache of 36M for CPUs 0-31, efficient cores\n"
+      "  the host's: 16-31\n"
+      "QEMU's other threads: 0-1,6-31\n"
+      "the vCPUs are scheduled as SCHED_OTHER: the host, or something else of the VM's, uses CPUs "
+      "2-5 too");
 }
 
 }  // namespace

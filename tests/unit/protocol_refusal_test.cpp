@@ -108,6 +108,39 @@ TEST_CASE("protocol: a plan with a field too many anywhere is refused", "[guardi
   }
 }
 
+TEST_CASE("protocol: a placement that no plan has is refused", "[guardian]") {
+  CHECK(complaint(seal_with("/placement/vcpus", {"", "3"})) == "not a set of CPUs");
+  CHECK(complaint(seal_with("/placement/vcpus", {"2", "3-"})) == "not a set of CPUs");
+  CHECK(complaint(seal_with("/placement/rest", "")) == "not a set of CPUs");
+  for (const auto& [pointer, value] :
+       {std::pair("/placement/vcpus", Json::array()),
+        std::pair("/placement/priority", Json(0)),
+        std::pair("/placement/policy", Json(0)),
+        std::pair("/placement/vcpus", Json(std::vector<std::string>(256, "1")))}) {
+    INFO(pointer << " " << value);
+    CHECK(complaint(seal_with(pointer, value)) == "a placement that no plan has");
+  }
+  for (const auto& [pointer, value] :
+       {std::pair("/placement/priority", Json(100)), std::pair("/placement/policy", Json(3))}) {
+    CHECK(complaint(seal_with(pointer, value)).ends_with("has the wrong type or range"));
+  }
+  Json more = seal_json();
+  more["placement"]["from"] = "start";
+  CHECK(complaint(more) == "a field too many");
+}
+
+TEST_CASE("protocol: threads are numbers", "[guardian]") {
+  const auto asked = [](const Json& vcpus) {
+    return complaint(Json{{"do", "schedule"}, {"vcpus", vcpus}, {"realtime", true}});
+  };
+  CHECK(asked({17, 18}) == "nothing");
+  for (const Json& wrong : {Json({0}), Json({-1}), Json({2147483648}), Json({"17"}), Json(17)}) {
+    INFO(wrong);
+    CHECK(asked(wrong) == "\"vcpus\" has the wrong type or range");
+  }
+  CHECK(complaint(Json{{"do", "schedule"}, {"vcpus", {17}}}) == "\"realtime\" is missing");
+}
+
 TEST_CASE("protocol: a small request with a field too many or too few is refused", "[guardian]") {
   for (const char* what : {"spawn", "status", "usb-changed", "place-interrupts"}) {
     INFO(what);
