@@ -115,8 +115,7 @@ void set_affinity(const Process& process, pid_t thread, const CpuSet& cpus) {
 /// Why the kernel says EPERM (kernel/sched/syscalls.c, user_check_sched_setscheduler).
 std::string cause_of_refusal(const Process& process, pid_t thread, unsigned priority) {
   const bool is_root = ::geteuid() == 0;
-  const std::string known =
-      survey::obstacle(survey::look_at_realtime(base::Tree("")), priority, is_root);
+  std::string known = survey::obstacle(survey::look_at_realtime(base::Tree("")), priority, is_root);
   if (!known.empty()) {
     return known;
   }

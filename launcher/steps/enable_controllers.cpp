@@ -35,6 +35,7 @@ bool has(const std::vector<std::string>& list, const std::string& word) {
 /// "+cpu +cpuset"
 std::string order(const char* sign, const std::vector<std::string>& controllers) {
   std::vector<std::string> words;
+  words.reserve(controllers.size());
   for (const std::string& name : controllers) {
     words.push_back(sign + name);
   }

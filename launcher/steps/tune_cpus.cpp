@@ -14,7 +14,7 @@ namespace vmlaunch::launcher::steps {
 
 namespace {
 
-constexpr std::size_t kMostSettings = 2 * 8192;
+constexpr std::size_t kMostSettings = 16384;  // two for each CPU that there may be
 
 /// A file of each CPU's: what stands before and behind its number, and what is to be in it.
 struct File {
