@@ -200,7 +200,8 @@ std::vector<CpuSet> pair_up(const CpuSet& set, const survey::Cpus& cpus) {
   std::vector<CpuSet> seats;
   CpuSet left = set;
   while (!left.empty()) {
-    const CpuSet core = common(left, cpu_of(cpus, *left.begin()).siblings);
+    CpuSet core = common(left, cpu_of(cpus, *left.begin()).siblings);
+    core.insert(*left.begin());  // one that is offline has no siblings
     for (const unsigned cpu : core) {
       seats.push_back({cpu});
     }
@@ -425,7 +426,7 @@ Exclusive choose_exclusive(const VmSpec::Cpu& spec,
     throw Failure(ExitCode::preflight,
                   verb + "that takes root; type: sudo vmlaunch …, or put " + from_boot);
   }
-  if (!survey.partitions) {
+  if (!survey.partitions || !(survey.cgroup || survey.guardian_unit)) {
     throw Failure(ExitCode::preflight,
                   verb +
                       "this kernel makes no isolated partition below a VM's cgroup (Linux 6.8 "
@@ -484,7 +485,8 @@ std::optional<unsigned> choose_weight(const VmSpec::Cpu& spec,
                                       bool privileged,
                                       const Placement& placement) {
   constexpr unsigned kLargest = 10000;
-  const bool can = privileged && survey.cpu_controllers;
+  const bool has_cgroup = survey.cgroup || survey.guardian_unit;
+  const bool can = privileged && survey.cpu_controllers && has_cgroup;
   if (spec.weight && !can) {
     throw Failure(ExitCode::preflight,
                   "Cannot give the VM's cgroup a CPU weight: that takes root and the cgroup2 "

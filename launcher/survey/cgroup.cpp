@@ -125,7 +125,8 @@ std::optional<std::string> find_cgroup_parent(const base::Tree& tree, bool privi
 
 CpuControl look_at_cpu_control(const base::Tree& tree) {
   const auto mount = find_mount(tree);
-  if (!mount) {
+  // A container's root is none: it has processes, and gives no controllers on.
+  if (!mount || tree.exists(*mount + "/cgroup.type")) {
     return {};
   }
   const std::vector<std::string> all =

@@ -29,6 +29,7 @@ survey::Survey look(AddHost add, const std::string& isolated = "") {
   const base::Tree tree = built.tree();
   survey::Reader reader(tree);
   survey::Survey survey;
+  survey.cgroup = true;
   survey.host_cpus = survey::look_at_cpus(reader);
   return survey;
 }
@@ -227,6 +228,9 @@ TEST_CASE("placement: where the host's tasks compete, the guest's cgroup weighs 
   VmSpec::Cpu spec = guest(1, 2);
   CHECK_FALSE(choose(spec, survey).placement.weight);
   survey.cpu_controllers = true;
+  survey.cgroup = false;
+  CHECK_FALSE(choose(spec, survey).placement.weight);  // nowhere to put it
+  survey.cgroup = true;
   CHECK(choose(spec, survey).placement.weight == 10000U);
   CHECK_FALSE(choose(spec, survey, {}, false).placement.weight);
   CHECK_FALSE(choose(guest(1, 2, {}), survey).placement.weight);
@@ -245,6 +249,13 @@ TEST_CASE("placement: what a cpuset keeps from QEMU is as if it were not there",
   CHECK(choose(guest(1, 2), survey).seats() == "1 5");
   CHECK(refusal_of(guest(3, 2), survey).find("this host has 6 CPUs") != std::string::npos);
   CHECK(refusal_of(guest(1, 1, listed("3")), survey).find("by a cpuset (3)") != std::string::npos);
+  // One that another VM has, and that is offline since: refused when it is reserved.
+  survey.host_cpus.list[3].online = false;
+  survey.host_cpus.list[3].siblings = {};
+  survey.cpus_had = {{3, "the VM a has it"}};
+  CHECK(choose(guest(1, 1, listed("3")), survey).seats() == "3");
+  survey = look(tests::add_four_core_desktop);
+  survey.cpuset = set("0-2,4-6");
   // The kernel does not count those that it keeps for who asks for them.
   survey.host_cpus.isolated = {3, 7};
   CHECK(choose(guest(1, 2), survey).seats() == "3 7");
