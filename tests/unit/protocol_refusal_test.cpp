@@ -134,7 +134,11 @@ TEST_CASE("protocol: threads are numbers", "[guardian]") {
     return complaint(Json{{"do", "schedule"}, {"vcpus", vcpus}, {"realtime", true}});
   };
   CHECK(asked({17, 18}) == "nothing");
-  for (const Json& wrong : {Json({0}), Json({-1}), Json({2147483648}), Json({"17"}), Json(17)}) {
+  for (const Json& wrong : {Json::array({0}),
+                            Json::array({-1}),
+                            Json::array({2147483648}),
+                            Json::array({"17"}),
+                            Json(17)}) {
     INFO(wrong);
     CHECK(asked(wrong) == "\"vcpus\" has the wrong type or range");
   }
