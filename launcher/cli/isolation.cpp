@@ -84,26 +84,29 @@ Target find_target(const base::Tree& tree, const std::string& text) {
   return {*cpus, {}};
 }
 
-void pause_for(std::chrono::milliseconds time) {
-  timespec left{time.count() / 1000, time.count() % 1000 * 1'000'000};
-  while (::nanosleep(&left, &left) != 0) {
+void pause_until(std::chrono::steady_clock::time_point end) {
+  const auto left = end - std::chrono::steady_clock::now();
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(left);
+  timespec time{seconds.count(), std::chrono::nanoseconds(left - seconds).count()};
+  while (left.count() > 0 && ::nanosleep(&time, &time) != 0) {
   }
 }
 
 isolation::Report look(const base::Tree& tree, const Target& target, std::chrono::seconds time) {
-  const isolation::Counters before = isolation::count(tree, target.cpus);
+  const isolation::Counters before = isolation::count(tree, target.cpus, target.vcpus);
   std::vector<std::pair<unsigned, isolation::Probe>> probes;
   if (target.vcpus.empty()) {
     probes = isolation::probe(target.cpus, time);
-  } else {
-    pause_for(time);
   }
-  const isolation::Counters after = isolation::count(tree, target.cpus);
+  pause_until(before.taken + time);
+  const isolation::Counters after = isolation::count(tree, target.cpus, target.vcpus);
   isolation::Report report = isolation::compare(before, after, target.cpus, target.vcpus);
   for (isolation::CpuReport& cpu : report.cpus) {
+    cpu.was_closed = target.vcpus.empty();
     for (const auto& [number, found] : probes) {
       if (number == cpu.cpu) {
         cpu.probe = found;
+        cpu.was_closed = false;
       }
     }
   }
@@ -124,9 +127,19 @@ void print(const isolation::Report& report, const IsolationOptions& options) {
 
 ExitCode measure(const IsolationOptions& options) {
   const base::Tree tree("");
-  const Target target = find_target(tree, options.target);
+  bool is_first = true;
   do {
-    print(look(tree, target, std::chrono::seconds(options.seconds)), options);
+    try {
+      const Target target = find_target(tree, options.target);
+      print(look(tree, target, std::chrono::seconds(options.seconds)), options);
+    } catch (const Failure& failure) {
+      if (is_first || failure.code() != ExitCode::not_running) {
+        throw;
+      }
+      std::cout << "it does not run any more\n";
+      return ExitCode::ended;
+    }
+    is_first = false;
   } while (options.live && std::cout.flush());
   return ExitCode::ended;
 }

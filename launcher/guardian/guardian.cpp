@@ -226,6 +226,7 @@ class Guardian {
     make_dev();
     dry_ ? changes_.require_unreserved(plan_.steps) : changes_.reserve(plan_.steps);
     changes_.check(plan_.steps);
+    require_right_to_place();
     if (!dry_) {
       keep_capabilities();
       sealed_ = true;
@@ -286,6 +287,15 @@ class Guardian {
     }
   }
 
+  void require_right_to_place() const {
+    if (plan_.placement.pinned() && identity_.privileged &&
+        !sandbox::has_capability(CAP_SYS_NICE)) {
+      throw Failure(ExitCode::preflight,
+                    "Cannot place the vCPUs: this root lacks CAP_SYS_NICE, as in a container that "
+                    "was not given it; type: grep CapEff /proc/self/status");
+    }
+  }
+
   /// Those that the plan still needs: QEMU's root folder is made once, nodes come with USB devices.
   void keep_capabilities() const {
     sandbox::Capabilities needed = {CAP_KILL, CAP_SETUID, CAP_SETGID, CAP_SETPCAP};
@@ -297,12 +307,6 @@ class Guardian {
     }
     if (plan_.placement.pinned()) {
       needed.push_back(CAP_SYS_NICE);
-      if (identity_.privileged && !sandbox::has_capability(CAP_SYS_NICE)) {
-        throw Failure(
-            ExitCode::preflight,
-            "Cannot place the vCPUs: this root lacks CAP_SYS_NICE, as in a container that "
-            "was not given it; type: grep CapEff /proc/self/status");
-      }
     }
     for (const steps::Step& step : plan_.steps) {
       if (const int capability = step->capability(); capability >= 0) {
@@ -569,7 +573,7 @@ class Guardian {
       throw ProtocolError("threads that the plan does not place");
     }
     if (!threads_) {
-      threads_.emplace(plan_.placement, vcpu_cgroup());
+      threads_.emplace(changes_.host(), plan_.placement, vcpu_cgroup());
     }
     if (qemu_) {
       threads_->place(qemu_->pid, request.vcpus, request.realtime);
@@ -578,7 +582,7 @@ class Guardian {
   }
 
   void place_device_interrupts() {
-    if (!started_ || !dev_ || !plan_.placement.pinned() || !has(steps::clear_masks({}))) {
+    if (!started_ || !dev_ || !plan_.placement.pinned() || !has(steps::move_interrupts({}))) {
       throw ProtocolError("interrupts that the plan does not place");
     }
     if (qemu_) {

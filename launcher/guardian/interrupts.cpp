@@ -12,10 +12,11 @@ namespace vmlaunch::launcher::guardian {
 namespace {
 
 /// The device of which vfio has an interrupt, by the name that it gives it:
-/// "vfio-msix[0](0000:01:00.0)" (drivers/vfio/pci/vfio_pci_intrs.c).
+/// "vfio-msix[0](0000:01:00.0)", "vfio-msi[0](…)" (drivers/vfio/pci/vfio_pci_intrs.c). The line of
+/// "vfio-intx(…)" may be one that the host's devices have too.
 std::optional<base::PciAddress> device_of(const std::string& action) {
   const std::size_t open = action.find('(');
-  if (!action.starts_with("vfio-") || open == std::string::npos || !action.ends_with(')')) {
+  if (!action.starts_with("vfio-msi") || open == std::string::npos || !action.ends_with(')')) {
     return std::nullopt;
   }
   return base::parse_pci_address(action.substr(open + 1, action.size() - open - 2));

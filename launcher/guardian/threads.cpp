@@ -1,19 +1,17 @@
 #include "launcher/guardian/threads.hpp"
 
-#include <fcntl.h>
 #include <sched.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <functional>
 #include <set>
-#include <system_error>
 #include <utility>
 
 #include "base/affinity.hpp"
 #include "base/errors.hpp"
-#include "base/file.hpp"
 #include "base/process_stat.hpp"
 #include "base/text.hpp"
 #include "base/tree.hpp"
@@ -78,14 +76,30 @@ void require_own(const Process& process, pid_t thread) {
 }
 
 /// The kernel refuses a thread of another process: its cgroup is of another domain.
-void move(pid_t thread, const std::string& group) {
-  try {
-    const base::UniqueFd threads = base::open_file(group + "/cgroup.threads", O_WRONLY);
-    base::write_all(threads.get(), std::to_string(thread), group + "/cgroup.threads");
-  } catch (const std::system_error& error) {
-    refuse(name_of(thread) + " cannot have its place among the VM's cgroups: " + error.what() +
-           "; type: cat " + base::shell_quote(group + "/cgroup.type"));
+void move(steps::Host& host,
+          const Process& process,
+          const std::vector<pid_t>& threads,
+          const std::string& group) {
+  std::vector<std::pair<std::string, std::string>> values;
+  values.reserve(threads.size());
+  for (const pid_t thread : threads) {
+    require_own(process, thread);
+    values.emplace_back(group + "/cgroup.threads", std::to_string(thread));
   }
+  const std::vector<int> errors = host.write_each(values);
+  for (std::size_t i = 0; i < threads.size(); ++i) {
+    require_own(process, threads[i]);
+    if (errors[i] != 0) {
+      refuse(name_of(threads[i]) +
+             " cannot have its place among the VM's cgroups: " + base::error_text(errors[i]) +
+             "; type: cat " + base::shell_quote(group + "/cgroup.type"));
+    }
+  }
+}
+
+/// Whether it is in a cgroup of that name.
+bool is_in(const Process& process, pid_t thread, const std::string& group) {
+  return process.cgroup_of(thread).ends_with("/" + group.substr(group.rfind('/') + 1));
 }
 
 /// An error of the kernel's, with what it may mean.
@@ -183,13 +197,15 @@ void place_kernel_threads(pid_t qemu, const CpuSet& cpus) {
 
 void Threads::place_vcpus(pid_t qemu, bool realtime) const {
   const Process process(qemu);
+  const bool are_there = group_.empty() || std::all_of(vcpus_.begin(), vcpus_.end(), [&](pid_t it) {
+                           return is_in(process, it, group_);
+                         });
+  if (!are_there) {
+    move(host_, process, vcpus_, group_);
+  }
   for (std::size_t i = 0; i < vcpus_.size(); ++i) {
     const pid_t thread = vcpus_[i];
     require_own(process, thread);
-    if (!group_.empty()) {
-      move(thread, group_);
-      require_own(process, thread);
-    }
     set_affinity(process, thread, placement_.vcpus[i]);
     require_own(process, thread);
     if (realtime) {
@@ -218,9 +234,8 @@ void Threads::place_others(pid_t qemu) const {
       }
       found_new = true;
       calm_down(thread);
-      if (!group_.empty() &&
-          process.cgroup_of(thread).ends_with("/" + group_.substr(group_.rfind('/') + 1))) {
-        move(thread, group_.substr(0, group_.rfind('/')));
+      if (!group_.empty() && is_in(process, thread, group_)) {
+        move(host_, process, {thread}, group_.substr(0, group_.rfind('/')));
       }
       if (process.has(thread)) {
         set_affinity(process, thread, placement_.rest);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "launcher/plan/placement.hpp"
+#include "launcher/steps/host.hpp"
 
 namespace vmlaunch::launcher::guardian {
 
@@ -13,8 +14,8 @@ namespace vmlaunch::launcher::guardian {
 class Threads {
  public:
   /// `group` is the cgroup of the vCPUs' own, "" for none.
-  Threads(plan::Placement placement, std::string group)
-      : placement_(std::move(placement)), group_(std::move(group)) {}
+  Threads(steps::Host& host, plan::Placement placement, std::string group)
+      : host_(host), placement_(std::move(placement)), group_(std::move(group)) {}
 
   /// Puts the vCPUs, all other threads and those that the kernel has for QEMU on their CPUs, and
   /// schedules the vCPUs by the placement's policy, or like all others. `vcpus` are their threads'
@@ -31,6 +32,7 @@ class Threads {
   void place_vcpus(pid_t qemu, bool realtime) const;
   void place_others(pid_t qemu) const;
 
+  steps::Host& host_;
   plan::Placement placement_;
   std::string group_;
   std::vector<pid_t> vcpus_;  ///< once they are known

@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <sstream>
+#include <string_view>
 #include <vector>
 
 #include "base/process_stat.hpp"
@@ -49,6 +50,7 @@ void count_thread(const base::Tree& tree,
   ThreadTime time;
   time.name = stat->name;
   time.process = static_cast<pid_t>(base::parse_number<unsigned>(process).value_or(0));
+  time.started = stat->started;
   time.is_kernel = stat->is_kernel_thread();
   time.cpu = stat->cpu;
   time.ran_ns = number_in(times, 0);
@@ -99,30 +101,65 @@ void count_table(const base::Tree& tree,
   }
 }
 
-/// "cpu2 user nice system idle iowait irq softirq steal …", in clock ticks.
-void count_stolen(const base::Tree& tree, const base::CpuSet& cpus, Counters& counters) {
+/// "cpu2 user nice system idle iowait irq softirq steal guest …", in clock ticks. Guests' time is
+/// in user's too.
+void count_times(const base::Tree& tree, const base::CpuSet& cpus, Counters& counters) {
+  constexpr std::size_t kIdle = 4;
+  constexpr std::size_t kWaiting = 5;
   constexpr std::size_t kSteal = 8;
   const auto ticks = static_cast<std::uint64_t>(::sysconf(_SC_CLK_TCK));
   for (const std::string& line : base::split(tree.read("/proc/stat").value_or(""), '\n')) {
     const std::vector<std::string> words = words_of(line);
-    if (words.size() > kSteal && words[0].starts_with("cpu") && words[0].size() > 3) {
-      const auto cpu = base::parse_number<unsigned>(words[0].substr(3));
-      if (cpu && cpus.contains(*cpu)) {
-        counters.stolen_ms[*cpu] = number_in(words, kSteal) * 1000 / ticks;
-      }
+    if (words.size() <= kSteal || !words[0].starts_with("cpu") || words[0].size() == 3) {
+      continue;
+    }
+    const auto cpu = base::parse_number<unsigned>(words[0].substr(3));
+    if (!cpu || !cpus.contains(*cpu)) {
+      continue;
+    }
+    std::uint64_t busy = 0;
+    for (std::size_t i = 1; i <= kSteal; ++i) {
+      busy += i == kIdle || i == kWaiting ? 0 : number_in(words, i);
+    }
+    CpuTime& time = counters.times[*cpu];
+    time.busy_ms = busy * 1000 / ticks;
+    time.stolen_ms = number_in(words, kSteal) * 1000 / ticks;
+    const std::string hot = tree.read("/sys/devices/system/cpu/cpu" + std::to_string(*cpu) +
+                                      "/thermal_throttle/core_throttle_count")
+                                .value_or("0");
+    time.too_hot = base::parse_number<std::uint64_t>(hot).value_or(0);
+  }
+}
+
+/// "throttled_usec 12" in the cpu.stat of a thread's cgroup, and of those above.
+void count_throttled(const base::Tree& tree, pid_t thread, Counters& counters) {
+  constexpr std::string_view kName = "\nthrottled_usec ";
+  const std::string text = tree.read("/proc/" + std::to_string(thread) + "/cgroup").value_or("");
+  const std::size_t begin = text.find("0::/");
+  if (begin == std::string::npos) {
+    return;
+  }
+  std::string folder = text.substr(begin + 3, text.find('\n', begin) - begin - 3);
+  for (; folder.size() > 1; folder.resize(folder.rfind('/'))) {
+    const std::string stat = tree.read("/sys/fs/cgroup" + folder + "/cpu.stat").value_or("");
+    if (const std::size_t found = stat.find(kName); found != std::string::npos) {
+      counters.throttled_us[folder] = number_in(words_of(stat.substr(found)), 1);
     }
   }
 }
 
 }  // namespace
 
-Counters count(const base::Tree& tree, const base::CpuSet& cpus) {
+Counters count(const base::Tree& tree, const base::CpuSet& cpus, const std::vector<pid_t>& vcpus) {
   Counters counters;
   counters.taken = std::chrono::steady_clock::now();
   count_threads(tree, counters);
   count_table(tree, "/proc/interrupts", "", cpus, counters);
   count_table(tree, "/proc/softirqs", "softirq ", cpus, counters);
-  count_stolen(tree, cpus, counters);
+  count_times(tree, cpus, counters);
+  for (const pid_t vcpu : vcpus) {
+    count_throttled(tree, vcpu, counters);
+  }
   return counters;
 }
 

@@ -21,7 +21,8 @@ std::uint64_t grown(std::uint64_t before, std::uint64_t after) {
 
 ThreadTime grown(const Counters& before, pid_t thread, const ThreadTime& after) {
   const auto found = before.threads.find(thread);
-  const ThreadTime old = found == before.threads.end() ? ThreadTime() : found->second;
+  const bool is_same = found != before.threads.end() && found->second.started == after.started;
+  const ThreadTime old = is_same ? found->second : ThreadTime();
   ThreadTime time = after;
   time.ran_ns = grown(old.ran_ns, after.ran_ns);
   time.waited_ns = grown(old.waited_ns, after.waited_ns);
@@ -63,12 +64,18 @@ std::string name_of(const Runner& runner) {
                                      ")";
 }
 
+/// How long a thread that could run waited until it did.
+std::string each(const ThreadTime& time) {
+  return duration(time.turns == 0 ? time.waited_ns : time.waited_ns / time.turns) +
+         " each on average";
+}
+
 void add_guests(std::string& text, const Report& report, const CpuReport& cpu) {
   for (const Runner& guest : cpu.guests) {
     text += "  " + name_of(guest) + " ran " + share(guest.time.ran_ns, report.time) +
             " of the time, was interrupted by a task " + std::to_string(guest.time.involuntary) +
             " times, and waited for the CPU " + duration(guest.time.waited_ns) + " in " +
-            std::to_string(guest.time.turns) + " turns\n";
+            std::to_string(guest.time.turns) + " turns, " + each(guest.time) + "\n";
   }
 }
 
@@ -79,10 +86,28 @@ void add_others(std::string& text, const Report& report, const CpuReport& cpu) {
   for (std::size_t i = 0; i < cpu.others.size() && i < kShown; ++i) {
     const ThreadTime& time = cpu.others[i].time;
     text += "  " + name_of(cpu.others[i]) + " ran " + share(time.ran_ns, report.time) + ", " +
-            duration(time.ran_ns) + " in " + std::to_string(time.turns) + " turns\n";
+            duration(time.ran_ns) + " in " + std::to_string(time.turns) + " turns" +
+            (cpu.others[i].has_come ? ", a part of it elsewhere" : "") + "\n";
   }
   if (cpu.others.size() > kShown) {
     text += "  and " + std::to_string(cpu.others.size() - kShown) + " more tasks\n";
+  }
+}
+
+/// What no thread that is left accounts for.
+void add_time(std::string& text, const Report& report, const CpuReport& cpu) {
+  constexpr std::uint64_t kMillion = 1'000'000;
+  text += "  busy " + share(cpu.time.busy_ms * kMillion, report.time) + " of the time";
+  if (cpu.rest_ms != 0) {
+    text += "; " + share(cpu.rest_ms * kMillion, report.time) +
+            " with interrupts, and tasks that ended or moved on";
+  }
+  text += "\n";
+  if (cpu.time.stolen_ms != 0) {
+    text += "  a hypervisor above this host took " + std::to_string(cpu.time.stolen_ms) + " ms\n";
+  }
+  if (cpu.time.too_hot != 0) {
+    text += "  too hot, and slowed down, " + std::to_string(cpu.time.too_hot) + " times\n";
   }
 }
 
@@ -128,6 +153,7 @@ json to_json(const Runner& runner) {
           {"ran_ns", runner.time.ran_ns},
           {"waited_ns", runner.time.waited_ns},
           {"turns", runner.time.turns},
+          {"came_from_another_cpu", runner.has_come},
           {"involuntary_switches", runner.time.involuntary}};
 }
 
@@ -150,11 +176,15 @@ Report compare(const Counters& before,
   for (const unsigned cpu : cpus) {
     CpuReport one;
     one.cpu = cpu;
+    std::uint64_t accounted = 0;
     for (const auto& [thread, now] : after.threads) {
       const ThreadTime time = grown(before, thread, now);
       const bool is_guest = std::find(vcpus.begin(), vcpus.end(), thread) != vcpus.end();
       if (now.cpu == cpu && (is_guest || time.turns != 0 || time.ran_ns != 0)) {
-        (is_guest ? one.guests : one.others).push_back({thread, time});
+        const auto old = before.threads.find(thread);
+        const bool has_come = old != before.threads.end() && old->second.cpu != cpu;
+        (is_guest ? one.guests : one.others).push_back({thread, time, has_come});
+        accounted += time.ran_ns;
       }
     }
     std::sort(one.others.begin(), one.others.end(), [](const Runner& a, const Runner& b) {
@@ -175,12 +205,23 @@ Report compare(const Counters& before,
     std::stable_sort(one.interrupts.begin(),
                      one.interrupts.end(),
                      [](const auto& a, const auto& b) { return a.second > b.second; });
-    const auto stolen = before.stolen_ms.find(cpu);
-    const auto stolen_now = after.stolen_ms.find(cpu);
-    if (stolen != before.stolen_ms.end() && stolen_now != after.stolen_ms.end()) {
-      one.stolen_ms = grown(stolen->second, stolen_now->second);
+    const auto old = before.times.find(cpu);
+    const auto now = after.times.find(cpu);
+    if (old != before.times.end() && now != after.times.end()) {
+      one.time = {grown(old->second.busy_ms, now->second.busy_ms),
+                  grown(old->second.stolen_ms, now->second.stolen_ms),
+                  grown(old->second.too_hot, now->second.too_hot)};
     }
+    accounted /= 1'000'000;
+    one.rest_ms = one.time.busy_ms > accounted ? one.time.busy_ms - accounted : 0;
     report.cpus.push_back(std::move(one));
+  }
+  for (const auto& [group, time] : after.throttled_us) {
+    const auto old = before.throttled_us.find(group);
+    const std::uint64_t more = old == before.throttled_us.end() ? 0 : grown(old->second, time);
+    if (more != 0) {
+      report.throttled_us.emplace_back(group, more);
+    }
   }
   return report;
 }
@@ -190,16 +231,21 @@ std::string to_text(const Report& report) {
   for (const CpuReport& cpu : report.cpus) {
     text += (text.empty() ? "CPU " : "\nCPU ") + std::to_string(cpu.cpu) + ", for " +
             duration(static_cast<std::uint64_t>(report.time.count())) + "\n";
+    add_time(text, report, cpu);
     add_guests(text, report, cpu);
     add_others(text, report, cpu);
     add_interrupts(text, cpu);
-    if (cpu.stolen_ms != 0) {
-      text += "  a hypervisor above this host took " + std::to_string(cpu.stolen_ms) + " ms\n";
+    if (cpu.was_closed) {
+      text += "  no thread of ours can run there: a partition, or a cpuset, keeps it away\n";
     }
     if (cpu.probe) {
       add_histogram(text, "gaps in a loop that looks at the clock", cpu.probe->gaps);
       add_histogram(text, "from a timer's end to the thread that waits for it", cpu.probe->wakings);
     }
+  }
+  for (const auto& [group, time] : report.throttled_us) {
+    text += "\nThe quota of the cgroup " + base::printable(group) + " stopped the vCPUs for " +
+            duration(time * 1000) + "\n";
   }
   return text;
 }
@@ -215,11 +261,19 @@ json to_json(const Report& report) {
                     {"guests", to_json(cpu.guests)},
                     {"others", to_json(cpu.others)},
                     {"interrupts", interrupts},
-                    {"stolen_ms", cpu.stolen_ms},
+                    {"busy_ms", cpu.time.busy_ms},
+                    {"unaccounted_ms", cpu.rest_ms},
+                    {"stolen_ms", cpu.time.stolen_ms},
+                    {"times_too_hot", cpu.time.too_hot},
                     {"gaps", cpu.probe ? to_json(cpu.probe->gaps) : json(nullptr)},
                     {"wakings", cpu.probe ? to_json(cpu.probe->wakings) : json(nullptr)}});
   }
-  return {{"nanoseconds", report.time.count()}, {"cpus", cpus}};
+  json throttled = json::object();
+  for (const auto& [group, time] : report.throttled_us) {
+    throttled[group] = time;
+  }
+  return {
+      {"nanoseconds", report.time.count()}, {"cpus", cpus}, {"throttled_us_by_cgroup", throttled}};
 }
 
 }  // namespace vmlaunch::launcher::isolation

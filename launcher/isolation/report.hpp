@@ -17,7 +17,8 @@ namespace vmlaunch::launcher::isolation {
 /// A thread that ran on one of the CPUs.
 struct Runner {
   pid_t thread = 0;
-  ThreadTime time;  ///< within the while
+  ThreadTime time;        ///< within the while
+  bool has_come = false;  ///< it was on another CPU before: a part of its time may count for that
 };
 
 /// What happened on one CPU.
@@ -26,14 +27,18 @@ struct CpuReport {
   std::vector<Runner> guests;  ///< the vCPUs that are on it
   std::vector<Runner> others;  ///< who had it longest comes first
   std::vector<std::pair<std::string, std::uint64_t>> interrupts;  ///< the most frequent first
-  std::uint64_t stolen_ms = 0;
+  CpuTime time;                                                   ///< within the while
+  std::uint64_t rest_ms =
+      0;  ///< that it was busy without any of these: threads that ended, or left
   std::optional<Probe> probe;  ///< what a thread of ours found there
+  bool was_closed = false;     ///< such a thread was to look, and could not run there
 };
 
 /// Who had CPUs for a while.
 struct Report {
   std::chrono::nanoseconds time{};
   std::vector<CpuReport> cpus;
+  std::vector<std::pair<std::string, std::uint64_t>> throttled_us;  ///< cgroups with a quota
 };
 
 /// `vcpus`: threads for which the CPUs are. A thread counts for the CPU that it was on last.

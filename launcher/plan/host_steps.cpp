@@ -132,7 +132,9 @@ void add_cpu_steps(const config::VmSpec& spec, const survey::Survey& survey, Pla
   const auto wants = [&](config::Isolation kind) { return spec.cpu.isolate.contains(kind); };
   const bool partition = placement.exclusive == Exclusive::by_partition;
   if (partition || placement.weight) {
-    plan.steps.push_back(steps::enable_controllers(survey.guardian_unit));
+    const unsigned weight = placement.weight.value_or(steps::kUsualWeight);
+    plan.steps.push_back(survey.guardian_unit ? steps::enable_controllers_of_unit(weight)
+                                              : steps::enable_controllers());
   }
   if (placement.weight) {
     plan.steps.push_back(steps::weigh_cgroup(spec.name, *placement.weight));
@@ -147,12 +149,7 @@ void add_cpu_steps(const config::VmSpec& spec, const survey::Survey& survey, Pla
   if (partition) {
     plan.steps.push_back(steps::isolate_cpus(spec.name, cpus));
   }
-  if (wants(config::Isolation::interrupts)) {
-    plan.steps.push_back(steps::clear_masks(cpus));
-    plan.placement.interrupts = !plan.passthrough.slots.empty();
-  }
   if (wants(config::Isolation::kernel)) {
-    plan.steps.push_back(steps::move_kernel_threads(cpus));
     plan.steps.push_back(steps::set_tunable(steps::Tunable::statistics));
   }
   if (!spec.cpu.halt_polling) {
@@ -161,6 +158,26 @@ void add_cpu_steps(const config::VmSpec& spec, const survey::Survey& survey, Pla
   if (wants(config::Isolation::frequency)) {
     plan.steps.push_back(steps::tune_cpus(steps::CpuTuning::frequency, cpus));
   }
+}
+
+/// Once the devices are the guest's: the host's drivers had interrupts and threads for them, and
+/// get others when they come back, which then are where they were.
+void add_moves(const config::VmSpec& spec, Plan& plan) {
+  const base::CpuSet cpus = plan.placement.guests();
+  if (spec.cpu.isolate.contains(config::Isolation::interrupts)) {
+    plan.steps.push_back(steps::move_interrupts(cpus));
+    plan.placement.interrupts = !plan.passthrough.slots.empty();
+  }
+  if (spec.cpu.isolate.contains(config::Isolation::kernel)) {
+    plan.steps.push_back(steps::move_work_queues(cpus));
+    plan.steps.push_back(steps::move_kernel_threads(cpus));
+  }
+}
+
+/// A guest that has CPUs for itself, or keeps others from them, shares them with no other.
+bool needs_own_cpus(const config::VmSpec& spec, const Placement& placement) {
+  return placement.pinned() && (placement.exclusive != Exclusive::no || placement.realtime() ||
+                                !spec.cpu.isolate.empty());
 }
 
 std::string lacks_node(const std::string& node) {
@@ -242,6 +259,9 @@ void add_host_steps(const config::VmSpec& spec,
   require_desktop_can_end(spec, survey, identity, plan);
   warn_of_weak_walls(survey.uses, plan);
   plan.qemu.memlock = memlock_of(spec, plan.passthrough);
+  if (needs_own_cpus(spec, plan.placement)) {
+    plan.steps.push_back(steps::take_cpus(plan.placement.guests()));
+  }
   if (identity.privileged) {
     for (const auto& [name, on] : spec.module_parameters) {
       plan.steps.push_back(steps::set_parameter(name, on));
@@ -249,6 +269,7 @@ void add_host_steps(const config::VmSpec& spec,
     add_memory_steps(spec.memory, plan);
     add_cpu_steps(spec, survey, plan);
     add_device_steps(spec, survey, plan);
+    add_moves(spec, plan);
   } else {
     require_prepared(spec, survey, plan);
   }

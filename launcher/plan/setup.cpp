@@ -127,11 +127,13 @@ void locked_memory(Draft& draft, const Passthrough& passthrough) {
              {"[Service]", "LimitMEMLOCK=" + std::to_string(memlock->bytes)}});
 }
 
-/// As a run as root would do it.
+/// As a run as root would do it that isolates nothing.
 void real_time(Draft& draft, const Passthrough& passthrough) {
   std::vector<std::string> ignored;
-  const Placement placement =
-      choose_placement(draft.spec.cpu, draft.survey, passthrough, true, ignored);
+  VmSpec::Cpu cpu = draft.spec.cpu;
+  cpu.isolate.clear();
+  cpu.weight.reset();
+  const Placement placement = choose_placement(cpu, draft.survey, passthrough, true, ignored);
   if (!placement.realtime()) {
     return;
   }
@@ -298,6 +300,15 @@ void what_root_alone_may(Draft& draft, const Passthrough& passthrough) {
   }
   if (!passthrough.rescanned.empty()) {
     draft.miss("pci's rescan");
+  }
+  if (!draft.spec.cpu.isolate.empty()) {
+    draft.miss("cpu.isolate, which is about what the whole host does,");
+  }
+  if (!draft.spec.cpu.halt_polling) {
+    draft.miss("cpu.halt_polling");
+  }
+  if (draft.spec.cpu.weight) {
+    draft.miss("cpu.weight");
   }
 }
 

@@ -198,6 +198,9 @@ void GuardianLink::take(base::Packet packet) {
   }
   const bool wanted = outstanding_.front();
   outstanding_.pop_front();
+  if (const auto* refused = std::get_if<guardian::Refused>(&reply); refused && !wanted) {
+    listener_.on_refusal(refused->message);
+  }
   if (wanted) {
     answers_.push_back({std::move(reply), std::move(packet.fds)});
     answered_.cancel();

@@ -81,6 +81,7 @@ class GuardianLink {
     std::function<void()> on_change;                       ///< QEMU ended, or the guardian is gone
     std::function<void(const std::string& text)> on_wait;  ///< a step waits; once for each word
     std::function<void(const guardian::CallRefused& refused)> on_refused_call;
+    std::function<void(const std::string& why)> on_refusal;  ///< of what it was told to do
   };
 
   /// `process` as of GuardianProcess.
@@ -100,7 +101,7 @@ class GuardianLink {
                                      std::vector<int> fds,
                                      std::chrono::milliseconds deadline);
 
-  /// Asks without waiting for the answer, which is dropped.
+  /// Asks without waiting for the answer, of which only a refusal is told.
   void tell(const guardian::Request& request);
 
   [[nodiscard]] bool gone() const { return gone_; }

@@ -75,12 +75,14 @@ class Run {
         signals_(io_, SIGINT, SIGTERM),
         changed_(io_),
         next_rung_(io_),
+        look_(io_),
         guardian_(io_,
                   input_.guardian.take_control(),
                   input_.guardian.process(),
                   {[this] { wake(); },
                    [this](const std::string& text) { console_.say(text); },
-                   [this](const guardian::CallRefused& refused) { note(refused); }}),
+                   [this](const guardian::CallRefused& refused) { note(refused); },
+                   [this](const std::string& why) { note_refusal(why); }}),
         ladder_(plan().deadlines) {}
 
   ExitCode run() {
@@ -336,25 +338,30 @@ class Run {
   /// finds them: soon, and after each reset. Then nothing new comes, and nothing wakes us any more.
   void look_after_guest() {
     constexpr std::chrono::milliseconds kFirst{250};
-    if (plan().placement.pinned() && std::exchange(next_look_, kFirst).count() == 0) {
-      asio::co_spawn(io_, place_what_comes(), asio::detached);
+    if (plan().placement.pinned()) {
+      const bool looks = std::exchange(next_look_, kFirst).count() != 0;
+      looks ? static_cast<void>(look_.cancel())
+            : asio::co_spawn(io_, place_what_comes(), asio::detached);
     }
   }
 
   asio::awaitable<void> place_what_comes() {
     constexpr std::chrono::milliseconds kLast{30000};
+    boost::system::error_code error;
+    auto token = asio::redirect_error(asio::use_awaitable, error);
     while (next_look_.count() != 0 && !guardian_.qemu_exit() && !guardian_.gone() && !undoing_) {
       const std::chrono::milliseconds pause = next_look_;
       next_look_ = std::min(pause * 2, kLast);
-      asio::steady_timer timer(io_, pause);
-      co_await timer.async_wait(asio::use_awaitable);
-      if (!guardian_.qemu_exit() && !undoing_) {
+      look_.expires_after(pause);
+      co_await look_.async_wait(token);
+      // One that was cut short by a reset begins anew.
+      if (!error && !guardian_.qemu_exit() && !undoing_) {
         guardian_.tell(guardian::Schedule{threads_, realtime_});
         if (plan().placement.interrupts) {
           guardian_.tell(guardian::PlaceInterrupts{});
         }
       }
-      if (pause == kLast && next_look_ == kLast) {
+      if (!error && pause == kLast && next_look_ == kLast) {
         next_look_ = {};
       }
     }
@@ -509,6 +516,13 @@ class Run {
     }
   }
 
+  /// A QEMU that is about to end has not all its threads any more.
+  void note_refusal(const std::string& why) {
+    if (!ladder_.requested() && !ending_.shutdown && !ending_.close && !guardian_.qemu_exit()) {
+      console_.warn(why);
+    }
+  }
+
   /// The monitor is gone, as a rule with QEMU.
   void lose(const qmp::CloseReason& reason) {
     ending_.close = reason;
@@ -660,6 +674,7 @@ class Run {
   asio::signal_set signals_;
   asio::steady_timer changed_;    ///< what await_change waits on
   asio::steady_timer next_rung_;  ///< what climb waits on
+  asio::steady_timer look_;       ///< what place_what_comes waits on
   GuardianLink guardian_;
   StopLadder ladder_;
   std::optional<qmp::Client> client_;

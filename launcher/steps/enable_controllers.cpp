@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <ctime>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -45,25 +47,34 @@ std::string order(const char* sign, const std::vector<std::string>& controllers)
 /// Turns on the controllers of CPU time and of CPUs for the cgroups below a VM's parent.
 class EnableControllers final : public Change {
  public:
-  explicit EnableControllers(bool in_unit) : in_unit_(in_unit) {}
+  EnableControllers(bool in_unit, unsigned weight) : in_unit_(in_unit), weight_(weight) {}
 
   const char* kind() const override { return "enable-controllers"; }
   int capability() const override { return CAP_DAC_OVERRIDE; }
 
-  Step read(Fields& fields) const override { return enable_controllers(fields.boolean("in_unit")); }
-  void write(Json& json) const override { json["in_unit"] = in_unit_; }
+  Step read(Fields& fields) const override {
+    const bool in_unit = fields.boolean("in_unit");
+    const auto weight = static_cast<unsigned>(fields.number("weight", 1, kMostWeight));
+    return in_unit ? enable_controllers_of_unit(weight) : enable_controllers();
+  }
+  void write(Json& json) const override {
+    json.update({{"in_unit", in_unit_}, {"weight", weight_}});
+  }
 
   std::string describe() const override {
     return std::string("turn on the cgroup controllers cpu and cpuset ") +
-           (in_unit_ ? "for the guardian's unit" : "for all cgroups below the root");
+           (in_unit_ ? "for the guardian's unit, of weight " + std::to_string(weight_)
+                     : "for all cgroups below the root");
   }
   std::string describe_undo() const override {
     return in_unit_ ? "gone with the unit" : "those turned off that were off";
   }
-  std::string object() const override { return "cgroup controllers"; }
+  std::string object() const override {
+    return in_unit_ ? "cgroup controllers of the unit" : "cgroup controllers";
+  }
 
-  // A unit is one VM's, and the root everybody's: two of the same kind are equal.
-  bool shared() const override { return true; }
+  // A unit is one VM's, and the root everybody's.
+  bool shared() const override { return !in_unit_; }
 
   Json capture(const Host& host, const Context& /*context*/) const override {
     const std::string parent = cgroup_parent(host);
@@ -75,7 +86,9 @@ class EnableControllers final : public Change {
         off.emplace_back(name);
       }
     }
-    return {{"path", wire_text(parent)}, {"off", off}};
+    return {{"path", wire_text(parent)},
+            {"off", off},
+            {"cgroups", wire_texts(cgroups_in(host, parent))}};
   }
 
   void apply(Host& host,
@@ -84,7 +97,7 @@ class EnableControllers final : public Change {
              const Note& /*note*/) const override {
     const std::string parent = cgroup_parent(host);
     if (in_unit_) {
-      host.demand_controllers(parent.substr(parent.rfind('/') + 1), online_cpus(host));
+      host.demand_controllers(parent.substr(parent.rfind('/') + 1), weight_, online_cpus(host));
       await_controllers(host, parent);
       leave(host, parent);
     }
@@ -104,10 +117,40 @@ class EnableControllers final : public Change {
     if (in_unit_ || off.empty() || !host.tree().exists(path)) {
       return;
     }
-    host.write(path + "/cgroup.subtree_control", order("-", off));
+    require_unused(host, path, fields.texts("cgroups"), order("", off));
+    try {
+      host.write(path + "/cgroup.subtree_control", order("-", off));
+    } catch (const std::system_error& error) {
+      if (error.code().value() != EBUSY) {
+        throw;
+      }
+      throw ChangedMeanwhile("the controllers " + order("", off) + " of " + path +
+                             ": a cgroup below gives them on to others");
+    }
   }
 
  private:
+  static std::vector<std::string> cgroups_in(const Host& host, const std::string& path) {
+    std::vector<std::string> cgroups = host.tree().list(path);
+    std::erase_if(cgroups, [&](const std::string& name) {
+      return !host.tree().exists(path + "/" + name + "/cgroup.procs");
+    });
+    return cgroups;
+  }
+
+  /// A cgroup that came since may have been given a weight, or CPUs, which would be lost.
+  static void require_unused(const Host& host,
+                             const std::string& path,
+                             const std::vector<std::string>& before,
+                             const std::string& controllers) {
+    for (const std::string& name : cgroups_in(host, path)) {
+      if (!has(before, name)) {
+        throw ChangedMeanwhile("the controllers " + controllers + " of " + path + ": the cgroup " +
+                               base::printable(name) + " came since, and may use them");
+      }
+    }
+  }
+
   /// systemd turns them on some time after it was asked.
   static void await_controllers(const Host& host, const std::string& parent) {
     const auto until = std::chrono::steady_clock::now() + host.deadlines().systemd;
@@ -142,12 +185,17 @@ class EnableControllers final : public Change {
   }
 
   bool in_unit_;
+  unsigned weight_;  ///< of the unit
 };
 
 }  // namespace
 
-Step enable_controllers(bool in_unit) {
-  return Step(std::make_shared<EnableControllers>(in_unit));
+Step enable_controllers() {
+  return Step(std::make_shared<EnableControllers>(false, kUsualWeight));
+}
+
+Step enable_controllers_of_unit(unsigned weight) {
+  return Step(std::make_shared<EnableControllers>(true, weight));
 }
 
 }  // namespace vmlaunch::launcher::steps

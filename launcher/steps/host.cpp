@@ -308,10 +308,10 @@ void Host::start_unit(const std::string& name) {
   });
 }
 
-void Host::demand_controllers(const std::string& unit, const base::CpuSet& cpus) {
+void Host::demand_controllers(const std::string& unit, unsigned weight, const base::CpuSet& cpus) {
   ask_systemd("ask for cgroup controllers of " + unit, deadlines_.systemd, [&] {
     base::close_all_but({});
-    systemd::demand_controllers(unit, cpus);
+    systemd::demand_controllers(unit, weight, cpus);
   });
 }
 
@@ -323,10 +323,6 @@ std::vector<int> Host::set_affinity_each(
     errors.push_back(base::set_affinity(thread, cpus));
   }
   return errors;
-}
-
-base::CpuSet Host::affinity_of(pid_t thread) const {
-  return base::affinity_of(thread);
 }
 
 base::ExitStatus Host::run_program(const std::vector<std::string>& words) const {

@@ -88,10 +88,11 @@ class Host {
   [[nodiscard]] virtual systemd::Unit unit(const std::string& name) const;
   virtual void stop_unit(const std::string& name);
   virtual void start_unit(const std::string& name);
-  virtual void demand_controllers(const std::string& unit, const base::CpuSet& cpus);
+  virtual void demand_controllers(const std::string& unit,
+                                  unsigned weight,
+                                  const base::CpuSet& cpus);
 
-  /// Where threads may run: as base/affinity.hpp says.
-  [[nodiscard]] virtual base::CpuSet affinity_of(pid_t thread) const;
+  /// Where threads may run, whatever becomes of the others: errors (errno), 0 for none.
   [[nodiscard]] virtual std::vector<int> set_affinity_each(
       const std::vector<std::pair<pid_t, base::CpuSet>>& threads);
 

@@ -20,13 +20,14 @@ constexpr std::size_t kMostFolders = 32;
 /// Keeps all tasks of the host off the vCPUs' CPUs: an isolated partition in the VM's cgroup, for
 /// the vCPUs' threads alone. Partitions below one that is none ("remote") exist since Linux 6.7,
 /// and need the CPUs to be exclusive in each cgroup above
-/// (Documentation/admin-guide/cgroup-v2.rst, cpuset.cpus.exclusive).
-class IsolateCpus final : public Change {
+/// (Documentation/admin-guide/cgroup-v2.rst, cpuset.cpus.exclusive), which are other VMs' too.
+class IsolateCpus final : public JointChange {
  public:
   IsolateCpus(std::string vm, base::CpuSet cpus) : vm_(std::move(vm)), cpus_(std::move(cpus)) {}
 
   const char* kind() const override { return "isolate-cpus"; }
-  int capability() const override { return CAP_DAC_OVERRIDE; }
+  // For the partition; the files of cgroups are root's own.
+  int capability() const override { return CAP_SYS_ADMIN; }
 
   Step read(Fields& fields) const override {
     std::string vm = fields.text("vm");
@@ -47,10 +48,11 @@ class IsolateCpus final : public Change {
   }
   std::string describe_undo() const override { return "the CPUs are everybody's again"; }
   std::string object() const override { return "cpuset"; }
-  std::vector<std::string> reserves() const override { return names_of_cpus(cpus_); }
 
   /// The cgroups above may be others' too: what they had stays in them.
-  Json capture(const Host& host, const Context& /*context*/) const override {
+  Json capture_beside(const Host& host,
+                      const Context& /*context*/,
+                      const std::vector<Json>& /*others*/) const override {
     Json above = Json::array();
     for (const std::string& folder : folders_above(host)) {
       const std::string before = host.tree().read(folder + kExclusive).value_or("");
@@ -67,8 +69,7 @@ class IsolateCpus final : public Change {
     const std::string own = cgroup + "/" + kVcpuCgroup;
     const std::string cpus = base::to_string(cpus_);
     for (const std::string& folder : folders_above(host)) {
-      base::CpuSet all = base::parse_cpu_set(host.tree().read(folder + kExclusive).value_or(""))
-                             .value_or(base::CpuSet());
+      base::CpuSet all = read_exclusive(host, folder);
       all.insert(cpus_.begin(), cpus_.end());
       host.write(folder + kExclusive, base::to_string(all));
     }
@@ -89,7 +90,9 @@ class IsolateCpus final : public Change {
     }
   }
 
-  void undo(Host& host, const Json& found) const override {
+  void undo_beside(Host& host,
+                   const Json& found,
+                   const std::vector<Json>& /*others*/) const override {
     Fields fields(found);
     const std::string cgroup = read_cgroup(fields, "cgroup");
     const std::string own = cgroup + "/" + kVcpuCgroup;
@@ -103,19 +106,25 @@ class IsolateCpus final : public Change {
     }
     for (const Json& one : fields.array("above", kMostFolders)) {
       Fields folder(one);
-      const std::string path = folder.text("folder") + kExclusive;
-      const std::string before = folder.text("cpus");
-      if (!path.starts_with('/') || path.find("/../") != std::string::npos ||
-          !base::parse_cpu_set(before)) {
+      const std::string path = folder.text("folder");
+      const auto before = base::parse_cpu_set(folder.text("cpus"));
+      if (!path.starts_with('/') || path.find("/../") != std::string::npos || !before) {
         throw FormError("not a cgroup and its CPUs");
       }
-      if (host.tree().exists(path)) {
-        host.write(path, before);
+      const base::CpuSet now = read_exclusive(host, path);
+      const base::CpuSet wanted = base::without(now, base::without(cpus_, *before));
+      if (wanted != now) {
+        host.write(path + kExclusive, base::to_string(wanted));
       }
     }
   }
 
  private:
+  static base::CpuSet read_exclusive(const Host& host, const std::string& folder) {
+    return base::parse_cpu_set(host.tree().read(folder + kExclusive).value_or(""))
+        .value_or(base::CpuSet());
+  }
+
   /// Between the root and the VM's cgroup, from above.
   [[nodiscard]] std::vector<std::string> folders_above(const Host& host) const {
     std::vector<std::string> folders;
@@ -136,27 +145,6 @@ class IsolateCpus final : public Change {
 
 Step isolate_cpus(std::string vm, base::CpuSet cpus) {
   return Step(std::make_shared<IsolateCpus>(std::move(vm), std::move(cpus)));
-}
-
-base::CpuSet read_cpus(Fields& fields, const char* key) {
-  const auto cpus = base::parse_cpu_set(fields.text(key));
-  if (!cpus || cpus->empty()) {
-    throw FormError("not a set of CPUs");
-  }
-  return *cpus;
-}
-
-base::CpuSet online_cpus(const Host& host) {
-  return base::parse_cpu_set(host.tree().read("/sys/devices/system/cpu/online").value_or("0"))
-      .value_or(base::CpuSet{0});
-}
-
-std::vector<std::string> names_of_cpus(const base::CpuSet& cpus) {
-  std::vector<std::string> names;
-  for (const unsigned cpu : cpus) {
-    names.push_back(std::string(kCpuLock) + std::to_string(cpu));
-  }
-  return names;
 }
 
 }  // namespace vmlaunch::launcher::steps

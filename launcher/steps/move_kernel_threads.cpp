@@ -1,31 +1,25 @@
 #include <linux/capability.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/process_stat.hpp"
 #include "base/text.hpp"
+#include "launcher/steps/narrowing.hpp"
 #include "launcher/steps/steps.hpp"
 
 namespace vmlaunch::launcher::steps {
 
 namespace {
 
-constexpr std::size_t kMostThreads = 65536;
-
-/// A thread of the kernel's, and where it may run.
-struct Moved {
-  pid_t pid = 0;
-  std::uint64_t started = 0;  ///< its number may be another's later
-  base::CpuSet before;
-};
-
-/// Moves the kernel's threads that may run anywhere (rcuo, writeback, …) off CPUs.
-class MoveKernelThreads final : public Change {
+/// Moves the kernel's threads that may run anywhere (rcuo, writeback, …) off CPUs. Each by its
+/// number and start, since a number may be another's later: "17 of 4711".
+class MoveKernelThreads final : public Narrowing {
  public:
-  explicit MoveKernelThreads(base::CpuSet cpus) : cpus_(std::move(cpus)) {}
+  using Narrowing::Narrowing;
 
   const char* kind() const override { return "move-kernel-threads"; }
   int capability() const override { return CAP_SYS_NICE; }
@@ -33,78 +27,54 @@ class MoveKernelThreads final : public Change {
   Step read(Fields& fields) const override {
     return move_kernel_threads(read_cpus(fields, "cpus"));
   }
-  void write(Json& json) const override { json["cpus"] = base::to_string(cpus_); }
 
   std::string describe() const override {
-    return "move the kernel's own threads off the CPUs " + base::to_string(cpus_) +
+    return "move the kernel's own threads off the CPUs " + base::to_string(cpus()) +
            ", but for those that are each CPU's own";
   }
-  std::string describe_undo() const override { return "they may run there again"; }
   std::string object() const override { return "kernel threads"; }
 
-  Json capture(const Host& host, const Context& /*context*/) const override {
-    Json threads = Json::array();
+ protected:
+  Places look(const Host& host) const override {
+    Places places;
     const std::string children = host.tree().read("/proc/2/task/2/children").value_or("");
     for (const std::string& child : base::split(children, ' ')) {
       const auto stat = base::stat_of(host.tree(), child);
-      const auto pid = base::parse_number<unsigned>(child);
-      if (!pid || !stat || !stat->is_kernel_thread() || stat->is_bound()) {
-        continue;
-      }
-      const base::CpuSet now = host.affinity_of(static_cast<pid_t>(*pid));
-      if (!base::common(now, cpus_).empty() && !base::without(now, cpus_).empty()) {
-        threads.push_back(
-            {{"pid", *pid}, {"started", stat->started}, {"before", base::to_string(now)}});
+      if (stat && stat->is_kernel_thread() && !stat->is_bound()) {
+        if (const auto now = allowed(host, child)) {
+          places.emplace(child + kOf + std::to_string(stat->started), *now);
+        }
       }
     }
-    return {{"threads", threads}};
+    return places;
   }
 
-  void apply(Host& host,
-             const Context& /*context*/,
-             const Json& found,
-             const Note& /*note*/) const override {
+  std::vector<int> put(
+      Host& host, const std::vector<std::pair<std::string, base::CpuSet>>& places) const override {
     std::vector<std::pair<pid_t, base::CpuSet>> wanted;
-    for (const Moved& thread : read_threads(found)) {
-      if (lives(host, thread)) {
-        wanted.emplace_back(thread.pid, base::without(thread.before, cpus_));
-      }
+    wanted.reserve(places.size());
+    for (const auto& [name, place] : places) {
+      const auto number = base::parse_number<unsigned>(name.substr(0, name.find(' ')));
+      wanted.emplace_back(static_cast<pid_t>(number.value_or(0)), place);
     }
-    static_cast<void>(host.set_affinity_each(wanted));  // some may not be moved after all
-  }
-
-  void undo(Host& host, const Json& found) const override {
-    std::vector<std::pair<pid_t, base::CpuSet>> wanted;
-    for (const Moved& thread : read_threads(found)) {
-      if (!lives(host, thread)) {
-        continue;
-      }
-      base::CpuSet cpus = host.affinity_of(thread.pid);
-      cpus.merge(base::common(thread.before, cpus_));
-      wanted.emplace_back(thread.pid, std::move(cpus));
-    }
-    static_cast<void>(host.set_affinity_each(wanted));
+    return host.set_affinity_each(wanted);
   }
 
  private:
-  static bool lives(const Host& host, const Moved& thread) {
-    const auto stat = base::stat_of(host.tree(), std::to_string(thread.pid));
-    return stat && stat->is_kernel_thread() && stat->started == thread.started;
-  }
+  static constexpr const char* kOf = " of ";
 
-  static std::vector<Moved> read_threads(const Json& found) {
-    Fields fields(found);
-    std::vector<Moved> threads;
-    for (const Json& one : fields.array("threads", kMostThreads)) {
-      Fields thread(one);
-      threads.push_back({static_cast<pid_t>(thread.number("pid", 1, INT32_MAX)),
-                         thread.number("started", 0, UINT64_MAX),
-                         read_cpus(thread, "before")});
+  /// With those that are offline, which sched_getaffinity(2) leaves out.
+  static std::optional<base::CpuSet> allowed(const Host& host, const std::string& thread) {
+    constexpr std::string_view kName = "\nCpus_allowed_list:\t";
+    const std::string status = host.tree().read("/proc/" + thread + "/status").value_or("");
+    const std::size_t begin = status.find(kName);
+    if (begin == std::string::npos) {
+      return std::nullopt;
     }
-    return threads;
+    const std::size_t list = begin + kName.size();
+    const auto cpus = base::parse_cpu_set(status.substr(list, status.find('\n', list) - list));
+    return cpus && !cpus->empty() ? cpus : std::nullopt;
   }
-
-  base::CpuSet cpus_;
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <ctime>
 #include <filesystem>
+#include <utility>
 
 #include "base/errors.hpp"
 #include "base/file.hpp"
@@ -43,7 +44,8 @@ Sharing::Sharing(const Journal& mine)
       vm_(std::filesystem::path(mine.path()).filename()),
       lock_(lock(folder_)) {}
 
-std::optional<Sharing::Other> Sharing::other(const Step& step) const {
+std::vector<Sharing::Other> Sharing::others(const Step& step) const {
+  std::vector<Other> all;
   for (const std::string& vm : journalled_vms(folder_)) {
     try {
       const auto journal = vm == vm_ ? std::nullopt : Journal::open(folder_, vm);
@@ -52,28 +54,37 @@ std::optional<Sharing::Other> Sharing::other(const Step& step) const {
       }
       for (const Journal::Entry& entry : journal->entries()) {
         if (!entry.settled && entry.step->object() == step->object()) {
-          return Other{vm, entry};
+          all.push_back({vm, entry});
         }
       }
     } catch (const JournalError&) {
       // Every start tells of it, and nothing of it is ever undone.
     }
   }
-  return std::nullopt;
+  return all;
+}
+
+std::vector<Json> Sharing::found_by_others(const Step& step) const {
+  std::vector<Json> all;
+  for (Other& other : others(step)) {
+    all.push_back(std::move(other.entry.found));
+  }
+  return all;
 }
 
 std::optional<Json> Sharing::found_before(const Step& step) const {
-  const std::optional<Other> same = other(step);
-  if (!same) {
+  const std::vector<Other> all = others(step);
+  if (all.empty()) {
     return std::nullopt;
   }
-  if (!(same->entry.step == step)) {
+  const Other& same = all.front();
+  if (!(same.entry.step == step)) {
     throw Failure(ExitCode::held,
-                  "Cannot " + step->describe() + ": the VM " + base::printable(same->vm) +
-                      " needs it otherwise (" + same->entry.step->describe() +
+                  "Cannot " + step->describe() + ": the VM " + base::printable(same.vm) +
+                      " needs it otherwise (" + same.entry.step->describe() +
                       "); stop that first, or change one of the configs");
   }
-  return same->entry.found;
+  return same.entry.found;
 }
 
 }  // namespace vmlaunch::launcher::steps

@@ -2,6 +2,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/unique_fd.hpp"
 #include "launcher/steps/journal.hpp"
@@ -22,7 +23,10 @@ class Sharing {
     std::string vm;
     Journal::Entry entry;
   };
-  [[nodiscard]] std::optional<Other> other(const Step& step) const;
+  [[nodiscard]] std::vector<Other> others(const Step& step) const;
+
+  /// What they found.
+  [[nodiscard]] std::vector<Json> found_by_others(const Step& step) const;
 
   /// What another has found before it made the same change, for that is what was there before ours
   /// too. Throws Failure (held) for one that has changed the object otherwise.

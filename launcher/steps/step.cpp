@@ -12,10 +12,12 @@ namespace {
 std::vector<Step> all_kinds() {
   return {
       make_cgroup(""),
-      enable_controllers(false),
+      enable_controllers(),
       weigh_cgroup("", 0),
       isolate_cpus("", {}),
-      clear_masks({}),
+      take_cpus({}),
+      move_interrupts({}),
+      move_work_queues({}),
       move_kernel_threads({}),
       tune_cpus(CpuTuning::frequency, {}),
       set_parameter("", false),

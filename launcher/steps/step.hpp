@@ -10,6 +10,7 @@
 
 namespace vmlaunch::launcher::steps {
 
+class JointChange;
 class Step;
 
 /// A reversible change of the host with its parameters. Each kind is a class in a file of its own,
@@ -49,6 +50,9 @@ class Change {
   /// what it found, and the last undoes it.
   [[nodiscard]] virtual bool shared() const { return false; }
 
+  /// Itself, if several VMs may have made it at once, each with parameters of its own.
+  [[nodiscard]] virtual const JointChange* joint() const { return nullptr; }
+
   /// Can it work? Asked for all steps before any is applied. Throws Failure.
   virtual void check(const Host& /*host*/) const {}
 
@@ -76,6 +80,25 @@ class Change {
   /// Its undo ends QEMU. As long as that has not succeeded no device is touched: an unbind under a
   /// living QEMU sleeps in the kernel for ever.
   [[nodiscard]] virtual bool ends_qemu() const { return false; }
+};
+
+/// One that several VMs make of the same object. Each is told what the others found that have made
+/// one and not undone it, and nobody else makes or undoes one meanwhile.
+class JointChange : public Change {
+ public:
+  const JointChange* joint() const final { return this; }
+
+  [[nodiscard]] virtual Json capture_beside(const Host& host,
+                                            const Context& context,
+                                            const std::vector<Json>& others) const = 0;
+  virtual void undo_beside(Host& host,
+                           const Json& found,
+                           const std::vector<Json>& others) const = 0;
+
+  Json capture(const Host& host, const Context& context) const final {
+    return capture_beside(host, context, {});
+  }
+  void undo(Host& host, const Json& found) const final { undo_beside(host, found, {}); }
 };
 
 /// A change of the host as a value: copied, and compared by kind and parameters.

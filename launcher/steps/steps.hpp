@@ -44,13 +44,19 @@ struct PoolSize {
 };
 
 [[nodiscard]] Step make_cgroup(std::string vm, bool in_unit = false);
-[[nodiscard]] Step enable_controllers(bool in_unit);
-/// Of 1 to 10000; 100 is what other cgroups have.
+[[nodiscard]] Step enable_controllers();
+/// `weight`: the unit's, among all others of the host.
+[[nodiscard]] Step enable_controllers_of_unit(unsigned weight);
+/// Of CPU time: 1 to kMostWeight, and what other cgroups have.
+constexpr unsigned kMostWeight = 10000;
+constexpr unsigned kUsualWeight = 100;
 [[nodiscard]] Step weigh_cgroup(std::string vm, unsigned weight);
 /// In the VM's cgroup, for the threads of its vCPUs.
 constexpr const char* kVcpuCgroup = "vcpus";
 [[nodiscard]] Step isolate_cpus(std::string vm, base::CpuSet cpus);
-[[nodiscard]] Step clear_masks(base::CpuSet cpus);
+[[nodiscard]] Step take_cpus(base::CpuSet cpus);
+[[nodiscard]] Step move_interrupts(base::CpuSet cpus);
+[[nodiscard]] Step move_work_queues(base::CpuSet cpus);
 [[nodiscard]] Step move_kernel_threads(base::CpuSet cpus);
 enum class CpuTuning { frequency, fair_server };
 [[nodiscard]] Step tune_cpus(CpuTuning which, base::CpuSet cpus);
@@ -91,7 +97,6 @@ constexpr std::string_view kUsbDeviceLock = "usb device ";
 
 /// What is reserved of CPUs begins so; the number follows.
 constexpr std::string_view kCpuLock = "cpu ";
-[[nodiscard]] std::vector<std::string> names_of_cpus(const base::CpuSet& cpus);
 [[nodiscard]] base::CpuSet online_cpus(const Host& host);
 /// At least one. Throws FormError.
 [[nodiscard]] base::CpuSet read_cpus(Fields& fields, const char* key);

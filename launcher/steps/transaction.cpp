@@ -46,18 +46,7 @@ class Undoing {
       return;
     }
     try {
-      std::optional<Sharing> sharing;
-      std::optional<Sharing::Other> other;
-      if (entry.step->shared()) {
-        sharing.emplace(journal_);
-        other = sharing->other(entry.step);
-      }
-      if (!other) {
-        entry.step->undo(host_, entry.found);
-      }
-      undone_.restored.push_back(
-          entry.step->describe() + ": " +
-          (other ? "left for the VM " + base::printable(other->vm) : entry.step->describe_undo()));
+      undone_.restored.push_back(entry.step->describe() + ": " + restore(entry));
       settle(index);
     } catch (const ChangedMeanwhile& changed) {
       // Named once; it is not ours any more.
@@ -74,6 +63,25 @@ class Undoing {
     } catch (const std::exception& error) {
       leave(entry.step, error.what(), ExitCode::host_not_restored);
     }
+  }
+
+  /// Says how.
+  std::string restore(const Journal::Entry& entry) {
+    const Step& step = entry.step;
+    if (const JointChange* joint = step->joint()) {
+      const Sharing sharing(journal_);
+      joint->undo_beside(host_, entry.found, sharing.found_by_others(step));
+    } else if (step->shared()) {
+      const Sharing sharing(journal_);
+      const std::vector<Sharing::Other> others = sharing.others(step);
+      if (!others.empty()) {
+        return "left for the VM " + base::printable(others.front().vm);
+      }
+      step->undo(host_, entry.found);
+    } else {
+      step->undo(host_, entry.found);
+    }
+    return step->describe_undo();
   }
 
   /// A disk that takes no more must not stop the way back: what is not settled is undone once more,
@@ -114,7 +122,10 @@ class Undoing {
 void apply(const Step& step, Host& host, const Context& context, Journal& journal) {
   std::optional<Sharing> sharing;
   std::optional<Json> before;
-  if (step->shared()) {
+  if (const JointChange* joint = step->joint()) {
+    sharing.emplace(journal);
+    before = joint->capture_beside(host, context, sharing->found_by_others(step));
+  } else if (step->shared()) {
     sharing.emplace(journal);
     before = sharing->found_before(step);
   }

@@ -136,20 +136,27 @@ class TuneCpus final : public Change {
   // CPUs of one frequency have one value: who wrote it last.
   void undo(Host& host, const Json& found) const override {
     std::vector<std::pair<std::string, std::string>> values;
+    std::vector<std::string> changed;
     for (const Setting& setting : read_settings(found)) {
-      if (host.tree().read(setting.path) == setting.ours) {
+      const std::string now = host.tree().read(setting.path).value_or(setting.before);
+      if (now == setting.ours) {
         values.emplace_back(setting.path, setting.before);
+      } else if (now != setting.before) {
+        changed.push_back(words(setting, now));
       }
     }
     static_cast<void>(host.write_each(values));
     std::vector<std::string> left;
     for (const Setting& setting : read_settings(found)) {
       if (host.tree().read(setting.path) == setting.ours) {
-        left.push_back(setting.path + " was " + setting.before);
+        left.push_back(words(setting, setting.ours));
       }
     }
     if (!left.empty()) {
       throw Failure(ExitCode::host_not_restored, base::join(left, "; "));
+    }
+    if (!changed.empty()) {
+      throw ChangedMeanwhile(base::join(changed, "; "));
     }
   }
 
@@ -159,6 +166,10 @@ class TuneCpus final : public Change {
     std::string ours;
     std::string before;
   };
+
+  static std::string words(const Setting& setting, const std::string& now) {
+    return setting.path + " is " + base::printable(now) + ", and was " + setting.before;
+  }
 
   [[nodiscard]] std::vector<Setting> read_settings(const Json& found) const {
     Fields fields(found);

@@ -24,7 +24,8 @@ class WeighCgroup final : public Change {
     if (!config::is_vm_name(vm)) {
       throw FormError("not a VM's name");
     }
-    return weigh_cgroup(std::move(vm), static_cast<unsigned>(fields.number("weight", 1, 10000)));
+    return weigh_cgroup(std::move(vm),
+                        static_cast<unsigned>(fields.number("weight", 1, kMostWeight)));
   }
   void write(Json& json) const override { json.update({{"vm", vm_}, {"weight", weight_}}); }
 

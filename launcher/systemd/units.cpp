@@ -117,8 +117,7 @@ void start_unit(const std::string& name) {
   order("StartUnit", name);
 }
 
-void demand_controllers(const std::string& unit, const base::CpuSet& cpus) {
-  constexpr std::uint64_t kWeight = 10000;  // the largest: a guest's CPUs are its own
+void demand_controllers(const std::string& unit, std::uint64_t weight, const base::CpuSet& cpus) {
   const std::string action = "set the properties of " + unit;
   const Bus bus = open_bus();
   sd_bus_message* raw = nullptr;
@@ -132,7 +131,7 @@ void demand_controllers(const std::string& unit, const base::CpuSet& cpus) {
   }
   require(sd_bus_message_append(raw, "sb", unit.c_str(), 1), action);
   require(sd_bus_message_open_container(raw, 'a', "(sv)"), action);
-  require(sd_bus_message_append(raw, "(sv)", "CPUWeight", "t", kWeight), action);
+  require(sd_bus_message_append(raw, "(sv)", "CPUWeight", "t", weight), action);
   require(sd_bus_message_open_container(raw, 'r', "sv"), action);
   require(sd_bus_message_append(raw, "s", "AllowedCPUs"), action);
   require(sd_bus_message_open_container(raw, 'v', "ay"), action);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "base/cpu_set.hpp"
@@ -32,6 +33,6 @@ void start_unit(const std::string& name);
 /// Has systemd turn on the controllers "cpu" and "cpuset" for a unit's cgroup, for as long as the
 /// unit is there: it does so for who has a weight, and CPUs that it may use. May take effect
 /// later.
-void demand_controllers(const std::string& unit, const base::CpuSet& cpus);
+void demand_controllers(const std::string& unit, std::uint64_t weight, const base::CpuSet& cpus);
 
 }  // namespace vmlaunch::launcher::systemd

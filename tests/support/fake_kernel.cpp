@@ -142,21 +142,26 @@ std::vector<int> FakeKernel::write_each(
   return errors;
 }
 
-void FakeKernel::demand_controllers(const std::string& unit, const base::CpuSet& /*cpus*/) {
+void FakeKernel::demand_controllers(const std::string& unit,
+                                    unsigned /*weight*/,
+                                    const base::CpuSet& /*cpus*/) {
   meet([&] { tree_.write("/sys/fs/cgroup/" + unit + "/cgroup.controllers", "cpu cpuset\n"); });
 }
 
-/// Kept in the tree, so that a difference is seen.
-base::CpuSet FakeKernel::affinity_of(pid_t thread) const {
-  const auto text = tree().read("/affinity/" + std::to_string(thread));
-  return base::parse_cpu_set(text.value_or("")).value_or(base::CpuSet());
+namespace {
+
+void write_status(PciTree& tree, pid_t thread, const std::string& cpus) {
+  tree.write("/proc/" + std::to_string(thread) + "/status",
+             "Name:\trcuo/2\nCpus_allowed_list:\t" + cpus + "\nvoluntary_ctxt_switches:\t1\n");
 }
+
+}  // namespace
 
 std::vector<int> FakeKernel::set_affinity_each(
     const std::vector<std::pair<pid_t, base::CpuSet>>& threads) {
   for (const auto& [thread, cpus] : threads) {
     meet([&, number = thread, &wanted = cpus] {
-      tree_.write("/affinity/" + std::to_string(number), base::to_string(wanted) + "\n");
+      write_status(tree_, number, base::to_string(wanted));
     });
   }
   return std::vector<int>(threads.size());
@@ -398,13 +403,13 @@ void add_processors(PciTree& tree) {
   tree.write("/proc/irq/26/smp_affinity_list", "2\n");
   tree.folder("/proc/irq/26/enp3s0");
   tree.write("/proc/2/task/2/children", "17 18 ");
-  for (const auto& [pid, flags] : {std::pair("17", "2129984"), std::pair("18", "69238848")}) {
+  for (const auto& [pid, flags] : {std::pair(17, "2129984"), std::pair(18, "69238848")}) {
     tree.write(
-        std::string("/proc/") + pid + "/stat",
-        std::string(pid) + " (rcuo/2) S 2 0 0 0 -1 " + flags +
+        "/proc/" + std::to_string(pid) + "/stat",
+        std::to_string(pid) + " (rcuo/2) S 2 0 0 0 -1 " + flags +
             " 0 0 0 0 0 0 0 0 20 0 1 0 33 0 0 18446744073709551615 0 0 0 0 0 0 0 2147483647 0 "
             "0 0 0 17 2 0 0 0 0 0\n");
-    tree.write(std::string("/affinity/") + pid, "0-3\n");
+    write_status(tree, pid, "0-3");
   }
 }
 

@@ -75,8 +75,9 @@ class FakeKernel : public launcher::steps::Host {
   [[nodiscard]] launcher::systemd::Unit unit(const std::string& name) const override;
   void stop_unit(const std::string& name) override;
   void start_unit(const std::string& name) override;
-  void demand_controllers(const std::string& unit, const base::CpuSet& cpus) override;
-  [[nodiscard]] base::CpuSet affinity_of(pid_t thread) const override;
+  void demand_controllers(const std::string& unit,
+                          unsigned weight,
+                          const base::CpuSet& cpus) override;
   std::vector<int> set_affinity_each(
       const std::vector<std::pair<pid_t, base::CpuSet>>& threads) override;
   [[nodiscard]] std::vector<launcher::steps::Holder> holders(

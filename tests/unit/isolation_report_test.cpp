@@ -18,14 +18,14 @@ void add_thread(const PciTree& tree,
                 unsigned cpu,
                 bool is_kernel,
                 const std::string& schedstat,
-                unsigned involuntary = 0) {
+                unsigned involuntary = 0,
+                unsigned started = 33) {
   const std::string folder = "/proc/" + process + "/task/" + thread;
-  tree.write(
-      folder + "/stat",
-      thread + " (" + name + ") S 1 0 0 0 -1 " + (is_kernel ? "2129984" : "4194560") +
-          " 0 0 0 0 5 6 0 0 20 0 1 0 33 0 0 18446744073709551615 0 0 0 0 0 0 0 2147483647 0 0 "
-          "0 0 17 " +
-          std::to_string(cpu) + " 0 0 0 0 0\n");
+  tree.write(folder + "/stat",
+             thread + " (" + name + ") S 1 0 0 0 -1 " + (is_kernel ? "2129984" : "4194560") +
+                 " 0 0 0 0 5 6 0 0 20 0 1 0 " + std::to_string(started) +
+                 " 0 0 18446744073709551615 0 0 0 0 0 0 0 2147483647 0 0 0 0 17 " +
+                 std::to_string(cpu) + " 0 0 0 0 0\n");
   tree.write(folder + "/schedstat", schedstat + "\n");
   tree.write(folder + "/status",
              "Name:\t" + name + "\nvoluntary_ctxt_switches:\t9\nnonvoluntary_ctxt_switches:\t" +
@@ -59,16 +59,23 @@ void add_host(const PciTree& tree, bool later) {
                  "         RCU:         0          0         " + (later ? "6" : "5") +
                  "          0\n");
   tree.write("/proc/stat",
-             std::string("cpu  1 2 3 4 5 6 7 8 9 10\ncpu2 1 2 3 4 5 6 7 ") + (later ? "20" : "10") +
-                 " 9 10\nintr 5\n");
+             std::string("cpu  1 2 3 4 5 6 7 8 9 10\ncpu2 ") +
+                 (later ? "505 2 3 99 5 6 7 20" : "100 2 3 4 5 6 7 10") + " 9 10\nintr 5\n");
+  tree.write("/sys/devices/system/cpu/cpu2/thermal_throttle/core_throttle_count",
+             later ? "5\n" : "3\n");
+  tree.write("/proc/101/cgroup", "0::/vm.slice/vm\n");
+  tree.write("/sys/fs/cgroup/vm.slice/vm/cpu.stat", "usage_usec 5\n");
+  tree.write("/sys/fs/cgroup/vm.slice/cpu.stat",
+             std::string("usage_usec 5\nnr_periods 1\nnr_throttled 1\nthrottled_usec ") +
+                 (later ? "1700" : "500") + "\n");
 }
 
 Report report_of_guest() {
   PciTree tree;
   add_host(tree, false);
-  Counters before = count(tree.tree(), {2, 3});
+  Counters before = count(tree.tree(), {2, 3}, {101});
   add_host(tree, true);
-  Counters after = count(tree.tree(), {2, 3});
+  Counters after = count(tree.tree(), {2, 3}, {101});
   after.taken = before.taken + std::chrono::seconds(5);
   return compare(before, after, {2, 3}, {101});
 }
@@ -101,7 +108,38 @@ TEST_CASE("isolation: interrupts are counted for each CPU, by the names of their
       {"Local timer interrupts", 100}, {"24 vfio-msix[0](0000:03:00.0)", 6}, {"softirq RCU", 1}};
   CHECK(report.cpus[0].interrupts == expected);
   CHECK(report.cpus[1].interrupts.empty());
-  CHECK(report.cpus[0].stolen_ms == 100);
+}
+
+TEST_CASE("isolation: how busy a CPU was is told, and what no thread accounts for", "[isolation]") {
+  const Report report = report_of_guest();
+  CHECK(report.cpus[0].time.busy_ms == 4150);
+  CHECK(report.cpus[0].rest_ms == 148);  // beside 4000 of the vCPU and 2 of a kworker
+  CHECK(report.cpus[0].time.stolen_ms == 100);
+  CHECK(report.cpus[0].time.too_hot == 2);
+  CHECK(report.cpus[1].time.busy_ms == 0);
+  const std::vector<std::pair<std::string, std::uint64_t>> expected = {{"/vm.slice", 1200}};
+  CHECK(report.throttled_us == expected);
+}
+
+TEST_CASE(
+    "isolation: a thread that came from another CPU is marked, and a number's next owner "
+    "counts from nothing",
+    "[isolation]") {
+  PciTree tree;
+  add_thread(tree, "60", "60", "comes", 1, false, "1000 0 1");
+  add_thread(tree, "70", "70", "first", 2, false, "9000 0 9", 0, 33);
+  const Counters before = count(tree.tree(), {2}, {});
+  add_thread(tree, "60", "60", "comes", 2, false, "4000 0 2");
+  add_thread(tree, "70", "70", "second", 2, false, "9500 0 10", 0, 44);
+  const Report report = compare(before, count(tree.tree(), {2}, {}), {2}, {});
+  REQUIRE(report.cpus[0].others.size() == 2);
+  CHECK(report.cpus[0].others[0].time.name == "second");
+  CHECK(report.cpus[0].others[0].time.ran_ns == 9500);
+  CHECK_FALSE(report.cpus[0].others[0].has_come);
+  CHECK(report.cpus[0].others[1].time.ran_ns == 3000);
+  CHECK(report.cpus[0].others[1].has_come);
+  CHECK(to_text(report).find("2 turns, a part of it elsewhere\n") == std::string::npos);
+  CHECK(to_text(report).find("1 turns, a part of it elsewhere\n") != std::string::npos);
 }
 
 TEST_CASE("isolation: the report is told to people and to programs", "[isolation]") {
@@ -113,20 +151,25 @@ TEST_CASE("isolation: the report is told to people and to programs", "[isolation
   report.cpus[1].probe = probe;
   CHECK(to_text(report) ==
         "CPU 2, for 5.00 s\n"
+        "  busy 83.00 % of the time; 2.96 % with interrupts, and tasks that ended or moved on\n"
+        "  a hypervisor above this host took 100 ms\n"
+        "  too hot, and slowed down, 2 times\n"
         "  CPU 0/KVM (100, thread 101) ran 80.00 % of the time, was interrupted by a task 3 times, "
-        "and waited for the CPU 2 us in 2 turns\n"
+        "and waited for the CPU 2 us in 2 turns, 1 us each on average\n"
         "  [kworker/2:1] ran 0.04 %, 2.0 ms in 10 turns\n"
         "  107 interrupts: 100 Local timer interrupts, 6 24 vfio-msix[0](0000:03:00.0), 1 softirq "
         "RCU\n"
-        "  a hypervisor above this host took 100 ms\n"
         "\n"
         "CPU 3, for 5.00 s\n"
+        "  busy 0.00 % of the time\n"
         "  no other task ran\n"
         "  0 interrupts\n"
         "  gaps in a loop that looks at the clock: the longest 70 us\n"
         "    <       2 us  ######################################## 2\n"
         "    <     128 us  #################### 1\n"
-        "  from a timer's end to the thread that waits for it: the longest 0 us\n");
+        "  from a timer's end to the thread that waits for it: the longest 0 us\n"
+        "\n"
+        "The quota of the cgroup /vm.slice stopped the vCPUs for 1.2 ms\n");
   const nlohmann::json json = to_json(report);
   CHECK(json.at("nanoseconds") == 5000000000);
   CHECK(json.at("/cpus/0/others/0/ran_ns"_json_pointer) == 2000000);

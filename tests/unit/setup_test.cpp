@@ -8,6 +8,7 @@
 #include "base/file.hpp"
 #include "base/text.hpp"
 #include "tests/support/catch.hpp"
+#include "tests/support/hosts.hpp"
 #include "tests/support/pci_tree.hpp"
 #include "tests/support/program.hpp"
 #include "tests/unit/plan_of.hpp"
@@ -195,6 +196,22 @@ TEST_CASE("setup: what takes root at each start is told, and no screen is taken 
   survey.block_devices = {"/dev/sdz"};
   CHECK(setup_of(R"({"run_as": "berta"})", survey).missed.size() == 2);
   CHECK(setup_of(R"({"run_as": "anna"})", survey).missed.size() == 1);
+}
+
+TEST_CASE("setup: what is about the whole host's CPUs is root's", "[setup]") {
+  survey::Survey survey = laptop();
+  vmlaunch::tests::PciTree built;
+  vmlaunch::tests::add_two_socket_server(built);
+  const base::Tree tree = built.tree();
+  survey::Reader reader(tree);
+  survey.host_cpus = survey::look_at_cpus(reader);
+  const Setup setup = setup_of(
+      R"({"cpu": {"pin": "auto", "isolate": true, "weight": 500, "halt_polling": false}})", survey);
+  CHECK(setup.missed ==
+        std::vector<std::string>{
+            "cpu.isolate, which is about what the whole host does, needs root at each start",
+            "cpu.halt_polling needs root at each start",
+            "cpu.weight needs root at each start"});
 }
 
 TEST_CASE("setup: a user whose name no rule could bear is refused", "[setup]") {
