@@ -56,6 +56,7 @@ void check_cpu(const Config::Cpu& cpu, VmSpec& spec, Review& review) {
   spec.cpu.isolate = {cpu.isolate.begin(), cpu.isolate.end()};
   spec.cpu.weight = cpu.weight;
   spec.cpu.halt_polling = cpu.halt_polling.value_or(spec.cpu.halt_polling);
+  spec.cpu.power_management = cpu.power_management;
   check_pin(cpu, spec, review);
   if (spec.cpu.hide_hypervisor && cpu.hyperv && !cpu.hyperv->vendor_id) {
     spec.cpu.hyperv->vendor_id = kHiddenVendorId;

@@ -113,7 +113,7 @@ void check_disks(const Config& config, VmSpec& spec, Review& review) {
     disk.bus = given.bus.value_or(is_cdrom ? DiskBus::sata : disk.bus);
     disk.cache = given.cache.value_or(disk.cache);
     disk.aio = given.aio.value_or(disk.aio);
-    disk.iothread = given.iothread.value_or(false);
+    disk.iothread = given.iothread.value_or(disk.bus != DiskBus::sata);
     disk.serial = given.serial;
     backing(given, disk, pointer + "/backing", review);
     if (is_cdrom) {

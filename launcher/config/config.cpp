@@ -522,6 +522,7 @@ Config parse(const Document& document, std::vector<Issue>& issues) {
   config.serial = read_serial(reader);
   reader.object("rtc",
                 [&](ObjectReader& rtc) { config.rtc_base = rtc.choice("base", rtc_names()); });
+  config.hpet = reader.boolean_or_auto("hpet");
   reader.object("qemu", [&](ObjectReader& qemu) {
     config.qemu.binary = qemu.text("binary");
     for (const auto& argument : qemu.texts("extra_args")) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <map>
 #include <optional>
 #include <set>
@@ -50,9 +51,25 @@ enum class PciTaker { vfio, stub };
 constexpr const char* kVfioDriver = "vfio-pci";
 constexpr const char* kStubDriver = "pci-stub";
 
+/// The parts of Hyper-V's interface, as QEMU names them ("hv-relaxed").
+inline constexpr std::array kEnlightenments = {"relaxed",
+                                               "vapic",
+                                               "spinlocks",
+                                               "vpindex",
+                                               "runtime",
+                                               "synic",
+                                               "time",
+                                               "stimer",
+                                               "stimer-direct",
+                                               "frequencies",
+                                               "tlbflush",
+                                               "ipi",
+                                               "avic"};
+
 /// Hyper-V's interface, which Windows guests know better than KVM's.
 struct Hyperv {
   std::optional<std::string> vendor_id;  ///< nothing: the one of Hyper-V itself
+  std::set<std::string> without;         ///< of kEnlightenments those that are left out
 
   bool operator==(const Hyperv&) const = default;
 };
@@ -128,6 +145,7 @@ struct Config {
     std::vector<Isolation> isolate;
     std::optional<unsigned> weight;
     std::optional<bool> halt_polling;
+    std::optional<bool> power_management;
   };
   struct Memory {
     std::optional<base::ByteSize> size;
@@ -217,6 +235,7 @@ struct Config {
   std::optional<Audio> audio;
   std::optional<Serial> serial;
   std::optional<RtcBase> rtc_base;
+  std::optional<bool> hpet;
   Qemu qemu;
   std::optional<std::string> run_as;
   std::optional<Sandbox> sandbox;

@@ -24,6 +24,10 @@ Json effective_pin(const Pin& pin) {
   return seats;
 }
 
+Json or_auto(const std::optional<bool>& value) {
+  return value ? Json(*value) : Json("auto");
+}
+
 Json effective_realtime(const std::optional<Realtime>& realtime) {
   if (!realtime) {
     return "auto";
@@ -47,15 +51,19 @@ Json effective_cpu(const VmSpec::Cpu& cpu) {
                {"realtime", effective_realtime(cpu.realtime)},
                {"isolate", names_of(cpu.isolate)},
                {"weight", cpu.weight ? Json(*cpu.weight) : Json("auto")},
-               {"halt_polling", cpu.halt_polling}};
+               {"halt_polling", cpu.halt_polling},
+               {"power_management", or_auto(cpu.power_management)}};
   if (cpu.emulator) {
     json["emulator"] = base::to_string(*cpu.emulator);
   }
   if (cpu.model) {
     json["model"] = *cpu.model;
   }
+  if (cpu.hyperv && (cpu.hyperv->vendor_id || !cpu.hyperv->without.empty())) {
+    json["hyperv"] = {{"without", cpu.hyperv->without}};
+  }
   if (cpu.hyperv && cpu.hyperv->vendor_id) {
-    json["hyperv"] = {{"vendor_id", *cpu.hyperv->vendor_id}};
+    json["hyperv"]["vendor_id"] = *cpu.hyperv->vendor_id;
   }
   return json;
 }
@@ -228,6 +236,7 @@ Json effective(const VmSpec& spec) {
       {"hotplug", names_of(spec.hotplug)},
       {"serial", effective_serial(spec.serial)},
       {"rtc", {{"base", to_string(spec.rtc_base)}}},
+      {"hpet", or_auto(spec.hpet)},
       {"qemu", {{"binary", spec.qemu_binary}, {"extra_args", spec.extra_args}}},
       {"sandbox", to_string(spec.sandbox)},
       {"stop", {{"timeout", base::to_string(spec.stop_timeout)}}},

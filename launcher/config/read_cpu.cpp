@@ -61,11 +61,16 @@ std::optional<Hyperv> read_hyperv(ObjectReader& reader) {
     return hyperv;
   }
   if (!value->is_object()) {
-    reader.report("hyperv",
-                  "expected true, false or {\"vendor_id\": TEXT}, found " + type_of(*value));
+    reader.report("hyperv", "expected true, false or an object, found " + type_of(*value));
     return std::nullopt;
   }
+  std::vector<std::pair<const char*, std::string>> names;
+  for (const char* name : kEnlightenments) {
+    names.emplace_back(name, name);
+  }
   reader.object("hyperv", [&](ObjectReader& object) {
+    const std::vector<std::string> without = object.choices("without", names);
+    hyperv.without = {without.begin(), without.end()};
     hyperv.vendor_id = object.value(
         "vendor_id", parse_vendor_id, "1 to 12 printable ASCII characters, no comma or quote");
   });
@@ -173,6 +178,7 @@ void read_cpu(ObjectReader& reader, Config::Cpu& cpu) {
   cpu.isolate = read_isolate(reader);
   cpu.weight = read_weight(reader);
   cpu.halt_polling = reader.boolean("halt_polling");
+  cpu.power_management = reader.boolean_or_auto("power_management");
 }
 
 }  // namespace vmlaunch::launcher::config

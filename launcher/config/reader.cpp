@@ -78,6 +78,15 @@ std::optional<bool> ObjectReader::boolean(const char* key) {
   return value->get<bool>();
 }
 
+std::optional<bool> ObjectReader::boolean_or_auto(const char* key) {
+  const Json* value = raw(key);
+  if (value == nullptr || value->is_boolean() || *value == "auto") {
+    return value == nullptr || *value == "auto" ? std::nullopt : std::optional(value->get<bool>());
+  }
+  report(key, "expected \"auto\", true or false, found " + type_of(*value));
+  return std::nullopt;
+}
+
 std::optional<unsigned> ObjectReader::read_number(const Json& value,
                                                   const std::string& pointer,
                                                   unsigned least,

@@ -24,6 +24,8 @@ class ObjectReader {
   /// `expected` names its form, for another type's error.
   [[nodiscard]] std::optional<std::string> text(const char* key, const char* expected = "a text");
   [[nodiscard]] std::optional<bool> boolean(const char* key);
+  /// Nothing for "auto" too.
+  [[nodiscard]] std::optional<bool> boolean_or_auto(const char* key);
   [[nodiscard]] std::optional<unsigned> number(const char* key, unsigned least, unsigned most);
 
   /// A text with a form of its own; `parse` gives nothing when it has another.

@@ -206,6 +206,7 @@ VmSpec validate(const Config& config, Review& review) {
   qemu(config, spec, review);
   run_as(config, spec, review);
   spec.rtc_base = config.rtc_base.value_or(spec.rtc_base);
+  spec.hpet = config.hpet;
   spec.sandbox = config.sandbox.value_or(spec.sandbox);
   spec.stop_timeout = config.stop_timeout.value_or(spec.stop_timeout);
   return spec;

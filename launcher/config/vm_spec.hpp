@@ -41,6 +41,8 @@ struct VmSpec {
     std::set<Isolation> isolate;
     std::optional<unsigned> weight;  ///< of the VM's cgroup; nothing: as the CPUs ask for
     bool halt_polling = true;        ///< KVM waits for a vCPU that has nothing to do as it does
+    std::optional<bool> power_management;  ///< an idle vCPU halts its CPU itself; nothing: as the
+                                           ///< CPUs allow
 
     [[nodiscard]] unsigned count() const { return sockets * cores * threads; }
   };
@@ -139,6 +141,7 @@ struct VmSpec {
   std::optional<Audio> audio;
   Serial serial;
   RtcBase rtc_base = RtcBase::utc;
+  std::optional<bool> hpet;  ///< nothing: not with KVM
   std::string qemu_binary = "/usr/bin/qemu-system-x86_64";
   std::vector<std::string> extra_args;
   std::optional<std::string> run_as;

@@ -25,6 +25,10 @@ void Arguments::add(const std::string& option, const std::string& value) {
   add(value);
 }
 
+void Arguments::tell(const std::string& what, const std::string& off) const {
+  plan.tuning.push_back(what + "; otherwise: " + off);
+}
+
 void Arguments::add_json(const std::string& option, const Json& value) {
   add(option, value.dump());
 }

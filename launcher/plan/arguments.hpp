@@ -31,6 +31,9 @@ struct Arguments {
   void add(const std::string& option, const std::string& value);
   void add_json(const std::string& option, const Json& value);
 
+  /// A choice that makes the guest fast, and what in the config undoes it.
+  void tell(const std::string& what, const std::string& off) const;
+
   /// What was added needs the system calls of that section of the policy.
   void need_calls(const char* section) const { plan.qemu.calls.sections.insert(section); }
 
@@ -68,6 +71,9 @@ void share_devices(Arguments& args);
 
 /// What QEMU sees of the host's files, whatever its devices are.
 void add_root(Arguments& args);
+
+/// What it is, and how the vCPUs idle.
+void add_cpu(Arguments& args);
 
 void add_disks(Arguments& args);
 void add_network(Arguments& args);

@@ -18,6 +18,8 @@ bool is_scsi(const VmSpec::Disk& disk) {
 }
 
 std::string iothread(Arguments& args, const std::string& owner) {
+  args.tell("a thread of QEMU's own for " + owner + ", with a queue for each vCPU",
+            R"("iothread": false)");
   std::string id = "iothread-" + owner;
   args.add_json("-object", Json{{"qom-type", "iothread"}, {"id", id}});
   return id;

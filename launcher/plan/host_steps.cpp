@@ -148,6 +148,8 @@ void add_cpu_steps(const config::VmSpec& spec, const survey::Survey& survey, Pla
   }
   if (partition) {
     plan.steps.push_back(steps::isolate_cpus(spec.name, cpus));
+  } else if (wants(config::Isolation::tasks) && placement.exclusive == Exclusive::no) {
+    plan.steps.push_back(steps::confine_host(cpus));
   }
   if (wants(config::Isolation::kernel)) {
     plan.steps.push_back(steps::set_tunable(steps::Tunable::statistics));

@@ -410,7 +410,8 @@ void take_wanted(const config::Realtime& wanted,
 Exclusive choose_exclusive(const VmSpec::Cpu& spec,
                            const survey::Survey& survey,
                            bool privileged,
-                           const Placement& placement) {
+                           const Placement& placement,
+                           std::vector<std::string>& warnings) {
   const CpuSet guests = placement.guests();
   if (without(guests, survey.host_cpus.isolated).empty()) {
     return Exclusive::from_boot;
@@ -425,6 +426,13 @@ Exclusive choose_exclusive(const VmSpec::Cpu& spec,
   if (!privileged) {
     throw Failure(ExitCode::preflight,
                   verb + "that takes root; type: sudo vmlaunch …, or put " + from_boot);
+  }
+  if (!survey.partitions && survey.guardian_unit && survey.cpu_controllers) {
+    warnings.push_back(
+        "this kernel makes no isolated partition (Linux 6.8 does): systemd keeps "
+        "services and sessions off the CPUs " +
+        cpus + ", and what the kernel runs there itself stays; " + from_boot + " does more");
+    return Exclusive::no;
   }
   if (!survey.partitions || !(survey.cgroup || survey.guardian_unit)) {
     throw Failure(ExitCode::preflight,
@@ -451,6 +459,7 @@ void choose_policy(const VmSpec::Cpu& spec,
                    Placement& placement,
                    std::vector<std::string>& warnings) {
   const CpuSet shared = shared_cpus(survey, placement);
+  placement.alone = shared.empty();
   if (spec.realtime && spec.realtime->policy != Policy::other) {
     take_wanted(*spec.realtime, survey, shared, privileged, placement, warnings);
     return;
@@ -476,6 +485,30 @@ void choose_policy(const VmSpec::Cpu& spec,
                    : "the host's tasks are kept off these CPUs");
     placement.lifts_throttling = privileged;
   }
+}
+
+/// One for each last-level cache, where the vCPUs in their order fill one after the other equally.
+unsigned count_dies(const VmSpec::Cpu& spec, const Placement& placement, const survey::Cpus& cpus) {
+  std::vector<CpuSet> caches;  // in the vCPUs' order
+  std::vector<unsigned> sizes;
+  for (const CpuSet& seat : placement.vcpus) {
+    const auto cpu = std::find_if(cpus.list.begin(), cpus.list.end(), [&](const auto& one) {
+      return one.cache && without(seat, one.cache->cpus).empty();
+    });
+    if (cpu == cpus.list.end()) {
+      return 1;
+    }
+    if (caches.empty() || caches.back() != cpu->cache->cpus) {
+      caches.push_back(cpu->cache->cpus);
+      sizes.push_back(0);
+    }
+    ++sizes.back();
+  }
+  const auto dies = static_cast<unsigned>(caches.size());
+  const bool is_even =
+      std::all_of(sizes.begin(), sizes.end(), [&](unsigned size) { return size == sizes.front(); });
+  const bool is_distinct = std::set<CpuSet>(caches.begin(), caches.end()).size() == caches.size();
+  return spec.sockets == 1 && is_even && is_distinct && spec.cores % dies == 0 ? dies : 1;
 }
 
 /// Where the host's tasks compete for the guest's CPUs, the guest comes first. Throws Failure for
@@ -581,9 +614,10 @@ Placement choose_placement(const VmSpec::Cpu& spec,
   placement.rest = spec.emulator.value_or(choose_rest(placement.guests(), survey));
   require_online(placement.rest, online, "cpu.emulator");
   warn_of_poor_map(spec, placement, cpus, nodes, warnings);
-  placement.exclusive = choose_exclusive(spec, survey, privileged, placement);
+  placement.exclusive = choose_exclusive(spec, survey, privileged, placement, warnings);
   choose_policy(spec, survey, privileged, placement, warnings);
   placement.weight = choose_weight(spec, survey, privileged, placement);
+  placement.dies = count_dies(spec, placement, cpus);
   placement.picture = draw(placement, cpus);
   return placement;
 }

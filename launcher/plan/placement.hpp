@@ -25,6 +25,8 @@ struct Placement {
   std::string reason;      ///< for the policy
   std::vector<std::string> picture;
   Exclusive exclusive = Exclusive::no;
+  bool alone = false;  ///< nobody else is on the vCPUs' CPUs, not one vCPU on another's
+  unsigned dies = 1;   ///< of the guest's socket, each with a last-level cache of the host's
   bool lifts_throttling = false;
   bool interrupts = false;  ///< those of the guest's devices go to its CPUs, once they are there
   std::optional<unsigned> weight;  ///< of the VM's cgroup

@@ -113,7 +113,8 @@ struct Plan {
   Passthrough passthrough;
   Memory memory;
   Placement placement;
-  std::vector<steps::Step> steps;  ///< changes of the host, in their order; QEMU's start follows
+  std::vector<std::string> tuning;  ///< what makes the guest fast, and what takes it away again
+  std::vector<steps::Step> steps;   ///< changes of the host, in their order; QEMU's start follows
   std::vector<FileUse> files;
   Qemu qemu;
   Deadlines deadlines;

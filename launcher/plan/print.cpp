@@ -245,6 +245,10 @@ std::string to_text(const Plan& plan) {
       text += "  " + line + "\n";
     }
   }
+  text += plan.tuning.empty() ? "" : "\nWhat makes the guest fast\n";
+  for (const std::string& line : plan.tuning) {
+    text += "  " + line + "\n";
+  }
   text += "\nChanges to the host, in this order; undone in reverse\n";
   const std::vector<steps::Step> changes = changes_of(plan);
   for (std::size_t i = 0; i < changes.size(); ++i) {
@@ -315,6 +319,7 @@ Json to_json(const Plan& plan) {
           {"warnings", plan.warnings},
           {"iommu_groups", groups},
           {"cpus", placement_json(plan.placement)},
+          {"tuning", plan.tuning},
           {"host_changes", changes},
           {"files", files},
           {"qemu",

@@ -1,7 +1,6 @@
 #include "launcher/plan/qemu_args.hpp"
 
 #include <algorithm>
-#include <string_view>
 #include <utility>
 
 #include "launcher/exit_code.hpp"
@@ -12,12 +11,6 @@ namespace vmlaunch::launcher::plan {
 namespace {
 
 using config::VmSpec;
-
-/// What current Windows guests ask for; an enlightenment may need one before it (QEMU's
-/// docs/system/i386/hyperv.rst). The lock is retried as often as that document advises.
-constexpr std::string_view kEnlightenments =
-    ",hv-relaxed,hv-vapic,hv-spinlocks=0x1fff,hv-vpindex,hv-runtime,hv-synic,hv-time,hv-stimer,"
-    "hv-frequencies,hv-tlbflush,hv-ipi";
 
 /// More threads than that only wait for each other and for the memory.
 constexpr unsigned kMostPreallocThreads = 8;
@@ -51,40 +44,18 @@ void machine(Arguments& args) {
   if (args.spec.uefi) {
     options += ",pflash0=uefi-code,pflash1=uefi-vars";
   }
+  // Its interrupts are QEMU's to make, and guests of KVM have better clocks.
+  if (args.kvm || args.spec.hpet) {
+    options += args.spec.hpet.value_or(false) ? ",hpet=on" : ",hpet=off";
+  }
+  if (args.kvm && !args.spec.hpet) {
+    args.tell("no HPET, since KVM's guests have clocks that cost less", "\"hpet\": true");
+  }
   args.add("-machine", options);
   args.add("-accel", args.kvm ? "kvm" : "tcg");
   if (args.kvm) {
     args.need_calls("kvm");
   }
-}
-
-/// How KVM shows itself; in software there is none to show.
-std::string hypervisor(Arguments& args) {
-  const VmSpec::Cpu& cpu = args.spec.cpu;
-  if (!args.kvm && (cpu.hide_hypervisor || cpu.hyperv)) {
-    args.plan.warnings.emplace_back(
-        "cpu.hide_hypervisor and cpu.hyperv need KVM: the guest is started without them");
-  }
-  std::string options = args.kvm && cpu.hide_hypervisor ? ",kvm=off" : "";
-  if (args.kvm && cpu.hyperv) {
-    options += kEnlightenments;
-    options += cpu.hyperv->vendor_id ? ",hv-vendor-id=" + *cpu.hyperv->vendor_id : "";
-  }
-  return options;
-}
-
-void cpu(Arguments& args) {
-  std::string model = args.spec.cpu.model.value_or(args.kvm ? "host" : "max");
-  if (!args.kvm && model.substr(0, model.find(',')) == "host") {
-    args.plan.warnings.push_back("CPU model \"host\" needs KVM: \"max\" is used instead");
-    model.replace(0, std::string("host").size(), "max");
-  }
-  args.add("-cpu", model + hypervisor(args));
-  args.add("-smp",
-           "cpus=" + std::to_string(args.spec.cpu.count()) +
-               ",sockets=" + std::to_string(args.spec.cpu.sockets) +
-               ",cores=" + std::to_string(args.spec.cpu.cores) +
-               ",threads=" + std::to_string(args.spec.cpu.threads));
 }
 
 void memory(Arguments& args) {
@@ -109,9 +80,6 @@ void memory(Arguments& args) {
     args.plan.qemu.environment.emplace_back("MALLOC_ARENA_MAX=1");
   }
   args.add_json("-object", backend);
-  if (args.spec.memory.locked) {
-    args.add("-overcommit", "mem-lock=on");
-  }
 }
 
 void linux_boot(Arguments& args) {
@@ -198,7 +166,7 @@ void add_qemu_arguments(const VmSpec& spec, const survey::Survey& survey, bool k
   args.add("-S");
   monitor(args);
   machine(args);
-  cpu(args);
+  add_cpu(args);
   memory(args);
   linux_boot(args);
   uefi(args);

@@ -18,6 +18,7 @@
 #include "launcher/guardian/image_head.hpp"
 #include "launcher/steps/reservations.hpp"
 #include "launcher/steps/state_folders.hpp"
+#include "launcher/survey/hyperv.hpp"
 #include "launcher/survey/survey.hpp"
 
 namespace vmlaunch::launcher::run {
@@ -135,7 +136,8 @@ Known find_known(bool guardian_unit) {
   return {steps::reserved_devices(locks),
           steps::reserved_usb(locks),
           steps::reserved_cpus(locks),
-          guardian_unit};
+          guardian_unit,
+          survey::look_at_hyperv(base::Tree(""))};
 }
 
 Prepared prepare(config::VmSpec spec, const Identity& identity, Authority authority, Known known) {
@@ -145,6 +147,7 @@ Prepared prepare(config::VmSpec spec, const Identity& identity, Authority author
   survey.usb_had = std::move(known.usb_had);
   survey.cpus_had = std::move(known.cpus_had);
   survey.guardian_unit = known.guardian_unit;
+  survey.hyperv = std::move(known.hyperv);
   prepared.plan = plan::make_plan(prepared.spec, survey, identity, authority);
   return prepared;
 }

@@ -2,6 +2,7 @@
 
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -39,10 +40,11 @@ struct Known {
   std::map<base::PciAddress, std::string> had;     ///< devices of running VMs, from their locks
   std::map<config::UsbRule, std::string> usb_had;  ///< the same for rules about USB devices
   std::map<unsigned, std::string> cpus_had;        ///< the same for CPUs
-  bool guardian_unit = false;  ///< the guardian is a unit of systemd, or would be
+  bool guardian_unit = false;                   ///< the guardian is a unit of systemd, or would be
+  std::optional<std::set<std::string>> hyperv;  ///< as in survey/hyperv.hpp
 };
 
-/// The locks are only root's to read.
+/// The locks are only root's to read, and KVM its group's.
 [[nodiscard]] Known find_known(bool guardian_unit);
 
 [[nodiscard]] Prepared prepare(config::VmSpec spec,

@@ -130,10 +130,12 @@ class EnableControllers final : public Change {
   }
 
  private:
+  /// Those of VMs come and go, and use them only as long as their own run has them on.
   static std::vector<std::string> cgroups_in(const Host& host, const std::string& path) {
     std::vector<std::string> cgroups = host.tree().list(path);
     std::erase_if(cgroups, [&](const std::string& name) {
-      return !host.tree().exists(path + "/" + name + "/cgroup.procs");
+      return name.starts_with(kCgroupPrefix) ||
+             !host.tree().exists(path + "/" + name + "/cgroup.procs");
     });
     return cgroups;
   }

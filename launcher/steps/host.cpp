@@ -315,6 +315,36 @@ void Host::demand_controllers(const std::string& unit, unsigned weight, const ba
   });
 }
 
+std::map<std::string, base::CpuSet> Host::allowed_cpus(
+    const std::vector<std::string>& units) const {
+  const std::string action = "the CPUs of units";
+  const Json json = Json::parse(told(action, [&](int answer) {
+    ask_systemd("look at " + action, deadlines_.systemd, [&] {
+      base::close_all_but({answer});
+      Json found = Json::object();
+      for (const auto& [unit, cpus] : systemd::allowed_cpus(units)) {
+        found[unit] = base::to_string(cpus);
+      }
+      base::write_all(answer, found.dump(), action);
+    });
+  }));
+  Fields fields(json);
+  std::map<std::string, base::CpuSet> found;
+  for (const std::string& unit : units) {
+    if (json.contains(unit)) {
+      found[unit] = base::parse_cpu_set(fields.text(unit.c_str())).value_or(base::CpuSet());
+    }
+  }
+  return found;
+}
+
+void Host::allow_cpus(const std::string& unit, const base::CpuSet& cpus) {
+  ask_systemd("set the CPUs of " + unit, deadlines_.systemd, [&] {
+    base::close_all_but({});
+    systemd::allow_cpus(unit, cpus);
+  });
+}
+
 std::vector<int> Host::set_affinity_each(
     const std::vector<std::pair<pid_t, base::CpuSet>>& threads) {
   std::vector<int> errors;

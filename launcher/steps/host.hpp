@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -91,6 +92,10 @@ class Host {
   virtual void demand_controllers(const std::string& unit,
                                   unsigned weight,
                                   const base::CpuSet& cpus);
+
+  [[nodiscard]] virtual std::map<std::string, base::CpuSet> allowed_cpus(
+      const std::vector<std::string>& units) const;
+  virtual void allow_cpus(const std::string& unit, const base::CpuSet& cpus);
 
   /// Where threads may run, whatever becomes of the others: errors (errno), 0 for none.
   [[nodiscard]] virtual std::vector<int> set_affinity_each(

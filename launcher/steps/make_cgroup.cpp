@@ -17,10 +17,8 @@ namespace vmlaunch::launcher::steps {
 
 namespace {
 
-constexpr std::string_view kPrefix = "vmlaunch-";
-
 std::string name_for(const std::string& vm) {
-  return std::string(kPrefix) + vm;
+  return std::string(kCgroupPrefix) + vm;
 }
 
 /// Makes the VM's cgroup, in which QEMU is born: nothing of it can hide from its end.
@@ -112,8 +110,8 @@ std::string read_cgroup(Fields& fields, const char* key) {
   std::string path = fields.text(key);
   const std::size_t name = path.rfind('/') + 1;
   const bool ours = path.starts_with('/') && path.find("/../") == std::string::npos &&
-                    path.substr(name).starts_with(kPrefix) &&
-                    config::is_vm_name(path.substr(name + kPrefix.size()));
+                    path.substr(name).starts_with(kCgroupPrefix) &&
+                    config::is_vm_name(path.substr(name + kCgroupPrefix.size()));
   if (!path.empty() && !ours) {
     throw FormError("not a VM's cgroup");
   }

@@ -15,6 +15,7 @@ std::vector<Step> all_kinds() {
       enable_controllers(),
       weigh_cgroup("", 0),
       isolate_cpus("", {}),
+      confine_host({}),
       take_cpus({}),
       move_interrupts({}),
       move_work_queues({}),

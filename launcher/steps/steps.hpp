@@ -43,6 +43,8 @@ struct PoolSize {
   bool drop_caches = false;  ///< it may drop what it has cached of the host's files
 };
 
+/// What a VM's cgroup is called: its name follows.
+constexpr std::string_view kCgroupPrefix = "vmlaunch-";
 [[nodiscard]] Step make_cgroup(std::string vm, bool in_unit = false);
 [[nodiscard]] Step enable_controllers();
 /// `weight`: the unit's, among all others of the host.
@@ -54,6 +56,7 @@ constexpr unsigned kUsualWeight = 100;
 /// In the VM's cgroup, for the threads of its vCPUs.
 constexpr const char* kVcpuCgroup = "vcpus";
 [[nodiscard]] Step isolate_cpus(std::string vm, base::CpuSet cpus);
+[[nodiscard]] Step confine_host(base::CpuSet cpus);
 [[nodiscard]] Step take_cpus(base::CpuSet cpus);
 [[nodiscard]] Step move_interrupts(base::CpuSet cpus);
 [[nodiscard]] Step move_work_queues(base::CpuSet cpus);

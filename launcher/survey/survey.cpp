@@ -79,6 +79,8 @@ void look_at_resources(const base::Tree& tree,
     survey.cpu_controllers = control.controllers;
     survey.partitions = control.partitions;
   }
+  Reader reader(tree);
+  survey.cpu_vendor = reader.field("/proc/cpuinfo", "vendor_id").value_or("");
   cpu_set_t cpus;
   if (::sched_getaffinity(0, sizeof cpus, &cpus) == 0) {
     survey.cpus = static_cast<unsigned>(CPU_COUNT(&cpus));

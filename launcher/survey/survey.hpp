@@ -94,9 +94,12 @@ struct Survey {
   unsigned cpus = 1;                  ///< how many the caller may use
   Cpus host_cpus;                     ///< looked at only for a VM whose vCPUs have CPUs of theirs
   RealtimeLimits realtime;            ///< the same
-  base::CpuSet cpuset;                ///< those that QEMU's cgroup may use; none: not said
-  bool cpu_controllers = false;       ///< a VM's cgroup of root's can have a weight, and CPUs
-  bool partitions = false;            ///< and an isolated partition of them
+  std::string cpu_vendor;             ///< "AuthenticAMD", …; "" if it is not said
+  /// Of Hyper-V's enlightenments those that KVM offers; nothing if it cannot be asked.
+  std::optional<std::set<std::string>> hyperv;
+  base::CpuSet cpuset;           ///< those that QEMU's cgroup may use; none: not said
+  bool cpu_controllers = false;  ///< a VM's cgroup of root's can have a weight, and CPUs
+  bool partitions = false;       ///< and an isolated partition of them
   std::map<unsigned, std::string> cpus_had;  ///< as `had`, for CPUs
   std::map<std::string, bool>
       parameters;                   ///< those of the config's module parameters that are there

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "launcher/systemd/bus.hpp"
@@ -63,6 +64,32 @@ class Properties {
     return job != 0;
   }
 
+  /// `type`: of the unit, as systemd's interfaces are called.
+  [[nodiscard]] base::CpuSet allowed_cpus(const std::string& type) const {
+    sd_bus_message* raw = nullptr;
+    const std::string interface = "org.freedesktop.systemd1." + type;
+    require(sd_bus_get_property(bus_.get(),
+                                kService,
+                                path_.c_str(),
+                                interface.c_str(),
+                                "AllowedCPUs",
+                                nullptr,
+                                &raw,
+                                "ay"),
+            action_);
+    const Message reply(raw, sd_bus_message_unref);
+    const void* bits = nullptr;
+    std::size_t size = 0;
+    require(sd_bus_message_read_array(raw, 'y', &bits, &size), action_);
+    base::CpuSet cpus;
+    for (unsigned cpu = 0; cpu < size * 8; ++cpu) {
+      if ((static_cast<const std::uint8_t*>(bits)[cpu / 8] >> cpu % 8 & 1) != 0) {
+        cpus.insert(cpu);
+      }
+    }
+    return cpus;
+  }
+
  private:
   Bus bus_;
   std::string action_;
@@ -82,6 +109,42 @@ void order(const char* method, const std::string& name) {
                              name.c_str(),
                              "replace"),
           "ask systemd for " + name);
+}
+
+/// As systemd has CPUs: a bit for each.
+std::vector<std::uint8_t> to_bits(const base::CpuSet& cpus) {
+  std::vector<std::uint8_t> bits(cpus.empty() ? 0 : *cpus.rbegin() / 8 + 1);
+  for (const unsigned cpu : cpus) {
+    bits[cpu / 8] = static_cast<std::uint8_t>(bits[cpu / 8] | 1U << cpu % 8);
+  }
+  return bits;
+}
+
+/// For the time until the machine is started anew.
+void set_properties(const std::string& unit,
+                    std::optional<std::uint64_t> weight,
+                    const base::CpuSet& cpus) {
+  const std::string action = "set the properties of " + unit;
+  const Bus bus = open_bus();
+  sd_bus_message* raw = nullptr;
+  require(sd_bus_message_new_method_call(
+              bus.get(), &raw, kService, kManagerPath, kManager, "SetUnitProperties"),
+          action);
+  const Message call(raw, sd_bus_message_unref);
+  const std::vector<std::uint8_t> bits = to_bits(cpus);
+  require(sd_bus_message_append(raw, "sb", unit.c_str(), 1), action);
+  require(sd_bus_message_open_container(raw, 'a', "(sv)"), action);
+  if (weight) {
+    require(sd_bus_message_append(raw, "(sv)", "CPUWeight", "t", *weight), action);
+  }
+  require(sd_bus_message_open_container(raw, 'r', "sv"), action);
+  require(sd_bus_message_append(raw, "s", "AllowedCPUs"), action);
+  require(sd_bus_message_open_container(raw, 'v', "ay"), action);
+  require(sd_bus_message_append_array(raw, 'y', bits.data(), bits.size()), action);
+  for (int container = 0; container < 3; ++container) {
+    require(sd_bus_message_close_container(raw), action);
+  }
+  require(sd_bus_call(bus.get(), raw, 0, nullptr, nullptr), action);
 }
 
 }  // namespace
@@ -118,28 +181,22 @@ void start_unit(const std::string& name) {
 }
 
 void demand_controllers(const std::string& unit, std::uint64_t weight, const base::CpuSet& cpus) {
-  const std::string action = "set the properties of " + unit;
-  const Bus bus = open_bus();
-  sd_bus_message* raw = nullptr;
-  require(sd_bus_message_new_method_call(
-              bus.get(), &raw, kService, kManagerPath, kManager, "SetUnitProperties"),
-          action);
-  const Message call(raw, sd_bus_message_unref);
-  std::vector<std::uint8_t> bits(*cpus.rbegin() / 8 + 1);
-  for (const unsigned cpu : cpus) {
-    bits[cpu / 8] = static_cast<std::uint8_t>(bits[cpu / 8] | 1U << cpu % 8);
+  set_properties(unit, weight, cpus);
+}
+
+std::map<std::string, base::CpuSet> allowed_cpus(const std::vector<std::string>& units) {
+  std::map<std::string, base::CpuSet> all;
+  for (const std::string& name : units) {
+    const Properties unit(name);
+    if (unit.text("ActiveState") == "active") {
+      all[name] = unit.allowed_cpus(name.ends_with(".slice") ? "Slice" : "Scope");
+    }
   }
-  require(sd_bus_message_append(raw, "sb", unit.c_str(), 1), action);
-  require(sd_bus_message_open_container(raw, 'a', "(sv)"), action);
-  require(sd_bus_message_append(raw, "(sv)", "CPUWeight", "t", weight), action);
-  require(sd_bus_message_open_container(raw, 'r', "sv"), action);
-  require(sd_bus_message_append(raw, "s", "AllowedCPUs"), action);
-  require(sd_bus_message_open_container(raw, 'v', "ay"), action);
-  require(sd_bus_message_append_array(raw, 'y', bits.data(), bits.size()), action);
-  for (int container = 0; container < 3; ++container) {
-    require(sd_bus_message_close_container(raw), action);
-  }
-  require(sd_bus_call(bus.get(), raw, 0, nullptr, nullptr), action);
+  return all;
+}
+
+void allow_cpus(const std::string& unit, const base::CpuSet& cpus) {
+  set_properties(unit, std::nullopt, cpus);
 }
 
 }  // namespace vmlaunch::launcher::systemd

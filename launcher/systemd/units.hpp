@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
+#include <vector>
 
 #include "base/cpu_set.hpp"
 
@@ -34,5 +36,13 @@ void start_unit(const std::string& name);
 /// unit is there: it does so for who has a weight, and CPUs that it may use. May take effect
 /// later.
 void demand_controllers(const std::string& unit, std::uint64_t weight, const base::CpuSet& cpus);
+
+/// The CPUs to which units are limited, of those that are active; none: no limit.
+[[nodiscard]] std::map<std::string, base::CpuSet> allowed_cpus(
+    const std::vector<std::string>& units);
+
+/// For as long as the machine is up. What systemd keeps of it, an empty setting below
+/// /run/systemd/system.control, is there afterwards too.
+void allow_cpus(const std::string& unit, const base::CpuSet& cpus);
 
 }  // namespace vmlaunch::launcher::systemd

@@ -141,6 +141,12 @@ TEST_CASE(
     CHECK(vcpus[i].policy == (SCHED_RR | SCHED_RESET_ON_FORK));
     CHECK(vcpus[i].priority == 1);
   }
+  // Another has no CPUs of that kind left.
+  config["name"] = "second";
+  config["cpu"]["pin"] = "2-3";
+  Program second(run_of(folder, config, "second.json"));
+  CHECK(second.exit_code() == 21);
+  CHECK(said(second, "Cannot take cpu 2: the VM idle"));
   for (const Thread& other : of_qemu(qemu, false)) {
     INFO(to_string(other));
     CHECK(base::common(other.cpus, {2, 3}).empty());

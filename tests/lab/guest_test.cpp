@@ -38,3 +38,16 @@ TEST_CASE("guest: a hidden KVM is Hyper-V to its guest, if it is called so", "[i
   CHECK(said.find("Hypervisor detected: Microsoft Hyper-V") != std::string::npos);
   CHECK(said.find("Hypervisor detected: KVM") == std::string::npos);
 }
+
+TEST_CASE("guest: KVM is asked what it offers of Hyper-V's interface", "[intel][intel-6.12]") {
+  const Folder folder;
+  Json config = guest_config("");
+  config["accel"] = "kvm";
+  config["cpu"]["hyperv"] = true;
+  Program program(command_of({"plan", folder.write("vm.json", config.dump())}));
+  CHECK(program.exit_code() == 0);
+  INFO(program.output());
+  // Which is asked for only where it is known to be there.
+  CHECK(program.output().find("hv-stimer,hv-stimer-direct,hv-frequencies") != std::string::npos);
+  CHECK(program.output().find("warning: this KVM does not offer") == std::string::npos);
+}

@@ -64,6 +64,14 @@ std::string cgroup_of(pid_t pid) {
   return line.substr(std::min(line.size(), std::string("0::").size()));
 }
 
+/// Where a process may run, with those that are offline.
+std::string cpus_allowed(pid_t pid) {
+  const std::string name = "\nCpus_allowed_list:\t";
+  const std::string status = contents("/proc/" + std::to_string(pid) + "/status");
+  const std::size_t begin = status.find(name) + name.size();
+  return status.substr(begin, status.find('\n', begin) - begin);
+}
+
 }  // namespace
 
 TEST_CASE("systemd: a user's service has its VM in a cgroup of its own, and is stopped in order",
@@ -121,4 +129,32 @@ TEST_CASE("systemd: a guest with CPUs of its own comes first among all units", "
   static_cast<void>(program.exit_code());
   CHECK(said(program, "host restored"));
   CHECK(eventually([&] { return !std::filesystem::exists("/sys/fs/cgroup" + unit); }, kPatience));
+}
+
+TEST_CASE("systemd: services and sessions are kept off a guest's CPUs where the kernel does not",
+          "[systemd]") {
+  const std::string services = "/sys/fs/cgroup/system.slice/cpuset.cpus.effective";
+  const auto of_first = [] { return cpus_allowed(1); };
+  REQUIRE(of_first() == "0-3");
+  const Folder folder;
+  Json config = idle_config();
+  config["cpu"] = {{"cores", 1}, {"pin", "3"}, {"isolate", {"tasks"}}, {"weight", 200}};
+  Program program(run_of(folder, config));
+  const bool running = program.says("] running");
+  INFO(program.output());
+  REQUIRE(running);
+  CHECK(said(program, "this kernel makes no isolated partition (Linux 6.8 does)"));
+  CHECK(contents(services) == "0-2");
+  CHECK(of_first() == "0-2");
+  const pid_t qemu = qemu_pid(program);
+  const std::string group = cgroup_of(qemu);
+  const std::string unit = group.substr(0, group.rfind('/'));
+  CHECK(contents("/sys/fs/cgroup" + unit + "/cpu.weight") == "200");
+  CHECK(contents("/sys/fs/cgroup" + unit + "/cpuset.cpus.effective") == "0-3");
+  CHECK(cpus_allowed(qemu) == "2");
+  program.signal(SIGINT);
+  program.signal(SIGINT);
+  static_cast<void>(program.exit_code());
+  CHECK(said(program, "host restored"));
+  CHECK(eventually([&] { return of_first() == "0-3"; }, kPatience));
 }

@@ -157,6 +157,22 @@ void write_status(PciTree& tree, pid_t thread, const std::string& cpus) {
 
 }  // namespace
 
+/// Files in /allowed, for units that are active.
+std::map<std::string, base::CpuSet> FakeKernel::allowed_cpus(
+    const std::vector<std::string>& units) const {
+  std::map<std::string, base::CpuSet> found;
+  for (const std::string& unit : units) {
+    if (const auto text = tree().read("/allowed/" + unit)) {
+      found[unit] = base::parse_cpu_set(*text).value_or(base::CpuSet());
+    }
+  }
+  return found;
+}
+
+void FakeKernel::allow_cpus(const std::string& unit, const base::CpuSet& cpus) {
+  meet([&] { tree_.write("/allowed/" + unit, base::to_string(cpus) + "\n"); });
+}
+
 std::vector<int> FakeKernel::set_affinity_each(
     const std::vector<std::pair<pid_t, base::CpuSet>>& threads) {
   for (const auto& [thread, cpus] : threads) {

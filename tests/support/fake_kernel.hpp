@@ -78,6 +78,9 @@ class FakeKernel : public launcher::steps::Host {
   void demand_controllers(const std::string& unit,
                           unsigned weight,
                           const base::CpuSet& cpus) override;
+  [[nodiscard]] std::map<std::string, base::CpuSet> allowed_cpus(
+      const std::vector<std::string>& units) const override;
+  void allow_cpus(const std::string& unit, const base::CpuSet& cpus) override;
   std::vector<int> set_affinity_each(
       const std::vector<std::pair<pid_t, base::CpuSet>>& threads) override;
   [[nodiscard]] std::vector<launcher::steps::Holder> holders(

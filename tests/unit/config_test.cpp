@@ -32,9 +32,10 @@ const char* const kEverything = R"({
   "machine": "q35",
   "accel": "tcg",
   "cpu": { "model": "max,-vmx", "sockets": 2, "cores": 3, "threads": 4,
-           "hide_hypervisor": true, "hyperv": true, "pin": "1-3,008-28", "emulator": "0",
+           "hide_hypervisor": true, "hyperv": { "without": ["ipi"] }, "pin": "1-3,008-28", "emulator": "0",
            "realtime": { "policy": "fifo", "priority": 2, "from": "started", "force": true },
-           "isolate": ["frequency", "tasks"], "weight": 10000, "halt_polling": false },
+           "isolate": ["frequency", "tasks"], "weight": 10000, "halt_polling": false,
+           "power_management": false },
   "memory": { "size": "3072M" },
   "kernel": "boot/vmlinuz",
   "initrd": "boot/../initrd",
@@ -57,7 +58,7 @@ const char* const kEverything = R"({
   "display": { "vnc": "127.0.0.1:5901" },
   "video": "none",
   "audio": { "backend": "pipewire", "device": "hda-micro", "server": "pulse" },
-  "rtc": { "base": "localtime" },
+  "rtc": { "base": "localtime" }, "hpet": false,
   "serial": { "file": "serial.log" },
   "qemu": { "binary": "qemu", "extra_args": ["-device", "{\"driver\": \"edu\"}"] },
   "run_as": "qemu_vga",
@@ -73,7 +74,7 @@ TEST_CASE("config: an empty one is a whole VM by defaults", "[config]") {
     "accel": "auto",
     "cpu": { "sockets": 1, "cores": 1, "threads": 1, "hide_hypervisor": false, "hyperv": false,
              "pin": "none", "realtime": "auto", "isolate": [], "weight": "auto",
-             "halt_polling": true },
+             "halt_polling": true, "power_management": "auto" },
     "memory": { "size": "1G", "locked": false },
     "module_parameters": {},
     "firmware": { "uefi": false },
@@ -87,7 +88,7 @@ TEST_CASE("config: an empty one is a whole VM by defaults", "[config]") {
     "display": "none",
     "video": "none",
     "serial": "none",
-    "rtc": { "base": "utc" },
+    "rtc": { "base": "utc" }, "hpet": "auto",
     "qemu": { "binary": "/usr/bin/qemu-system-x86_64", "extra_args": [] },
     "sandbox": "on",
     "stop": { "timeout": "1m" }
@@ -100,10 +101,11 @@ TEST_CASE("config: every key arrives, with paths from the config's folder", "[co
     "machine": "q35",
     "accel": "tcg",
     "cpu": { "model": "max,-vmx", "sockets": 2, "cores": 3, "threads": 4,
-             "hide_hypervisor": true, "hyperv": { "vendor_id": "whatever" },
+             "hide_hypervisor": true, "hyperv": { "vendor_id": "whatever", "without": ["ipi"] },
              "pin": "1-3,8-28", "emulator": "0",
              "realtime": { "policy": "fifo", "priority": 2, "from": "started", "force": true },
-             "isolate": ["tasks", "frequency"], "weight": 10000, "halt_polling": false },
+             "isolate": ["tasks", "frequency"], "weight": 10000, "halt_polling": false,
+             "power_management": false },
     "memory": { "size": "3G", "locked": false },
     "module_parameters": {},
     "kernel": "/home/u/vms/boot/vmlinuz",
@@ -115,7 +117,7 @@ TEST_CASE("config: every key arrives, with paths from the config's folder", "[co
                  "backing": [ { "path": "/home/u/vms/base.qcow2", "format": "qcow2" },
                               { "path": "/dev/sdy", "format": "raw" } ],
                  "type": "disk", "bus": "virtio-blk", "cache": "writeback", "aio": "threads",
-                 "iothread": false },
+                 "iothread": true },
                { "path": "/dev/sdz", "format": "raw", "backing": [], "readonly": true,
                  "type": "disk", "bus": "virtio-scsi", "cache": "none", "aio": "native",
                  "iothread": true, "serial": "S 1" },
@@ -139,7 +141,7 @@ TEST_CASE("config: every key arrives, with paths from the config's folder", "[co
     "display": { "vnc": "127.0.0.1:5901" },
     "video": "none",
     "audio": { "backend": "pipewire", "device": "hda-micro", "server": "/home/u/vms/pulse" },
-    "rtc": { "base": "localtime" },
+    "rtc": { "base": "localtime" }, "hpet": false,
     "serial": { "file": "/home/u/vms/serial.log" },
     "qemu": { "binary": "/home/u/vms/qemu", "extra_args": ["-device", "{\"driver\": \"edu\"}"] },
     "run_as": "qemu_vga",
@@ -154,9 +156,10 @@ TEST_CASE("config: only a hidden hypervisor gets another name by itself", "[conf
   };
   CHECK(hyperv(R"({"hyperv": true})") == Json(true));
   CHECK(hyperv(R"({"hyperv": {}})") == Json(true));
-  CHECK(hyperv(R"({"hyperv": {}, "hide_hypervisor": true})") == Json{{"vendor_id", "whatever"}});
+  CHECK(hyperv(R"({"hyperv": {}, "hide_hypervisor": true})") ==
+        Json{{"vendor_id", "whatever"}, {"without", Json::array()}});
   CHECK(hyperv(R"({"hyperv": {"vendor_id": "mine"}, "hide_hypervisor": true})") ==
-        Json{{"vendor_id", "mine"}});
+        Json{{"vendor_id", "mine"}, {"without", Json::array()}});
   CHECK(hyperv(R"({"hide_hypervisor": true})") == Json(false));
 }
 

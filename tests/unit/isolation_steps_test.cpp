@@ -233,6 +233,27 @@ TEST_CASE("work queues: their masks, and the watchdog's, are those that were ask
   }
 }
 
+TEST_CASE("systemd's units: their CPUs are without the guests', and then as they were", "[steps]") {
+  Scene scene;
+  scene.write("/allowed/system.slice", "");
+  scene.write("/allowed/user.slice", "1-3");
+  scene.write("/allowed/other.slice", "");
+  const auto before = vmlaunch::tests::snapshot(scene.laptop.tree);
+  Journal a = scene.laptop.journal("a");
+  Journal b = scene.laptop.journal("b");
+  apply(confine_host({2}), scene.kernel, scene.context(), a);
+  CHECK(scene.read("/allowed/system.slice") == "0-1,3");
+  CHECK(scene.read("/allowed/user.slice") == "1,3");
+  apply(confine_host({3}), scene.kernel, scene.context(), b);
+  CHECK(scene.read("/allowed/system.slice") == "0-1");
+  CHECK(scene.read("/allowed/user.slice") == "1");
+  CHECK(scene.read("/allowed/other.slice").empty());
+  CHECK(undo_all(scene.kernel, a).code == ExitCode::ended);
+  CHECK(scene.read("/allowed/system.slice") == "0-2");
+  CHECK(undo_all(scene.kernel, b).code == ExitCode::ended);
+  CHECK(vmlaunch::tests::difference(before, vmlaunch::tests::snapshot(scene.laptop.tree)) == "");
+}
+
 TEST_CASE("moves: a record can name nothing that is not there to be moved", "[steps]") {
   Scene scene;
   scene.laptop.tree.write("/etc/passwd", "0-1\n");
@@ -423,6 +444,7 @@ TEST_CASE("controllers: those that others use by now stay on, and are named", "[
   SECTION("by a cgroup that came since") {
     FakeKernel kernel(laptop.tree);
     apply(enable_controllers(), kernel, context(), journal);
+    laptop.tree.write("/sys/fs/cgroup/vmlaunch-other/cgroup.procs", "");
     laptop.tree.write("/sys/fs/cgroup/new/cgroup.procs", "");
     const Undone undone = undo_all(kernel, journal);
     CHECK(undone.leftovers ==

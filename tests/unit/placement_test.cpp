@@ -195,6 +195,43 @@ TEST_CASE("placement: CPUs that another VM has isolated are neither chosen nor u
                        "name CPUs in cpu.pin"));
 }
 
+TEST_CASE("placement: a guest on several last-level caches is told of as many dies", "[plan]") {
+  const survey::Survey survey = look(tests::add_two_die_desktop);
+  const auto dies = [&](VmSpec::Cpu spec) { return choose(spec, survey).placement.dies; };
+  std::vector<std::string> all;
+  for (const survey::Cluster& cluster : survey::clusters_of(survey.host_cpus)) {
+    for (const CpuSet& core : cluster.cores) {
+      all.push_back(std::to_string(*core.begin()));
+    }
+  }
+  REQUIRE(all.size() == 16);
+  const std::vector<std::string> two_and_two = {all[1], all[2], all[8], all[9]};
+  CHECK(dies(guest(4, 1, mapped(two_and_two))) == 2);
+  CHECK(dies(guest(4, 1, mapped({all[1], all[8], all[2], all[9]}))) == 1);  // to and fro
+  CHECK(dies(guest(4, 1, mapped({all[1], all[2], all[3], all[8]}))) == 1);  // not as many
+  CHECK(dies(guest(4, 1, mapped({all[1], all[2], all[3], all[4]}))) == 1);
+  CHECK(dies(guest(1, 4, mapped(two_and_two))) == 1);  // one core of four threads
+  VmSpec::Cpu two_sockets = guest(2, 1, mapped(two_and_two));
+  two_sockets.sockets = 2;
+  CHECK(dies(two_sockets) == 1);
+}
+
+TEST_CASE("placement: systemd keeps its units off where the kernel makes no partition", "[plan]") {
+  survey::Survey survey = look(tests::add_two_die_desktop);
+  survey.guardian_unit = true;
+  survey.cpu_controllers = true;
+  VmSpec::Cpu spec = guest(2, 1, listed("2-3"));
+  spec.isolate = {config::Isolation::tasks};
+  const Chosen chosen = choose(spec, survey);
+  CHECK(chosen.placement.exclusive == Exclusive::no);
+  CHECK_FALSE(chosen.placement.alone);
+  CHECK(chosen.placement.policy == Policy::other);
+  CHECK(chosen.warnings.back() ==
+        "this kernel makes no isolated partition (Linux 6.8 does): systemd keeps services and "
+        "sessions off the CPUs 2-3, and what the kernel runs there itself stays; isolcpus=2-3 "
+        "on the kernel's command line does more");
+}
+
 TEST_CASE("placement: the host's tasks are kept off by the boot, by a partition, or not at all",
           "[plan]") {
   survey::Survey survey = look(tests::add_four_core_desktop, "3,7");

@@ -86,7 +86,7 @@ TEST_CASE("plan: each bus of a disk has its device, and virtio-scsi one controll
       {"path": "c", "type": "cdrom"},
       {"path": "d", "format": "raw", "iothread": true, "cache": "none"},
       {"path": "e", "type": "cdrom", "bus": "virtio-scsi", "iothread": true},
-      {"path": "f", "format": "raw", "cache": "writethrough"}]})");
+      {"path": "f", "format": "raw", "cache": "writethrough", "iothread": false}]})");
   CHECK(disk_arguments(plan) ==
         R"(-object {"id":"iothread-scsi","qom-type":"iothread"}
 -device {"addr":"0x5","bus":"pcie.0","driver":"virtio-scsi-pci","id":"scsi","iothread":"iothread-scsi"}

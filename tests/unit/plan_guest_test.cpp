@@ -1,10 +1,12 @@
 #include <optional>
+#include <set>
 #include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
 #include "launcher/plan/plan.hpp"
+#include "tests/support/hosts.hpp"
 #include "tests/support/pci_tree.hpp"
 #include "tests/unit/plan_of.hpp"
 
@@ -82,6 +84,100 @@ TEST_CASE("plan: a hypervisor is hidden and spoken to like Hyper-V only under KV
           std::vector<std::string>{
               "cpu.hide_hypervisor and cpu.hyperv need KVM: the guest is started without them"});
   }
+}
+
+TEST_CASE("plan: Hyper-V's interface is what KVM offers, but for what is left out", "[plan]") {
+  const auto cpu_of = [](const std::string& hyperv, const std::set<std::string>& offered) {
+    survey::Survey survey = host();
+    survey.hyperv = offered;
+    return plan_of(R"({"accel": "kvm", "cpu": {"hyperv": )" + hyperv + "}}", survey);
+  };
+  const std::set<std::string> all = {config::kEnlightenments.begin(),
+                                     config::kEnlightenments.end()};
+  const Plan whole = cpu_of("true", all);
+  CHECK(value_of(whole, "-cpu") ==
+        "host,hv-relaxed,hv-vapic,hv-spinlocks=0x1fff,hv-vpindex,hv-runtime,hv-synic,hv-time,"
+        "hv-stimer,hv-stimer-direct,hv-frequencies,hv-tlbflush,hv-ipi,hv-avic");
+  CHECK(whole.warnings.empty());
+  CHECK(whole.tuning.at(1) ==
+        "Hyper-V's interface: avic frequencies ipi relaxed runtime spinlocks stimer stimer-direct "
+        "synic time tlbflush vapic vpindex; otherwise: \"cpu\": {\"hyperv\": {\"without\": […]}}");
+  // What builds on something goes with it.
+  CHECK(value_of(cpu_of(R"({"without": ["vpindex"]})", all), "-cpu") ==
+        "host,hv-relaxed,hv-vapic,hv-spinlocks=0x1fff,hv-runtime,hv-time,hv-frequencies");
+  CHECK(value_of(cpu_of(R"({"without": ["time", "ipi"]})", all), "-cpu") ==
+        "host,hv-relaxed,hv-vapic,hv-spinlocks=0x1fff,hv-vpindex,hv-runtime,hv-synic,"
+        "hv-frequencies,hv-tlbflush,hv-avic");
+  std::set<std::string> older = all;
+  for (const char* name : {"stimer-direct", "ipi", "avic"}) {
+    older.erase(name);
+  }
+  const Plan lacking = cpu_of("true", older);
+  CHECK(value_of(lacking, "-cpu") ==
+        "host,hv-relaxed,hv-vapic,hv-spinlocks=0x1fff,hv-vpindex,hv-runtime,hv-synic,hv-time,"
+        "hv-stimer,hv-frequencies,hv-tlbflush");
+  CHECK(lacking.warnings ==
+        std::vector<std::string>{"this KVM does not offer, of Hyper-V's interface, ipi: the guest "
+                                 "is started without; a newer kernel has it"});
+  CHECK(cpu_of(R"({"without": ["ipi"]})", older).warnings.empty());
+}
+
+TEST_CASE("plan: KVM's guests have no HPET unless it is asked for", "[plan]") {
+  const auto machine = [](const std::string& config) {
+    return value_of(plan_of("{" + config + "}"), "-machine");
+  };
+  CHECK(machine(R"("accel": "kvm")") == "q35,memory-backend=ram,hpet=off");
+  CHECK(machine(R"("accel": "kvm", "hpet": true)") == "q35,memory-backend=ram,hpet=on");
+  CHECK(machine(R"("accel": "kvm", "hpet": false)") == "q35,memory-backend=ram,hpet=off");
+  CHECK(machine(R"("accel": "kvm", "hpet": "auto")") == "q35,memory-backend=ram,hpet=off");
+  CHECK(machine(R"("accel": "tcg")") == "q35,memory-backend=ram");
+  CHECK(machine(R"("accel": "tcg", "hpet": false)") == "q35,memory-backend=ram,hpet=off");
+}
+
+TEST_CASE("plan: on AMD's processors threads are shown by topoext, to a guest that has some",
+          "[plan]") {
+  const auto model = [](const std::string& vendor, const std::string& config) {
+    survey::Survey survey = host();
+    survey.cpu_vendor = vendor;
+    return value_of(plan_of("{" + config + "}", survey), "-cpu");
+  };
+  const std::string threads = R"("accel": "kvm", "cpu": {"cores": 2, "threads": 2})";
+  CHECK(model("AuthenticAMD", threads) == "host,topoext=on");
+  CHECK(model("GenuineIntel", threads) == "host");
+  CHECK(model("AuthenticAMD", R"("accel": "kvm", "cpu": {"cores": 4})") == "host");
+  CHECK(model("AuthenticAMD", R"("accel": "kvm", "cpu": {"threads": 2, "model": "EPYC"})") ==
+        "EPYC");
+  CHECK(model("AuthenticAMD", R"("accel": "tcg", "cpu": {"threads": 2})") == "max");
+}
+
+TEST_CASE("plan: a guest with CPUs of its own idles by itself, and sees their caches", "[plan]") {
+  vmlaunch::tests::PciTree built;
+  vmlaunch::tests::add_two_die_desktop(built);
+  const auto plan = [&](const std::string& cpu, const std::string& isolated) {
+    built.write("/sys/devices/system/cpu/isolated", isolated + "\n");
+    const base::Tree tree = built.tree();
+    survey::Reader reader(tree);
+    survey::Survey survey = host();
+    survey.host_cpus = survey::look_at_cpus(reader);
+    return plan_of(R"({"accel": "kvm", "memory": {"locked": false}, "cpu": {)" + cpu + "}}",
+                   survey,
+                   kPureRoot);
+  };
+  const std::string pinned = R"("cores": 2, "threads": 1, "pin": "2-3")";
+  CHECK(value_of(plan(pinned, "2-3"), "-overcommit") == "cpu-pm=on");
+  CHECK(value_of(plan(pinned, "2-3"), "-cpu") == "host,host-cache-info=on");
+  CHECK(value_of(plan(pinned + R"(, "power_management": false)", "2-3"), "-overcommit").empty());
+  CHECK(value_of(plan(pinned, ""), "-overcommit").empty());
+  CHECK(value_of(plan(pinned + R"(, "power_management": true)", ""), "-overcommit") == "cpu-pm=on");
+  CHECK(value_of(plan(R"("cores": 2)", "2-3"), "-cpu") == "host");
+}
+
+TEST_CASE("plan: locked memory and idling by itself are one option of QEMU's", "[plan]") {
+  CHECK(value_of(plan_of(R"({"accel": "kvm", "memory": {"locked": true},
+                             "cpu": {"power_management": true}})",
+                         host(),
+                         kPureRoot),
+                 "-overcommit") == "mem-lock=on,cpu-pm=on");
 }
 
 TEST_CASE("plan: the guest's graphics card is the config's, with VNC or without", "[plan]") {
@@ -216,7 +312,7 @@ TEST_CASE("plan: the older machine type has its bus's name on every device", "[p
     buses.push_back(Json::parse(value).at("bus"));
   }
   CHECK(buses == std::vector<std::string>{"pci.0", "pci.0", "pci.0", "pci.0", "usb.0"});
-  CHECK(value_of(plan, "-machine") == "pc,memory-backend=ram");
+  CHECK(value_of(plan, "-machine") == "pc,memory-backend=ram,hpet=off");
 }
 
 TEST_CASE("plan: a UEFI build of the host is needed unless the config names a whole one",

@@ -316,11 +316,13 @@ TEST_CASE("plan: the whole command of a VM that has everything", "[plan]") {
 -add-fd fd=14,set=14
 -blockdev {"discard":"unmap","driver":"file","filename":"/dev/fdset/14","node-name":"disk0-file","read-only":false}
 -blockdev {"backing":null,"discard":"unmap","driver":"qcow2","file":"disk0-file","node-name":"disk0","read-only":false}
--device {"addr":"0x4","bootindex":1,"bus":"pcie.0","drive":"disk0","driver":"virtio-blk-pci","id":"disk0-device"}
+-object {"id":"iothread-disk0","qom-type":"iothread"}
+-device {"addr":"0x4","bootindex":1,"bus":"pcie.0","drive":"disk0","driver":"virtio-blk-pci","id":"disk0-device","iothread":"iothread-disk0"}
 -add-fd fd=15,set=15
 -blockdev {"discard":"unmap","driver":"file","filename":"/dev/fdset/15","node-name":"disk1-file","read-only":true}
 -blockdev {"discard":"unmap","driver":"raw","file":"disk1-file","node-name":"disk1","read-only":true}
--device {"addr":"0x5","bootindex":2,"bus":"pcie.0","drive":"disk1","driver":"virtio-blk-pci","id":"disk1-device"}
+-object {"id":"iothread-disk1","qom-type":"iothread"}
+-device {"addr":"0x5","bootindex":2,"bus":"pcie.0","drive":"disk1","driver":"virtio-blk-pci","id":"disk1-device","iothread":"iothread-disk1"}
 -netdev {"hostfwd":[{"str":"tcp:127.0.0.1:2222-:22"},{"str":"udp:0.0.0.0:53-:5353"}],"id":"net0","type":"user"}
 -device {"addr":"0x14","bus":"pcie.0","driver":"virtio-net-pci","id":"nic0","netdev":"net0","romfile":""}
 -netdev {"id":"net1","type":"user"}

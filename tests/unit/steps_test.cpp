@@ -35,6 +35,8 @@ TEST_CASE("steps: each is read back, and others of its kind are others", "[steps
                                    isolate_cpus("a", {2}),
                                    isolate_cpus("b", {2}),
                                    isolate_cpus("a", {2, 3}),
+                                   confine_host({2}),
+                                   confine_host({2, 3}),
                                    take_cpus({2}),
                                    take_cpus({2, 3}),
                                    move_interrupts({2}),
