@@ -24,6 +24,7 @@
 
 #include "base/errors.hpp"
 #include "base/file.hpp"
+#include "base/idle.hpp"
 #include "base/packet.hpp"
 #include "base/process.hpp"
 #include "base/text.hpp"
@@ -579,6 +580,7 @@ class Guardian {
       threads_->place(qemu_->pid, request.vcpus, request.realtime);
     }
     reply(status());
+    base::give_back_code();
   }
 
   void place_device_interrupts() {
@@ -590,6 +592,7 @@ class Guardian {
       place_interrupts(changes_.host(), {devices.begin(), devices.end()}, plan_.placement.vcpus);
     }
     reply(status());
+    base::give_back_code();
   }
 
   void note_start() {
@@ -602,6 +605,7 @@ class Guardian {
     }
     changes_.after_start([this](const std::string& text) { reply(Waiting{text}); });
     reply(status());
+    base::give_back_code();
   }
 
   /// A supervisor that dies in it leaves nothing open.

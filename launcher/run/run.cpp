@@ -18,6 +18,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
+#include "base/idle.hpp"
 #include "base/process.hpp"
 #include "base/text.hpp"
 #include "launcher/run/qemu_errors.hpp"
@@ -243,6 +244,7 @@ class Run {
     try {
       co_await client_->execute("cont", nothing, plan().deadlines.reply);
       console_.say("running");
+      base::give_back_code();
       if (!calm_) {
         hurry_threads();
       }
@@ -365,6 +367,7 @@ class Run {
         next_look_ = {};
       }
     }
+    base::give_back_code();
   }
 
   /// A guest that does nothing useful any more does not keep CPUs from the host.

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstdint>
 #include <limits>
+#include <sstream>
 #include <string>
 #include <system_error>
 #include <utility>
@@ -18,6 +19,7 @@
 #include "base/duration.hpp"
 #include "base/errors.hpp"
 #include "base/file.hpp"
+#include "base/idle.hpp"
 #include "base/packet.hpp"
 #include "base/pci_address.hpp"
 #include "base/process.hpp"
@@ -530,6 +532,22 @@ TEST_CASE("text: a fingerprint is the published one", "[base]") {
   CHECK(hex(fingerprint(""), 16) == "cbf29ce484222325");
   CHECK(hex(fingerprint("a"), 16) == "af63dc4c8601ec8c");
   CHECK(hex(fingerprint("foobar"), 16) == "85944171f73967e8");
+}
+
+TEST_CASE("idle: the memory of code is given back, and the code still runs", "[base]") {
+  // Of pages: all, resident, and of these those of files (proc(5)).
+  const auto of_files = [] {
+    std::istringstream pages(read_file("/proc/self/statm"));
+    std::size_t all = 0;
+    std::size_t resident = 0;
+    std::size_t shared = 0;
+    pages >> all >> resident >> shared;
+    return shared;
+  };
+  const std::size_t before = of_files();
+  give_back_code();
+  CHECK(of_files() < before);
+  CHECK(to_string(CpuSet{1, 2, 3}) == "1-3");
 }
 
 }  // namespace
