@@ -129,6 +129,9 @@ class Guardian {
         return false;
       }
       handle(decode_request(packet->bytes), std::move(packet->fds));
+      if (started_) {
+        base::give_back_code();  // as a rule nothing more comes for long
+      }
       return true;
     } catch (const ProtocolError& error) {
       say(std::string("the supervisor does not keep to the protocol: ") + error.what());
@@ -580,7 +583,6 @@ class Guardian {
       threads_->place(qemu_->pid, request.vcpus, request.realtime);
     }
     reply(status());
-    base::give_back_code();
   }
 
   void place_device_interrupts() {
@@ -592,7 +594,6 @@ class Guardian {
       place_interrupts(changes_.host(), {devices.begin(), devices.end()}, plan_.placement.vcpus);
     }
     reply(status());
-    base::give_back_code();
   }
 
   void note_start() {
@@ -605,7 +606,6 @@ class Guardian {
     }
     changes_.after_start([this](const std::string& text) { reply(Waiting{text}); });
     reply(status());
-    base::give_back_code();
   }
 
   /// A supervisor that dies in it leaves nothing open.

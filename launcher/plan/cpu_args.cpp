@@ -5,6 +5,7 @@
 
 #include "base/text.hpp"
 #include "launcher/plan/arguments.hpp"
+#include "launcher/survey/cpus.hpp"
 
 namespace vmlaunch::launcher::plan {
 
@@ -87,23 +88,24 @@ std::string hypervisor(Arguments& args) {
   return options;
 }
 
-/// What is the processor's own is shown as it is, where the vCPUs stay on their CPUs.
-std::string own_topology(Arguments& args, const std::string& model) {
+/// What is the processor's own is shown as it is, where the vCPUs stay on their CPUs; but for what
+/// the config says itself about it.
+std::string own_topology(Arguments& args, const std::string& features) {
   std::string options;
-  if (!args.kvm || model != "host") {
-    return options;
-  }
+  const auto show = [&](const std::string& feature, const std::string& what) {
+    if (features.find(feature) == std::string::npos) {
+      options += "," + feature + "=on";
+      args.tell(what, "\"cpu\": {\"model\": \"host," + feature + "=off\"}");
+    }
+  };
   // QEMU leaves it out for AMD's, which then have no threads for their guests.
-  if (args.survey.cpu_vendor == "AuthenticAMD" && args.spec.cpu.threads > 1) {
-    options += ",topoext=on";
-    args.tell("cores of " + std::to_string(args.spec.cpu.threads) +
-                  " threads, which AMD's say by topoext",
-              R"("cpu": {"model": "host,topoext=off"})");
+  if (survey::is_amd(args.survey.cpu_vendor) && args.spec.cpu.threads > 1) {
+    show("topoext",
+         "cores of " + std::to_string(args.spec.cpu.threads) +
+             " threads, which AMD's say by topoext");
   }
   if (args.plan.placement.pinned()) {
-    options += ",host-cache-info=on";
-    args.tell("the host's caches, as the vCPUs have them",
-              R"("cpu": {"model": "host,host-cache-info=off"})");
+    show("host-cache-info", "the host's caches, as the vCPUs have them");
   }
   return options;
 }
@@ -124,19 +126,22 @@ void topology(Arguments& args) {
 /// An idle vCPU halts the CPU itself and wakes at once, without KVM and the host's scheduler: where
 /// nobody else waits for that CPU.
 bool idles_itself(const Arguments& args) {
-  const bool can = args.kvm && args.plan.placement.alone;
-  return args.kvm && args.spec.cpu.power_management.value_or(can);
+  return args.kvm && args.spec.cpu.power_management.value_or(args.plan.placement.alone);
 }
 
 }  // namespace
 
 void add_cpu(Arguments& args) {
-  std::string model = args.spec.cpu.model.value_or(args.kvm ? "host" : "max");
-  if (!args.kvm && model.substr(0, model.find(',')) == "host") {
-    args.plan.warnings.push_back("CPU model \"host\" needs KVM: \"max\" is used instead");
-    model.replace(0, std::string("host").size(), "max");
+  const std::string model = args.spec.cpu.model.value_or(args.kvm ? "host" : "max");
+  const std::size_t end = std::min(model.find(','), model.size());
+  std::string name = model.substr(0, end);
+  const std::string features = model.substr(end);
+  if (!args.kvm && name == "host") {
+    args.plan.warnings.emplace_back("CPU model \"host\" needs KVM: \"max\" is used instead");
+    name = "max";
   }
-  args.add("-cpu", model + own_topology(args, model) + hypervisor(args));
+  const std::string own = args.kvm && name == "host" ? own_topology(args, features) : "";
+  args.add("-cpu", name + own + features + hypervisor(args));
   topology(args);
   std::vector<std::string> overcommit;
   if (args.spec.memory.locked) {

@@ -124,8 +124,10 @@ class EnableControllers final : public Change {
       if (error.code().value() != EBUSY) {
         throw;
       }
-      throw ChangedMeanwhile("the controllers " + order("", off) + " of " + path +
-                             ": a cgroup below gives them on to others");
+      throw ChangedMeanwhile(
+          "the controllers " + order("", off) + " of " + path +
+          ": a cgroup below gives them on to others; to see which, type: grep . " + path +
+          "/*/cgroup.subtree_control");
     }
   }
 
@@ -147,8 +149,12 @@ class EnableControllers final : public Change {
                              const std::string& controllers) {
     for (const std::string& name : cgroups_in(host, path)) {
       if (!has(before, name)) {
-        throw ChangedMeanwhile("the controllers " + controllers + " of " + path + ": the cgroup " +
-                               base::printable(name) + " came since, and may use them");
+        throw ChangedMeanwhile(
+            "the controllers " + controllers + " of " + path + ": the cgroup " +
+            base::printable(name) + " came since, and may use them; once it " +
+            "is gone, type: echo " +
+            base::shell_quote("-" + base::join(base::split(controllers, ' '), " -")) + " > " +
+            path + "/cgroup.subtree_control");
       }
     }
   }

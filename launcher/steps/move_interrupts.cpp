@@ -58,6 +58,9 @@ class MoveInterrupts final : public Narrowing {
   }
 
   std::string fallback() const override { return kDefault; }
+  std::string title(const std::string& name) const override {
+    return name == kDefault ? "what interrupts to come get" : "the interrupt " + name;
+  }
 
   void tell_of_kept(const Context& context,
                     const std::vector<std::pair<std::string, int>>& kept) const override {

@@ -60,6 +60,10 @@ class MoveKernelThreads final : public Narrowing {
     return host.set_affinity_each(wanted);
   }
 
+  std::string title(const std::string& name) const override {
+    return "the kernel's thread " + name.substr(0, name.find(' '));
+  }
+
  private:
   static constexpr const char* kOf = " of ";
 

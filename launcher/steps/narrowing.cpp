@@ -108,14 +108,21 @@ CpuSet place_before(const std::string& name,
   return was_put ? *others.front().fallback : now;
 }
 
-std::string words(const std::string& name, const CpuSet& now, const CpuSet& before) {
-  return name + " is on " + base::to_string(now) + ", and was on " + base::to_string(before);
+/// One that is not where it is to be.
+struct Elsewhere {
+  std::string name;
+  CpuSet now;
+  CpuSet before;
+};
+
+std::string words(const std::string& title, const CpuSet& now, const CpuSet& before) {
+  return title + " is on " + base::to_string(now) + ", and was on " + base::to_string(before);
 }
 
 /// What is to be undone, and what is not ours any more.
 struct WayBack {
   std::vector<Move> changes;
-  std::vector<std::string> changed;  ///< by somebody else
+  std::vector<Elsewhere> changed;  ///< by somebody else
 };
 
 WayBack find_way_back(const Record& mine,
@@ -141,7 +148,7 @@ WayBack find_way_back(const Record& mine,
     if (now == ours) {
       way.changes.emplace_back(name, wanted);
     } else if (is_known) {
-      way.changed.push_back(words(name, now, before));
+      way.changed.push_back({name, now, before});
     }
   }
   return way;
@@ -206,9 +213,12 @@ void Narrowing::undo_beside(Host& host, const Json& found, const std::vector<Jso
     const auto place = now.find(name);
     if (place != now.end() && place->second != wanted) {
       const std::string what =
-          words(name, place->second, wanted) + ": " +
-          (errors[i] == 0 ? "the kernel did not keep it" : base::error_text(errors[i]));
-      // Such CPUs are offline by now.
+          words(title(name), place->second, wanted) + ": " +
+          (errors[i] == 0 ? "the kernel did not keep it" : base::error_text(errors[i])) +
+          (errors[i] == EINVAL ? ", as for CPUs that are offline; type: cat "
+                                 "/sys/devices/system/cpu/online"
+                               : "");
+      // No other try brings such CPUs back.
       (errors[i] == EINVAL ? lost : left).push_back(what);
     }
   }
@@ -216,7 +226,12 @@ void Narrowing::undo_beside(Host& host, const Json& found, const std::vector<Jso
     throw Failure(ExitCode::host_not_restored, base::join(left, "; "));
   }
   if (!way.changed.empty()) {
-    throw ChangedMeanwhile(base::join(way.changed, "; "));
+    std::vector<std::string> changed;
+    changed.reserve(way.changed.size());
+    for (const Elsewhere& one : way.changed) {
+      changed.push_back(words(title(one.name), one.now, one.before));
+    }
+    throw ChangedMeanwhile(base::join(changed, "; "));
   }
   if (!lost.empty()) {
     throw Lost(base::join(lost, "; "));

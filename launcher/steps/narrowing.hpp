@@ -44,6 +44,9 @@ class Narrowing : public JointChange {
   /// "" where such a one stays.
   [[nodiscard]] virtual std::string fallback() const { return ""; }
 
+  /// For people: "the interrupt 24".
+  [[nodiscard]] virtual std::string title(const std::string& name) const { return name; }
+
   /// Those that stay, and why (errno).
   virtual void tell_of_kept(const Context& /*context*/,
                             const std::vector<std::pair<std::string, int>>& /*kept*/) const {}

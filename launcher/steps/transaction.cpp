@@ -68,19 +68,22 @@ class Undoing {
   /// Says how.
   std::string restore(const Journal::Entry& entry) {
     const Step& step = entry.step;
-    if (const JointChange* joint = step->joint()) {
-      const Sharing sharing(journal_);
-      joint->undo_beside(host_, entry.found, sharing.found_by_others(step));
-    } else if (step->shared()) {
-      const Sharing sharing(journal_);
-      const std::vector<Sharing::Other> others = sharing.others(step);
+    const JointChange* joint = step->joint();
+    std::optional<Sharing> sharing;
+    if (joint != nullptr || step->shared()) {
+      sharing.emplace(journal_);
+    }
+    if (joint != nullptr) {
+      joint->undo_beside(host_, entry.found, sharing->found_by_others(step));
+      return step->describe_undo();
+    }
+    if (sharing) {
+      const std::vector<Sharing::Other> others = sharing->others(step);
       if (!others.empty()) {
         return "left for the VM " + base::printable(others.front().vm);
       }
-      step->undo(host_, entry.found);
-    } else {
-      step->undo(host_, entry.found);
     }
+    step->undo(host_, entry.found);
     return step->describe_undo();
   }
 

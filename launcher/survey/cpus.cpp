@@ -173,6 +173,10 @@ base::CpuSet online_cpus(const Cpus& cpus) {
   return online;
 }
 
+bool is_amd(const std::string& vendor) {
+  return vendor == "AuthenticAMD" || vendor == "HygonGenuine";
+}
+
 const char* to_string(CoreKind kind) {
   return kind == CoreKind::performance ? "performance" : "efficient";
 }

@@ -69,6 +69,9 @@ struct Cluster {
 
 [[nodiscard]] base::CpuSet online_cpus(const Cpus& cpus);
 
+/// Going by the vendor of /proc/cpuinfo; Hygon's are of AMD's make.
+[[nodiscard]] bool is_amd(const std::string& vendor);
+
 [[nodiscard]] const char* to_string(CoreKind kind);
 
 [[nodiscard]] Cpus look_at_cpus(Reader& reader);

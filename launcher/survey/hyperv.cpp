@@ -8,7 +8,6 @@
 #include <cstddef>
 
 #include "base/unique_fd.hpp"
-#include "launcher/config/vm_spec.hpp"
 #include "launcher/survey/kernel.hpp"
 
 namespace vmlaunch::launcher::survey {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/text.hpp"
+#include "launcher/survey/cpus.hpp"
 
 namespace vmlaunch::launcher::survey {
 
@@ -76,9 +77,8 @@ std::vector<std::string> IommuSetup::advice() const {
   // A table tells more than a name: machines that are emulated may mix them.
   const bool is_told = table && !table->empty();
   const bool is_intel = cpu_vendor == "GenuineIntel";
-  const bool is_amd = cpu_vendor == "AuthenticAMD" || cpu_vendor == "HygonGenuine";
   std::vector<std::string> lines;
-  if (is_told ? table == kIntel.table : !is_amd) {
+  if (is_told ? table == kIntel.table : !is_amd(cpu_vendor)) {
     lines.push_back(advice_for(kIntel, *this));
   }
   if (is_told ? table == kAmd.table : !is_intel) {

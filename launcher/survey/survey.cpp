@@ -65,13 +65,13 @@ void look_at_resources(const base::Tree& tree,
                        const config::VmSpec& spec,
                        bool privileged,
                        Survey& survey) {
+  Reader reader(tree);
   survey.namespaces = find_namespace_limits(tree);
+  survey.cpu_vendor = reader.field("/proc/cpuinfo", "vendor_id").value_or("");
   if (spec.memory.hugepages || !spec.memory.nodes.empty()) {
-    Reader reader(tree);
     survey.nodes = look_at_nodes(reader);
   }
   if (spec.cpu.pin.kind != config::Pin::Kind::none || spec.cpu.weight) {
-    Reader reader(tree);
     survey.host_cpus = look_at_cpus(reader);
     survey.realtime = look_at_realtime(tree);
     survey.cpuset = look_at_cpuset(tree, privileged);
@@ -79,8 +79,6 @@ void look_at_resources(const base::Tree& tree,
     survey.cpu_controllers = control.controllers;
     survey.partitions = control.partitions;
   }
-  Reader reader(tree);
-  survey.cpu_vendor = reader.field("/proc/cpuinfo", "vendor_id").value_or("");
   cpu_set_t cpus;
   if (::sched_getaffinity(0, sizeof cpus, &cpus) == 0) {
     survey.cpus = static_cast<unsigned>(CPU_COUNT(&cpus));

@@ -43,32 +43,16 @@ double time_of(pid_t pid) {
   return ticks * 1000 / static_cast<double>(::sysconf(_SC_CLK_TCK));
 }
 
-double pss_of(pid_t pid) {
-  std::istringstream lines(base::read_file("/proc/" + std::to_string(pid) + "/smaps_rollup"));
-  for (std::string line; std::getline(lines, line);) {
-    if (line.starts_with("Pss:")) {
-      return std::strtod(line.c_str() + 4, nullptr) / 1024;
-    }
-  }
-  return 0;
-}
-
 /// Starts programs, and waits for all that is left to this process, until nothing is.
-[[noreturn]] void reap_below(std::vector<std::vector<std::string>> programs,
+[[noreturn]] void reap_below(const std::vector<std::vector<std::string>>& programs,
                              const std::string& log) {
   static_cast<void>(::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0));
   const int output = ::open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
   ::dup2(output, STDOUT_FILENO);
   ::dup2(output, STDERR_FILENO);
-  for (std::vector<std::string>& words : programs) {
+  for (const std::vector<std::string>& words : programs) {
     if (::fork() == 0) {
-      std::vector<char*> pointers;
-      for (std::string& word : words) {
-        pointers.push_back(word.data());
-      }
-      pointers.push_back(nullptr);
-      ::execv(pointers[0], pointers.data());
-      ::_exit(127);
+      become(words);
     }
   }
   while (::waitpid(-1, nullptr, 0) > 0 || errno == EINTR) {
@@ -156,7 +140,7 @@ double Libvirt::processor_time() const {
 double Libvirt::memory() const {
   double sum = 0;
   for (const pid_t pid : daemons()) {
-    sum += pss_of(pid);
+    sum += number_in("/proc/" + std::to_string(pid) + "/smaps_rollup", "Pss:") / 1024;
   }
   return sum;
 }

@@ -3,9 +3,6 @@
 // ways take turns, each begins when the machine is quiet, and what counts is the median of the
 // rounds' ratios.
 
-#include <fcntl.h>
-#include <sys/resource.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -78,12 +75,6 @@ void await_quiet() {
   }
 }
 
-/// A start and a stop, in ms.
-struct Life {
-  double start = 0;
-  double stop = 0;
-};
-
 /// A guest that does nothing: two vCPUs on the machine's last CPU, or in its place a program that
 /// says that it has one, and shuts down.
 Json config_of(const std::string& binary = "") {
@@ -102,55 +93,6 @@ Json config_of(const std::string& binary = "") {
     config["qemu"] = {{"binary", binary}, {"extra_args", {"shutdown"}}};
   }
   return config;
-}
-
-class Monitor {
- public:
-  explicit Monitor(int fd) : fd_(fd) {}
-  void ask(const std::string& command) const {
-    base::write_all(fd_, R"({"execute":")" + command + "\"}\n", "the monitor");
-    std::string got;
-    std::array<char, 4096> piece{};
-    while (got.find("\"return\"") == std::string::npos) {
-      const ssize_t length = ::read(fd_, piece.data(), piece.size());
-      if (length <= 0) {
-        give_up("QEMU ended");
-      }
-      got.append(piece.data(), static_cast<std::size_t>(length));
-    }
-  }
-
- private:
-  int fd_;
-};
-
-/// The plan's QEMU, by fork, exec and a socket pair.
-Life bare_life(const Json& plan) {
-  auto [ours, qemus] = base::make_socket_pair(SOCK_STREAM);
-  std::vector<std::string> words = plan["qemu"]["arguments"];
-  words.insert(words.begin(), plan["qemu"]["binary"].get<std::string>());
-  const auto begin = steady_clock::now();
-  const base::Child child = base::fork_child("QEMU");
-  if (child.pid == 0) {
-    ::dup2(qemus.get(), 3);
-    std::vector<char*> pointers;
-    for (std::string& word : words) {
-      pointers.push_back(word.data());
-    }
-    pointers.push_back(nullptr);
-    ::execv(pointers[0], pointers.data());
-    ::_exit(127);
-  }
-  qemus.reset();
-  const Monitor monitor(ours.get());
-  monitor.ask("qmp_capabilities");
-  monitor.ask("cont");
-  Life life{milliseconds_since(begin), 0};
-  const auto end = steady_clock::now();
-  base::write_all(ours.get(), "{\"execute\":\"quit\"}\n", "the monitor");
-  static_cast<void>(base::reap_within(child.pidfd.get(), kEnd));
-  life.stop = milliseconds_since(end);
-  return life;
 }
 
 /// What people write: the monitor at a path, looked for every 10 ms, and a socat for each word.
@@ -198,28 +140,6 @@ std::string domain_of(const std::string& name) {
          "'/></cputune><os><type arch='x86_64' machine='q35'>hvm</type></os><devices><emulator>"
          "/usr/bin/qemu-system-x86_64</emulator><controller type='usb' model='none'/><memballoon "
          "model='none'/></devices></domain>\n";
-}
-
-/// Whatever has ended below this process, in ms of processor time.
-double childrens_time() {
-  rusage used{};
-  ::getrusage(RUSAGE_CHILDREN, &used);
-  double sum = 0;
-  for (const timeval& time : {used.ru_utime, used.ru_stime}) {
-    sum += static_cast<double>(time.tv_sec) * 1e3 + static_cast<double>(time.tv_usec) / 1e3;
-  }
-  return sum;
-}
-
-double number_in(const std::string& path, const std::string& name) {
-  std::istringstream lines(base::read_file(path));
-  double sum = 0;
-  for (std::string line; std::getline(lines, line);) {
-    if (line.starts_with(name)) {
-      sum += std::strtod(line.c_str() + name.size(), nullptr);
-    }
-  }
-  return sum;
 }
 
 /// Our processes of a running VM.

@@ -110,7 +110,7 @@ bool measure(int gigabytes, int rounds) {
               median(ours));
   write_pool(pages);
   for (int round = -1; round < rounds; ++round) {
-    const double bare_time = bare_start(plan);
+    const double bare_time = bare_life(plan).start;
     const double our_time = our_start(config);
     if (round >= 0) {  // both once for the caches, and for the pages to be there
       bare[static_cast<std::size_t>(round)] += bare_time;

@@ -1,6 +1,7 @@
 #include "tests/bench/rounds.hpp"
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -9,6 +10,8 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <sstream>
+#include <utility>
 
 #include "base/errors.hpp"
 #include "base/file.hpp"
@@ -43,16 +46,9 @@ void talk(int qmp, const std::string& command) {
     const int fd = ::open(file["path"].get<std::string>().c_str(), O_RDONLY);
     ::dup2(fd, file["descriptor"].get<int>());
   }
-  std::vector<std::string> arguments = plan["qemu"]["arguments"];
-  const std::string binary = plan["qemu"]["binary"];
-  arguments.insert(arguments.begin(), binary);
-  std::vector<char*> pointers;
-  for (std::string& argument : arguments) {
-    pointers.push_back(argument.data());
-  }
-  pointers.push_back(nullptr);
-  ::execv(binary.c_str(), pointers.data());
-  ::_exit(127);
+  std::vector<std::string> words = plan["qemu"]["arguments"];
+  words.insert(words.begin(), plan["qemu"]["binary"].get<std::string>());
+  become(std::move(words));
 }
 
 }  // namespace
@@ -72,7 +68,18 @@ Json plan_of(const std::string& config) {
   return Json::parse(program.output());
 }
 
-double bare_start(const Json& plan) {
+void become(std::vector<std::string> words) {
+  std::vector<char*> pointers;
+  pointers.reserve(words.size() + 1);
+  for (std::string& word : words) {
+    pointers.push_back(word.data());
+  }
+  pointers.push_back(nullptr);
+  ::execv(pointers.front(), pointers.data());
+  ::_exit(127);
+}
+
+Life bare_life(const Json& plan) {
   auto [qmp, qemus_qmp] = base::make_socket_pair(SOCK_STREAM);
   auto [serial, qemus_serial] = base::make_socket_pair(SOCK_STREAM);
   const auto start = steady_clock::now();
@@ -85,10 +92,36 @@ double bare_start(const Json& plan) {
   qemus_qmp.reset();
   talk(qmp.get(), R"({"execute":"qmp_capabilities"})");
   talk(qmp.get(), R"({"execute":"cont"})");
-  const double elapsed = milliseconds_since(start);
-  static_cast<void>(base::send_signal(child.pidfd.get(), SIGKILL));
-  static_cast<void>(base::reap_within(child.pidfd.get(), std::chrono::seconds(10)));
-  return elapsed;
+  Life life{milliseconds_since(start), 0};
+  const auto end = steady_clock::now();
+  base::write_all(qmp.get(), "{\"execute\":\"quit\"}\n", "the monitor");
+  if (!base::reap_within(child.pidfd.get(), std::chrono::seconds(10))) {
+    std::fprintf(stderr, "bare QEMU does not end\n");
+    std::exit(1);
+  }
+  life.stop = milliseconds_since(end);
+  return life;
+}
+
+double childrens_time() {
+  rusage used{};
+  ::getrusage(RUSAGE_CHILDREN, &used);
+  double sum = 0;
+  for (const timeval& time : {used.ru_utime, used.ru_stime}) {
+    sum += static_cast<double>(time.tv_sec) * 1e3 + static_cast<double>(time.tv_usec) / 1e3;
+  }
+  return sum;
+}
+
+double number_in(const std::string& path, const std::string& name) {
+  std::istringstream lines(base::read_file(path));
+  double sum = 0;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with(name)) {
+      sum += std::strtod(line.c_str() + name.size(), nullptr);
+    }
+  }
+  return sum;
 }
 
 double our_start(const std::string& config) {

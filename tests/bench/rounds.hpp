@@ -23,8 +23,23 @@ using Json = nlohmann::json;
 /// The plan of a config, in JSON. Ends the program when there is none.
 [[nodiscard]] Json plan_of(const std::string& config);
 
-/// From the start of QEMU as the plan has it to its running guest, in ms. It is killed then.
-[[nodiscard]] double bare_start(const Json& plan);
+/// A start, until the guest runs, and a stop, until all is reaped: in ms.
+struct Life {
+  double start = 0;
+  double stop = 0;
+};
+
+/// QEMU's as the plan has it, by fork, exec and socket pairs.
+[[nodiscard]] Life bare_life(const Json& plan);
+
+/// Becomes that program, in a child.
+[[noreturn]] void become(std::vector<std::string> words);
+
+/// The processor time of all that has ended below this process, in ms.
+[[nodiscard]] double childrens_time();
+
+/// The sum of the numbers behind `name`, in the lines of a file that begin so.
+[[nodiscard]] double number_in(const std::string& path, const std::string& name);
 
 /// From the start of vmlaunch to the running guest, in ms. It is killed then.
 [[nodiscard]] double our_start(const std::string& config);

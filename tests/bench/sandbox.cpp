@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -67,26 +66,15 @@ double time_of_call(bool filtered) {
   return std::stod(text);
 }
 
-/// Of children that have ended, in ms.
-double childrens_time() {
-  rusage used{};
-  ::getrusage(RUSAGE_CHILDREN, &used);
-  double sum = 0;
-  for (const timeval& time : {used.ru_utime, used.ru_stime}) {
-    sum += static_cast<double>(time.tv_sec) * 1e3 + static_cast<double>(time.tv_usec) / 1e3;
-  }
-  return sum;
-}
-
 double time_of_bare_child() {
-  const double before = childrens_time();
+  const double before = bench::childrens_time();
   const base::Child child = base::fork_child("a bare child");
   if (child.pid == 0) {
     ::execl("/bin/true", "true", nullptr);
     ::_exit(127);
   }
   static_cast<void>(base::reap_within(child.pidfd.get(), kEnd));
-  return childrens_time() - before;
+  return bench::childrens_time() - before;
 }
 
 double time_of_our_child() {
@@ -105,7 +93,7 @@ double time_of_our_child() {
     dev.emplace(spec.credentials);
     spec.root->dev = dev->tree();
   }
-  const double before = childrens_time();
+  const double before = bench::childrens_time();
   sandbox::Spawned spawned = sandbox::spawn(spec);
   using std::chrono::steady_clock;
   constexpr std::chrono::milliseconds kLook{10};
@@ -115,7 +103,7 @@ double time_of_our_child() {
     }
   }
   static_cast<void>(base::reap_within(spawned.child.pidfd.get(), kEnd));
-  return childrens_time() - before;
+  return bench::childrens_time() - before;
 }
 
 bool report(const char* what, const char* unit, double bare, double ours, double limit) {

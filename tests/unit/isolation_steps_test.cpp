@@ -153,7 +153,7 @@ TEST_CASE("interrupts: what somebody else moved meanwhile is left, and named", "
   CHECK(undone.code == ExitCode::host_not_restored);
   REQUIRE(undone.leftovers.size() == 1);
   CHECK(undone.leftovers[0] ==
-        "changed by somebody else meanwhile, and left: 24 is on 1, and was on 0-3");
+        "changed by somebody else meanwhile, and left: the interrupt 24 is on 1, and was on 0-3");
   CHECK_FALSE(undone.again);
   CHECK(scene.read(kDisk) == "1");
   CHECK(scene.read(kNic) == "2");
@@ -194,7 +194,9 @@ TEST_CASE("interrupts: a CPU that is offline by now is not given back, and said 
   const Undone undone = undo_all(kernel, journal);
   CHECK(undone.code == ExitCode::host_not_restored);
   REQUIRE(undone.leftovers.size() == 1);
-  CHECK(undone.leftovers[0].ends_with("26 is on 0-1,3, and was on 2: Invalid argument"));
+  CHECK(undone.leftovers[0].ends_with(
+      "26 is on 0-1,3, and was on 2: Invalid argument, as for CPUs that are offline; type: cat "
+      "/sys/devices/system/cpu/online"));
   CHECK_FALSE(undone.again);
   CHECK(scene.read(kDisk) == "0-3");
 }
@@ -438,7 +440,8 @@ TEST_CASE("controllers: those that others use by now stay on, and are named", "[
     CHECK(undone.leftovers ==
           std::vector<std::string>{
               "changed by somebody else meanwhile, and left: the controllers cpu cpuset of "
-              "/sys/fs/cgroup: a cgroup below gives them on to others"});
+              "/sys/fs/cgroup: a cgroup below gives them on to others; to see which, type: grep . "
+              "/sys/fs/cgroup/*/cgroup.subtree_control"});
     CHECK_FALSE(undone.again);
   }
   SECTION("by a cgroup that came since") {
@@ -450,7 +453,8 @@ TEST_CASE("controllers: those that others use by now stay on, and are named", "[
     CHECK(undone.leftovers ==
           std::vector<std::string>{
               "changed by somebody else meanwhile, and left: the controllers cpu cpuset of "
-              "/sys/fs/cgroup: the cgroup new came since, and may use them"});
+              "/sys/fs/cgroup: the cgroup new came since, and may use them; once it is gone, type: "
+              "echo '-cpu -cpuset' > /sys/fs/cgroup/cgroup.subtree_control"});
     CHECK(kernel.tree().read("/sys/fs/cgroup/cgroup.subtree_control") == "cpu cpuset memory");
   }
 }

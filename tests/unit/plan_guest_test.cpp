@@ -144,6 +144,14 @@ TEST_CASE("plan: on AMD's processors threads are shown by topoext, to a guest th
   const std::string threads = R"("accel": "kvm", "cpu": {"cores": 2, "threads": 2})";
   CHECK(model("AuthenticAMD", threads) == "host,topoext=on");
   CHECK(model("GenuineIntel", threads) == "host");
+  CHECK(model("HygonGenuine", threads) == "host,topoext=on");
+  // The config's own features come after, and one that it names is its own.
+  const auto with = [](const std::string& text) {
+    return R"("accel": "kvm", "cpu": {"threads": 2, "model": ")" + text + "\"}";
+  };
+  CHECK(model("AuthenticAMD", with("host,-svm")) == "host,topoext=on,-svm");
+  CHECK(model("AuthenticAMD", with("host,topoext=off")) == "host,topoext=off");
+  CHECK(model("AuthenticAMD", with("hostile")) == "hostile");
   CHECK(model("AuthenticAMD", R"("accel": "kvm", "cpu": {"cores": 4})") == "host");
   CHECK(model("AuthenticAMD", R"("accel": "kvm", "cpu": {"threads": 2, "model": "EPYC"})") ==
         "EPYC");
