@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -20,7 +21,7 @@ int give_back(dl_phdr_info* object, std::size_t /*size*/, void* /*none*/) {
       const std::uintptr_t begin = (object->dlpi_addr + part.p_vaddr) / page * page;
       const std::uintptr_t end = object->dlpi_addr + part.p_vaddr + part.p_memsz;
       // The kernel's own object (vdso) is refused.
-      static_cast<void>(::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED));
+      static_cast<void>(::madvise(std::bit_cast<void*>(begin), end - begin, MADV_DONTNEED));
     }
   }
   return 0;

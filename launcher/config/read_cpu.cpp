@@ -65,6 +65,7 @@ std::optional<Hyperv> read_hyperv(ObjectReader& reader) {
     return std::nullopt;
   }
   std::vector<std::pair<const char*, std::string>> names;
+  names.reserve(kEnlightenments.size());
   for (const char* name : kEnlightenments) {
     names.emplace_back(name, name);
   }

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 
 #include "base/errors.hpp"
 #include "base/file.hpp"
@@ -57,6 +59,21 @@ std::vector<Thread> threads_of(pid_t pid) {
     threads.push_back(look_at(number));
   }
   return threads;
+}
+
+std::string whereabouts_of(pid_t pid) {
+  std::string all;
+  const auto add = [&](const std::string& path) {
+    std::ifstream file(path);
+    all.append(std::istreambuf_iterator<char>(file), {});
+  };
+  for (const auto& entry :
+       std::filesystem::directory_iterator("/proc/" + std::to_string(pid) + "/task")) {
+    for (const char* name : {"/stat", "/schedstat", "/stack"}) {
+      add(entry.path().string() + name);
+    }
+  }
+  return all;
 }
 
 std::vector<Thread> kernel_threads_of(const std::string& ending) {

@@ -26,6 +26,10 @@ struct Thread {
 /// Those of a process, by their numbers.
 [[nodiscard]] std::vector<Thread> threads_of(pid_t pid);
 
+/// What each thread of a process is at: its state, the time that it has run (nanoseconds) and has
+/// waited for a CPU, and, for root, where in the kernel it is.
+[[nodiscard]] std::string whereabouts_of(pid_t pid);
+
 /// The kernel's own threads of which the name ends so.
 [[nodiscard]] std::vector<Thread> kernel_threads_of(const std::string& ending);
 
