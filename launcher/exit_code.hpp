@@ -19,7 +19,8 @@ enum class ExitCode : int {
   qemu_did_not_start = 15,
   qemu_crashed = 16,
   guest_panicked = 17,
-  had_to_kill = 18,  ///< the ladder had to kill, unasked
+  had_to_kill = 18,        ///< the ladder had to kill, unasked
+  needs_power_cycle = 19,  ///< a device did not come back from a guest
   host_not_restored = 20,
   held = 21,   ///< another run has the VM
   stuck = 22,  ///< QEMU or a kernel call does not return

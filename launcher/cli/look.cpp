@@ -37,11 +37,15 @@ void add_config(CLI::App& verb, NamedConfig& named) {
       ->transform(CLI::CheckedTransformer(
           std::map<std::string, config::Sandbox>(names.begin(), names.end())))
       ->type_name("on|log|off");
+  verb.add_flag("--force-tainted",
+                named.force_tainted,
+                "Also with devices that did not come back from an earlier guest");
 }
 
 config::VmSpec load(const NamedConfig& named, const run::OpenConfig& config) {
   config::VmSpec spec = run::load_config(config);
   spec.sandbox = named.sandbox.value_or(spec.sandbox);
+  spec.force_tainted = named.force_tainted;
   return spec;
 }
 

@@ -16,8 +16,15 @@ namespace vmlaunch::launcher::cli {
 
 namespace {
 
-constexpr auto kVerbs = {
-    add_run, add_plan, add_check, add_setup, add_recover, add_host, add_isolation, add_guardian};
+constexpr auto kVerbs = {add_run,
+                         add_plan,
+                         add_check,
+                         add_setup,
+                         add_recover,
+                         add_host,
+                         add_device,
+                         add_isolation,
+                         add_guardian};
 
 void print_error(const std::string& text) {
   static_cast<void>(std::fprintf(stderr, "vmlaunch: %s\n", text.c_str()));

@@ -9,6 +9,7 @@
 #include "launcher/cli/verbs.hpp"
 #include "launcher/config/vm_spec.hpp"
 #include "launcher/steps/recovery.hpp"
+#include "launcher/steps/taints.hpp"
 
 namespace vmlaunch::launcher::cli {
 
@@ -30,6 +31,8 @@ ExitCode show(const steps::StateFolders& folders, const std::string& vm) {
 
 ExitCode restore(const steps::StateFolders& folders, const std::string& vm) {
   steps::Host host;
+  host.on_tell([&](const std::string& text) { std::cout << vm << ": " << text << std::endl; });
+  steps::clear_taints_of(host, vm);
   const auto undone = steps::recover_vm(host, folders, vm);
   if (!undone) {
     std::cout << vm << ": nothing to put back\n";

@@ -23,7 +23,8 @@ ExitCode run_file(const NamedConfig& named, const std::optional<std::string>& as
   run::Known known = run::find_known(guardian.is_unit());
   Trusted trusted = open_and_become(named.file, identity);
   config::VmSpec spec = load(named, trusted.config);
-  for (const std::string& line : guardian.begin({spec.name})) {
+  const auto say = [&](const std::string& text) { console.say(text); };
+  for (const std::string& line : guardian.begin({spec.name, false, spec.force_tainted}, say)) {
     console.warn(line);
   }
   run::Prepared prepared =

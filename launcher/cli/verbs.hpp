@@ -22,6 +22,7 @@ struct Choice {
 struct NamedConfig {
   std::string file;
   std::optional<config::Sandbox> sandbox;
+  bool force_tainted = false;
 };
 
 /// Adds both to a verb.
@@ -37,6 +38,7 @@ void add_check(CLI::App& app, Choice& choice);
 void add_setup(CLI::App& app, Choice& choice);
 void add_recover(CLI::App& app, Choice& choice);
 void add_host(CLI::App& app, Choice& choice);
+void add_device(CLI::App& app, Choice& choice);
 void add_isolation(CLI::App& app, Choice& choice);
 void add_guardian(CLI::App& app, Choice& choice);
 

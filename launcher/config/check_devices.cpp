@@ -14,13 +14,15 @@ void take(const Config::Pci& given,
           Review& review) {
   device.driver = given.driver.value_or(PciTaker::vfio);
   device.rescan = given.rescan.value_or(false);
+  device.on_no_reset = given.on_no_reset.value_or(OnNoReset());
   if (device.driver == PciTaker::vfio) {
     return;
   }
   for (const auto& [key, is_given] : {std::pair("/rom", given.rom.has_value()),
                                       std::pair("/rombar", given.rombar.has_value()),
                                       std::pair("/x_vga", given.x_vga.has_value()),
-                                      std::pair("/rescan", given.rescan.has_value())}) {
+                                      std::pair("/rescan", given.rescan.has_value()),
+                                      std::pair("/on_no_reset", given.on_no_reset.has_value())}) {
     if (is_given) {
       review.report(pointer + key,
                     "given for a device that \"driver\": \"pci-stub\" keeps from the guest");

@@ -123,6 +123,11 @@ const Names<PciTaker>& taker_names() {
   return names;
 }
 
+const Names<OnReboot>& reboot_names() {
+  static const Names<OnReboot> names = {{"reset", OnReboot::reset}, {"restart", OnReboot::restart}};
+  return names;
+}
+
 template <typename Enum>
 const char* name_of(const Names<Enum>& names, Enum value) {
   for (const auto& [name, meaning] : names) {
@@ -261,6 +266,19 @@ std::vector<PciSelector> read_selectors(ObjectReader& reader) {
   return selectors;
 }
 
+std::optional<OnNoReset> read_on_no_reset(ObjectReader& reader) {
+  const Json* value = reader.raw("on_no_reset");
+  if (value == nullptr) {
+    return std::nullopt;
+  }
+  if (value->is_array()) {
+    const std::vector<ResetRung> rungs = reader.choices("on_no_reset", rung_names());
+    return OnNoReset{false, {rungs.begin(), rungs.end()}};
+  }
+  const auto refuse = reader.choice<bool>("on_no_reset", {{"warn", false}, {"refuse", true}});
+  return refuse ? std::optional(OnNoReset{*refuse}) : std::nullopt;
+}
+
 Config::Pci read_pci(ObjectReader& reader) {
   Config::Pci pci;
   pci.device = read_selectors(reader);
@@ -274,6 +292,7 @@ Config::Pci read_pci(ObjectReader& reader) {
       reader.value("release_timeout", base::parse_duration, "a time such as \"15s\" or \"2m\"");
   pci.driver = reader.choice("driver", taker_names());
   pci.rescan = reader.boolean("rescan");
+  pci.on_no_reset = read_on_no_reset(reader);
   return pci;
 }
 
@@ -479,6 +498,20 @@ const char* to_string(PciTaker taker) {
   return name_of(taker_names(), taker);
 }
 
+const char* to_string(OnReboot on_reboot) {
+  return name_of(reboot_names(), on_reboot);
+}
+
+const char* to_string(ResetRung rung) {
+  return name_of(rung_names(), rung);
+}
+
+const Names<ResetRung>& rung_names() {
+  static const Names<ResetRung> names = {{"rescan", ResetRung::rescan},
+                                         {"bridge", ResetRung::bridge}};
+  return names;
+}
+
 const char* to_string(MemoryFallback fallback) {
   return name_of(fallback_names(), fallback);
 }
@@ -523,6 +556,7 @@ Config parse(const Document& document, std::vector<Issue>& issues) {
   reader.object("rtc",
                 [&](ObjectReader& rtc) { config.rtc_base = rtc.choice("base", rtc_names()); });
   config.hpet = reader.boolean_or_auto("hpet");
+  config.on_reboot = reader.choice("on_reboot", reboot_names());
   reader.object("qemu", [&](ObjectReader& qemu) {
     config.qemu.binary = qemu.text("binary");
     for (const auto& argument : qemu.texts("extra_args")) {

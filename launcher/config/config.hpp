@@ -51,6 +51,26 @@ enum class PciTaker { vfio, stub };
 constexpr const char* kVfioDriver = "vfio-pci";
 constexpr const char* kStubDriver = "pci-stub";
 
+/// Ways to reset a card that the host may feel.
+enum class ResetRung {
+  rescan,  ///< the card is removed and found anew
+  bridge,  ///< its bridge resets all that is below (reset_subordinate, Linux 6.13)
+};
+
+/// What becomes of a guest that reboots.
+enum class OnReboot {
+  reset,    ///< QEMU resets it
+  restart,  ///< QEMU is ended, the devices are reset, and QEMU is started anew
+};
+
+/// What is done about a card that has no reset.
+struct OnNoReset {
+  bool refuse = false;             ///< it is not given to a guest
+  std::set<ResetRung> rungs = {};  ///< tried after all others
+
+  bool operator==(const OnNoReset&) const = default;
+};
+
 /// The parts of Hyper-V's interface, as QEMU names them ("hv-relaxed").
 inline constexpr std::array kEnlightenments = {"relaxed",
                                                "vapic",
@@ -197,6 +217,7 @@ struct Config {
     std::optional<base::Milliseconds> release_timeout;
     std::optional<PciTaker> driver;
     std::optional<bool> rescan;
+    std::optional<OnNoReset> on_no_reset;
   };
   struct Usb {
     std::vector<const char*> ways;  ///< keys that say which device is meant; one is right
@@ -236,6 +257,7 @@ struct Config {
   std::optional<Serial> serial;
   std::optional<RtcBase> rtc_base;
   std::optional<bool> hpet;
+  std::optional<OnReboot> on_reboot;
   Qemu qemu;
   std::optional<std::string> run_as;
   std::optional<Sandbox> sandbox;
@@ -260,11 +282,14 @@ struct Config {
 [[nodiscard]] const char* to_string(NicKind kind);
 [[nodiscard]] const char* to_string(PciScope scope);
 [[nodiscard]] const char* to_string(PciTaker taker);
+[[nodiscard]] const char* to_string(ResetRung rung);
+[[nodiscard]] const char* to_string(OnReboot on_reboot);
 [[nodiscard]] const char* to_string(MemoryFallback fallback);
 [[nodiscard]] const char* to_string(Policy policy);
 
 [[nodiscard]] const std::vector<std::pair<const char*, Sandbox>>& sandbox_names();
 [[nodiscard]] const std::vector<std::pair<const char*, Hotplug>>& hotplug_names();
+[[nodiscard]] const std::vector<std::pair<const char*, ResetRung>>& rung_names();
 [[nodiscard]] std::vector<std::string> names_of(const std::set<Hotplug>& kinds);
 [[nodiscard]] std::vector<std::string> names_of(const std::set<Isolation>& kinds);
 

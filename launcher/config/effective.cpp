@@ -121,6 +121,17 @@ Json effective_selectors(const std::vector<PciSelector>& selectors) {
   return texts.size() == 1 ? texts.front() : texts;
 }
 
+Json effective_on_no_reset(const OnNoReset& on_no_reset) {
+  if (on_no_reset.rungs.empty()) {
+    return on_no_reset.refuse ? "refuse" : "warn";
+  }
+  Json rungs = Json::array();
+  for (const ResetRung rung : on_no_reset.rungs) {
+    rungs.push_back(to_string(rung));
+  }
+  return rungs;
+}
+
 Json effective_pci(const VmSpec& spec) {
   Json pci = Json::array();
   for (const VmSpec::Pci& device : spec.pci) {
@@ -131,6 +142,7 @@ Json effective_pci(const VmSpec& spec) {
                   {"x_vga", device.view.x_vga},
                   {"driver", to_string(device.driver)},
                   {"rescan", device.rescan},
+                  {"on_no_reset", effective_on_no_reset(device.on_no_reset)},
                   {"release_timeout", base::to_string(device.release_timeout)}};
     if (device.view.rom) {
       entry["rom"] = *device.view.rom;
@@ -237,6 +249,7 @@ Json effective(const VmSpec& spec) {
       {"serial", effective_serial(spec.serial)},
       {"rtc", {{"base", to_string(spec.rtc_base)}}},
       {"hpet", or_auto(spec.hpet)},
+      {"on_reboot", to_string(spec.on_reboot)},
       {"qemu", {{"binary", spec.qemu_binary}, {"extra_args", spec.extra_args}}},
       {"sandbox", to_string(spec.sandbox)},
       {"stop", {{"timeout", base::to_string(spec.stop_timeout)}}},

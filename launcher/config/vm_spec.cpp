@@ -207,6 +207,7 @@ VmSpec validate(const Config& config, Review& review) {
   run_as(config, spec, review);
   spec.rtc_base = config.rtc_base.value_or(spec.rtc_base);
   spec.hpet = config.hpet;
+  spec.on_reboot = config.on_reboot.value_or(spec.on_reboot);
   spec.sandbox = config.sandbox.value_or(spec.sandbox);
   spec.stop_timeout = config.stop_timeout.value_or(spec.stop_timeout);
   return spec;

@@ -107,6 +107,7 @@ struct VmSpec {
     base::Milliseconds release_timeout{15000};  ///< for those who have the device open to close it
     PciTaker driver = PciTaker::vfio;
     bool rescan = false;  ///< the card is removed and found anew before the guest gets it
+    OnNoReset on_no_reset;
   };
 
   struct Usb {
@@ -142,10 +143,12 @@ struct VmSpec {
   Serial serial;
   RtcBase rtc_base = RtcBase::utc;
   std::optional<bool> hpet;  ///< nothing: not with KVM
+  OnReboot on_reboot = OnReboot::reset;
   std::string qemu_binary = "/usr/bin/qemu-system-x86_64";
   std::vector<std::string> extra_args;
   std::optional<std::string> run_as;
   Sandbox sandbox = Sandbox::on;
+  bool force_tainted = false;  ///< devices that did not come back from a guest; never a config's
   base::Milliseconds stop_timeout{60000};
 };
 

@@ -63,7 +63,9 @@ void say(const std::string& text) {
 class Guardian {
  public:
   Guardian(base::UniqueFd control, Identity identity, Rescuer rescuer)
-      : control_(std::move(control)), identity_(std::move(identity)), rescuer_(rescuer) {}
+      : control_(std::move(control)), identity_(std::move(identity)), rescuer_(rescuer) {
+    changes_.host().on_tell([this](const std::string& text) { tell_progress(text); });
+  }
 
   int run() {
     while (!finished_) {
@@ -161,6 +163,8 @@ class Guardian {
         change_phase(*phase);
       } else if (std::holds_alternative<UsbChanged>(request)) {
         note_usb_change();
+      } else if (std::holds_alternative<Restart>(request)) {
+        restart();
       } else if (const auto* signal = std::get_if<Signal>(&request)) {
         send_signal(*signal);
       } else if (std::holds_alternative<Stop>(request)) {
@@ -196,7 +200,8 @@ class Guardian {
     }
     begun_ = true;
     dry_ = request.dry;
-    const Begun begun{dry_ ? changes_.look(request.vm) : changes_.begin(request.vm)};
+    const Begun begun{dry_ ? changes_.look(request.vm)
+                           : changes_.begin(request.vm, request.force_tainted)};
     vm_ = request.vm;  // a name that was refused is no VM's that a plan could be for
     reply(begun);
   }
@@ -228,6 +233,7 @@ class Guardian {
     require_readable_by_qemu();
     raise_memlock();
     make_dev();
+    log_begin_ = changes_.host().kernel_log({}, 0).next;
     dry_ ? changes_.require_unreserved(plan_.steps) : changes_.reserve(plan_.steps);
     changes_.check(plan_.steps);
     require_right_to_place();
@@ -303,10 +309,11 @@ class Guardian {
   /// Those that the plan still needs: QEMU's root folder is made once, nodes come with USB devices.
   void keep_capabilities() const {
     sandbox::Capabilities needed = {CAP_KILL, CAP_SETUID, CAP_SETGID, CAP_SETPCAP};
-    if (dev_ && !spawned_) {
+    const bool spawns = !spawned_ || plan_.restarts;
+    if (dev_ && spawns) {
       needed.insert(needed.end(), {CAP_SYS_ADMIN, CAP_SYS_CHROOT});
     }
-    if (dev_ && (!spawned_ || !plan_.qemu.dev->usb.empty())) {
+    if (dev_ && (spawns || !plan_.qemu.dev->usb.empty())) {
       needed.insert(needed.end(), {CAP_MKNOD, CAP_CHOWN});
     }
     if (plan_.placement.pinned()) {
@@ -336,6 +343,18 @@ class Guardian {
     }
     if (news_.pass(text, std::chrono::steady_clock::now())) {
       reply(Waiting{text});
+    }
+  }
+
+  void tell_progress(const std::string& text) {
+    if (!control_) {
+      say(text);
+      return;
+    }
+    try {
+      reply(Waiting{text});
+    } catch (const std::system_error&) {
+      // The supervisor is gone; the next poll says so.
     }
   }
 
@@ -434,7 +453,7 @@ class Guardian {
 
   void spawn() {
     if (!sealed_ || spawned_ || applied_ != plan_.steps.size()) {
-      throw ProtocolError("QEMU is spawned once, after all steps of the sealed plan");
+      throw ProtocolError("QEMU is spawned after all steps of the sealed plan, one at a time");
     }
     spawned_ = true;
     changes_.apply(steps::start_qemu(has_cgroup()), context());
@@ -620,6 +639,23 @@ class Guardian {
     reply(status());
   }
 
+  void restart() {
+    if (!plan_.restarts || !started_ || qemu_) {
+      throw ProtocolError("another QEMU that the plan does not have");
+    }
+    given_.clear();
+    threads_.reset();
+    usb_.reset();
+    spawned_ = false;
+    started_ = false;
+    news_ = {};
+    if (dev_) {
+      dev_.emplace(credentials_);
+    }
+    changes_.restart(plan_.steps, context());
+    reply(status());
+  }
+
   void send_signal(const Signal& request) {
     if (qemu_) {
       static_cast<void>(base::send_signal(qemu_->pidfd.get(), request.signal));
@@ -685,23 +721,44 @@ class Guardian {
   }
 
   steps::Undone undo_all(bool keep_files) {
-    steps::Undone undone;
     given_.clear();
-    if (end_qemu(base::Milliseconds(0))) {
-      undone = changes_.undo();
-    } else {
+    if (!end_qemu(base::Milliseconds(0))) {
+      changes_.note_stuck(steps::start_qemu(has_cgroup()));
+    }
+    steps::Undone undone = changes_.undo();
+    if (qemu_) {
       undone.code = ExitCode::stuck;
-      undone.again = true;
-      undone.leftovers.push_back(
-          "QEMU (pid " + std::to_string(qemu_->pid) +
-          ") does not end: it is stuck in the kernel, and nothing that it uses was touched; type: "
-          "cat /proc/" +
-          std::to_string(qemu_->pid) + "/stack");
+      undone.leftovers.insert(undone.leftovers.begin(), describe_stuck_qemu());
     }
     if (!keep_files) {
       remove_made_files(plan_, files_);
     }
     return undone;
+  }
+
+  /// With what the kernel has said of its devices, since one of them may be why.
+  [[nodiscard]] std::string describe_stuck_qemu() const {
+    const std::string pid = std::to_string(qemu_->pid);
+    std::string text = "QEMU (pid " + pid +
+                       ") does not end: it is stuck in the kernel, and nothing that it uses was "
+                       "touched; type: cat /proc/" +
+                       pid + "/stack";
+    if (!plan_.qemu.dev || plan_.qemu.dev->devices.empty()) {
+      return text;
+    }
+    std::vector<std::string> devices;
+    for (const base::PciAddress& device : plan_.qemu.dev->devices) {
+      devices.push_back(base::to_string(device));
+    }
+    text += "; it has " + base::join(devices, ", ");
+    constexpr std::size_t kMostLines = 5;
+    std::vector<std::string> lines = changes_.host().kernel_log(devices, log_begin_).lines;
+    lines.erase(lines.begin(),
+                lines.end() - static_cast<std::ptrdiff_t>(std::min(lines.size(), kMostLines)));
+    for (const std::string& line : lines) {
+      text += "\n  the kernel says: " + base::printable(line);
+    }
+    return text;
   }
 
   void undo(const Undo& request) {
@@ -757,9 +814,10 @@ class Guardian {
   std::optional<Threads> threads_;           ///< of QEMU, once they were placed
   base::UniqueFd qmp_;  ///< a second descriptor of QEMU's monitor, never read here
   HostChanges changes_;
-  std::string vm_;           ///< whose run was begun
-  std::size_t applied_ = 0;  ///< steps of the plan, from the first
-  bool begun_ = false;       ///< a VM was named, whether its name could be had or not
+  std::uint64_t log_begin_ = 0;  ///< where the kernel's log was when the run began
+  std::string vm_;               ///< whose run was begun
+  std::size_t applied_ = 0;      ///< steps of the plan, from the first
+  bool begun_ = false;           ///< a VM was named, whether its name could be had or not
   bool dry_ = false;
   WaitNews news_;         ///< of the step that is applied
   bool sealing_ = false;  ///< a plan was given, whether it could be sealed or not

@@ -60,7 +60,7 @@ std::vector<std::string> HostChanges::look(const std::string& vm) const {
   return steps::leftovers(folders, vm);
 }
 
-std::vector<std::string> HostChanges::begin(const std::string& vm) {
+std::vector<std::string> HostChanges::begin(const std::string& vm, bool force_tainted) {
   const steps::StateFolders folders = steps::find_state_folders();
   steps::make_state_folders(folders);
   steps::Lock::clear(folders.locks);
@@ -78,7 +78,10 @@ std::vector<std::string> HostChanges::begin(const std::string& vm) {
       continue;
     }
     if (other == vm && undone->again) {
-      refuse_unrecovered(vm, *undone);
+      if (!force_tainted || undone->code != ExitCode::needs_power_cycle) {
+        refuse_unrecovered(vm, *undone);
+      }
+      journal_ = steps::Journal::open(folders.journal, vm);
     }
     const std::vector<std::string> told = lines_of(other, *undone);
     lines.insert(lines.end(), told.begin(), told.end());
@@ -126,7 +129,7 @@ void HostChanges::apply(const steps::Step& step, const steps::Context& context) 
     reservations_->take_turn(folders.locks, step, context.waiting);
     change(step, context);
   } catch (const steps::Stuck&) {
-    stuck_.insert(step->object());
+    note_stuck(step);
     throw;
   } catch (const Failure&) {
     throw;
@@ -162,6 +165,28 @@ void HostChanges::after_start(const steps::Tell& tell) {
                   std::string("Cannot give back what only QEMU's start needed: ") + error.what() +
                       "; type: dmesg | tail");
   }
+}
+
+void HostChanges::restart(const std::vector<steps::Step>& all, const steps::Context& context) {
+  const steps::Undone undone = steps::undo_for_restart(host_, *journal_);
+  if (undone.code != ExitCode::ended) {
+    throw Failure(undone.code, "Cannot start QEMU anew:\n" + base::join(undone.leftovers, "\n"));
+  }
+  for (const steps::Step& step : all) {
+    if (step->is_per_qemu()) {
+      apply(step, context);
+    }
+  }
+}
+
+void HostChanges::keep() {
+  journal_->remove();
+  journal_.reset();
+}
+
+void HostChanges::note_stuck(const steps::Step& step) {
+  const std::vector<std::string> objects = step->objects();
+  stuck_.insert(objects.begin(), objects.end());
 }
 
 steps::Undone HostChanges::undo() {

@@ -20,7 +20,9 @@ class HostChanges {
 
   /// Takes the VM's lock and puts back what dead runs have left, of this VM and of others; tells
   /// what that was. Throws Failure: held, or when something of this VM's could not be put back.
-  [[nodiscard]] std::vector<std::string> begin(const std::string& vm);
+  /// `force_tainted`: what is left of this VM's because a device did not come back stays, and is
+  /// undone at the end of this run.
+  [[nodiscard]] std::vector<std::string> begin(const std::string& vm, bool force_tainted = false);
 
   /// Keeps what the steps are about from other VMs until the run's end. Throws Failure (held).
   void reserve(const std::vector<steps::Step>& steps);
@@ -39,8 +41,19 @@ class HostChanges {
   /// QEMU has started, and the guest has not run yet. Throws Failure.
   void after_start(const steps::Tell& tell);
 
-  /// QEMU must have ended. Removes the journal when nothing is left to do.
+  /// QEMU has ended, and another is to start: what is each one's own is undone and applied again,
+  /// of `all`. Throws Failure.
+  void restart(const std::vector<steps::Step>& all, const steps::Context& context);
+
+  /// The kernel holds on to what that step is about.
+  void note_stuck(const steps::Step& step);
+
+  /// Once QEMU has ended, or is stuck: then what it has is left. Removes the journal when nothing
+  /// is left to do.
   [[nodiscard]] steps::Undone undo();
+
+  /// What was applied stays: the journal is removed.
+  void keep();
 
   [[nodiscard]] const steps::Host& host() const { return host_; }
   [[nodiscard]] steps::Host& host() { return host_; }

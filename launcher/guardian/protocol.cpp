@@ -301,6 +301,7 @@ Json encode_seal(const Seal& seal) {
           {"files", files},
           {"qemu", encode_qemu(seal.plan.qemu)},
           {"deadlines", encode_deadlines(seal.plan.deadlines)},
+          {"restarts", seal.plan.restarts},
           {"program_opened", seal.program_opened},
           {"opened", seal.opened}};
 }
@@ -325,6 +326,7 @@ Seal decode_seal(Fields& fields) {
     require_steps_for(*seal.plan.qemu.dev, seal.plan.steps);
   }
   seal.plan.deadlines = decode_deadlines(fields.any("deadlines"));
+  seal.plan.restarts = fields.boolean("restarts");
   seal.program_opened = fields.boolean("program_opened");
   std::size_t next = 0;
   for (const std::uint64_t index : fields.numbers("opened", 0, kMostFiles)) {
@@ -357,7 +359,8 @@ Signal decode_signal(Fields& fields) {
 Request decode_known(const std::string& what, Fields& fields) {
   if (what == "begin") {
     const std::string vm = read_vm_name(fields, "vm");
-    return Begin{vm, fields.boolean("dry")};
+    const bool dry = fields.boolean("dry");
+    return Begin{vm, dry, fields.boolean("force_tainted")};
   }
   if (what == "seal") {
     return decode_seal(fields);
@@ -385,6 +388,9 @@ Request decode_known(const std::string& what, Fields& fields) {
   }
   if (what == "usb-changed") {
     return UsbChanged{};
+  }
+  if (what == "restart") {
+    return Restart{};
   }
   if (what == "signal") {
     return decode_signal(fields);
@@ -519,48 +525,54 @@ Message decode(const std::string& bytes, Read read) {
 }  // namespace
 
 std::string encode(const Request& request) {
-  const Json json = std::visit(
-      Overloaded{
-          [](const Begin& begin) {
-            return Json{{"do", "begin"}, {"vm", wire_text(begin.vm)}, {"dry", begin.dry}};
-          },
-          [](const Seal& seal) { return encode_seal(seal); },
-          [](const Apply& apply) {
-            return Json{{"do", "apply"}, {"step", apply.step}};
-          },
-          [](const Spawn&) {
-            return Json{{"do", "spawn"}};
-          },
-          [](const Schedule& schedule) {
-            return Json{
-                {"do", "schedule"}, {"vcpus", schedule.vcpus}, {"realtime", schedule.realtime}};
-          },
-          [](const Started&) {
-            return Json{{"do", "started"}};
-          },
-          [](const PlaceInterrupts&) {
-            return Json{{"do", "place-interrupts"}};
-          },
-          [](const Stop&) {
-            return Json{{"do", "stop"}};
-          },
-          [](const FilterPhase& phase) {
-            return Json{{"do", "filter-phase"}, {"open", phase.open}};
-          },
-          [](const UsbChanged&) {
-            return Json{{"do", "usb-changed"}};
-          },
-          [](const Signal& signal) {
-            return Json{{"do", "signal"}, {"signal", signal.signal}};
-          },
-          [](const Status&) {
-            return Json{{"do", "status"}};
-          },
-          [](const Undo& undo) {
-            return Json{{"do", "undo"}, {"keep_files", undo.keep_files}};
-          },
-      },
-      request);
+  const Json json = std::visit(Overloaded{
+                                   [](const Begin& begin) {
+                                     return Json{{"do", "begin"},
+                                                 {"vm", wire_text(begin.vm)},
+                                                 {"dry", begin.dry},
+                                                 {"force_tainted", begin.force_tainted}};
+                                   },
+                                   [](const Seal& seal) { return encode_seal(seal); },
+                                   [](const Apply& apply) {
+                                     return Json{{"do", "apply"}, {"step", apply.step}};
+                                   },
+                                   [](const Spawn&) {
+                                     return Json{{"do", "spawn"}};
+                                   },
+                                   [](const Schedule& schedule) {
+                                     return Json{{"do", "schedule"},
+                                                 {"vcpus", schedule.vcpus},
+                                                 {"realtime", schedule.realtime}};
+                                   },
+                                   [](const Started&) {
+                                     return Json{{"do", "started"}};
+                                   },
+                                   [](const PlaceInterrupts&) {
+                                     return Json{{"do", "place-interrupts"}};
+                                   },
+                                   [](const Stop&) {
+                                     return Json{{"do", "stop"}};
+                                   },
+                                   [](const FilterPhase& phase) {
+                                     return Json{{"do", "filter-phase"}, {"open", phase.open}};
+                                   },
+                                   [](const Restart&) {
+                                     return Json{{"do", "restart"}};
+                                   },
+                                   [](const UsbChanged&) {
+                                     return Json{{"do", "usb-changed"}};
+                                   },
+                                   [](const Signal& signal) {
+                                     return Json{{"do", "signal"}, {"signal", signal.signal}};
+                                   },
+                                   [](const Status&) {
+                                     return Json{{"do", "status"}};
+                                   },
+                                   [](const Undo& undo) {
+                                     return Json{{"do", "undo"}, {"keep_files", undo.keep_files}};
+                                   },
+                               },
+                               request);
   return json.dump();
 }
 

@@ -31,6 +31,7 @@ class ProtocolError : public std::runtime_error {
 struct Begin {
   std::string vm;
   bool dry = false;  ///< only tell what this and the seal would come to; both change nothing
+  bool force_tainted = false;  ///< devices that did not come back are used all the same
 };
 
 /// The plan, given once, for the VM that was begun, and before QEMU exists. Descriptors: the
@@ -80,6 +81,11 @@ struct FilterPhase {
 /// now. Names no device, so that it can ask for none. Answered with StatusReply.
 struct UsbChanged {};
 
+/// The guest has rebooted and QEMU has ended, in a plan that starts it anew: what is each QEMU's
+/// own is undone, devices are reset, and it is applied again. A Spawn may follow. Answer:
+/// StatusReply.
+struct Restart {};
+
 /// Sends SIGTERM or SIGKILL to QEMU.
 struct Signal {
   int signal = 0;
@@ -103,6 +109,7 @@ using Request = std::variant<Begin,
                              Stop,
                              FilterPhase,
                              UsbChanged,
+                             Restart,
                              Signal,
                              Status,
                              Undo>;

@@ -60,35 +60,85 @@ void add_rescan_steps(Plan& plan) {
   }
 }
 
+template <typename Visit>
+void for_each_of_cards(const Passthrough& passthrough, const survey::Pci& pci, Visit visit) {
+  for (const Card& card : passthrough.cards) {
+    for (const base::PciAddress& address : card.functions) {
+      if (const survey::PciFunction* function = pci.find(address)) {
+        visit(*function);
+      }
+    }
+  }
+}
+
+/// Those that vendor-reset is to reset.
+std::vector<base::PciAddress> reset_by_module(const survey::Survey& survey,
+                                              const Passthrough& passthrough) {
+  std::vector<base::PciAddress> devices;
+  for_each_of_cards(passthrough, survey.pci, [&](const survey::PciFunction& function) {
+    if (survey.vendor_reset && has_vendor_reset(function)) {
+      devices.push_back(function.address);
+    }
+  });
+  return devices;
+}
+
 /// Cheapest to fail first; what takes a device from the host last.
 void add_device_steps(const config::VmSpec& spec, const survey::Survey& survey, Plan& plan) {
-  std::vector<steps::Step> reserve;
-  std::vector<steps::Step> await;
-  std::vector<steps::Step> bind;
-  std::vector<steps::Step> awake;
-  std::set<std::string> drivers;
+  const std::vector<base::PciAddress> own_way = reset_by_module(survey, plan.passthrough);
+  std::set<std::string> drivers = takers_of(plan.passthrough);
+  if (!own_way.empty()) {
+    drivers.insert(steps::kVendorReset);
+  }
   if (spec.hotplug.contains(config::Hotplug::pci)) {
     drivers.insert(config::kVfioDriver);
   }
-  for_each_endpoint(plan.passthrough, [&](const GroupMember& member) {
-    awake.push_back(steps::keep_awake(member.address));
-    if (member.verdict == Verdict::must_bind) {
-      reserve.push_back(steps::override_driver(member.address, member.driver, member.taker));
-      if (!member.driver.empty()) {
-        await.push_back(steps::await_release(member.address, member.release_timeout));
-      }
-      drivers.insert(member.taker);
-      bind.push_back(steps::bind_driver(member.address, member.driver, member.taker));
-    }
-  });
   for (const std::string& driver : drivers) {
     plan.steps.push_back(steps::load_driver(driver));
   }
   // Who uses a device goes before it is taken, and comes back as the last.
   add_desktop_steps(spec, survey, plan);
   add_rescan_steps(plan);
-  for (const auto* list : {&awake, &reserve, &await, &bind}) {
-    plan.steps.insert(plan.steps.end(), list->begin(), list->end());
+  for_each_endpoint(plan.passthrough, [&](const GroupMember& member) {
+    plan.steps.push_back(steps::keep_awake(member.address));
+  });
+  const std::vector<steps::Step> bind = binding_steps(plan.passthrough);
+  plan.steps.insert(plan.steps.end(), bind.begin(), bind.end());
+  for (const base::PciAddress& device : own_way) {
+    plan.steps.push_back(steps::set_reset_method(device));
+  }
+  for (const Card& card : plan.passthrough.cards) {
+    plan.steps.push_back(steps::reset_card(card.functions, card.on_no_reset, spec.force_tainted));
+  }
+}
+
+/// What cards are known for.
+void warn_of_cards(const survey::Survey& survey, Plan& plan) {
+  for_each_of_cards(plan.passthrough, survey.pci, [&](const survey::PciFunction& function) {
+    const std::string name = base::to_string(function.address);
+    if (has_vendor_reset(function) && !survey.vendor_reset) {
+      plan.warnings.push_back(name +
+                              " is of a kind that often does not come back from a guest; the "
+                              "kernel module vendor-reset has a way for it, and is not installed");
+    }
+    const auto view = plan.passthrough.views.find(function.address);
+    if (function.boot_vga && view != plan.passthrough.views.end() && view->second.rombar &&
+        !view->second.rom) {
+      plan.warnings.push_back(name +
+                              " is the screen that the firmware used, and its ROM is what that "
+                              "left of it: if the guest shows nothing, give it one from a file "
+                              "(\"rom\"), or none (\"rombar\": false)");
+    }
+  });
+}
+
+void warn_of_missing_resets(Plan& plan) {
+  for (const Card& card : plan.passthrough.cards) {
+    if (!card.outlook.is_possible()) {
+      plan.warnings.push_back(describe(card) +
+                              "; a guest that crashes or is ended may leave it unusable until the "
+                              "host is powered off");
+    }
   }
 }
 
@@ -231,6 +281,36 @@ void require_prepared(const config::VmSpec& spec, const survey::Survey& survey, 
 
 }  // namespace
 
+std::set<std::string> takers_of(const Passthrough& passthrough) {
+  std::set<std::string> drivers;
+  for_each_endpoint(passthrough, [&](const GroupMember& member) {
+    if (member.verdict == Verdict::must_bind) {
+      drivers.insert(member.taker);
+    }
+  });
+  return drivers;
+}
+
+std::vector<steps::Step> binding_steps(const Passthrough& passthrough) {
+  std::vector<steps::Step> reserve;
+  std::vector<steps::Step> await;
+  std::vector<steps::Step> bind;
+  for_each_endpoint(passthrough, [&](const GroupMember& member) {
+    if (member.verdict != Verdict::must_bind) {
+      return;
+    }
+    reserve.push_back(steps::override_driver(member.address, member.driver, member.taker));
+    if (!member.driver.empty()) {
+      await.push_back(steps::await_release(member.address, member.release_timeout));
+    }
+    bind.push_back(steps::bind_driver(member.address, member.driver, member.taker));
+  });
+  std::vector<steps::Step> all = std::move(reserve);
+  all.insert(all.end(), await.begin(), await.end());
+  all.insert(all.end(), bind.begin(), bind.end());
+  return all;
+}
+
 std::optional<base::ByteSize> memlock_of(const config::VmSpec& spec,
                                          const Passthrough& passthrough) {
   const bool reached_by_devices =
@@ -260,6 +340,8 @@ void add_host_steps(const config::VmSpec& spec,
   }
   require_desktop_can_end(spec, survey, identity, plan);
   warn_of_weak_walls(survey.uses, plan);
+  warn_of_missing_resets(plan);
+  warn_of_cards(survey, plan);
   plan.qemu.memlock = memlock_of(spec, plan.passthrough);
   if (needs_own_cpus(spec, plan.placement)) {
     plan.steps.push_back(steps::take_cpus(plan.placement.guests()));

@@ -1,6 +1,9 @@
 #pragma once
 
 #include <optional>
+#include <set>
+#include <string>
+#include <vector>
 
 #include "launcher/plan/plan.hpp"
 
@@ -12,6 +15,12 @@ void add_host_steps(const config::VmSpec& spec,
                     const survey::Survey& survey,
                     const Identity& identity,
                     Plan& plan);
+
+/// The drivers that devices are taken to.
+[[nodiscard]] std::set<std::string> takers_of(const Passthrough& passthrough);
+
+/// Takes each device that is not where it is to be; what fails first comes first.
+[[nodiscard]] std::vector<steps::Step> binding_steps(const Passthrough& passthrough);
 
 /// What QEMU must be allowed to lock, for devices that reach the guest's memory; nothing: no more
 /// than it may already.

@@ -83,6 +83,8 @@ class Chooser {
     chosen.views = std::move(views_);
     chosen.rescanned = std::move(rescanned_);
     chosen.groups = judge_groups();
+    chosen.cards = find_cards();
+    refuse_without_reset(chosen.cards);
     refuse_had();
     refuse_losses();
     problems_.throw_if_any();
@@ -94,6 +96,7 @@ class Chooser {
   struct Taken {
     base::Milliseconds release_timeout{};
     std::string driver;
+    config::OnNoReset on_no_reset = {};
   };
 
   /// A group could be larger than it looks.
@@ -238,7 +241,8 @@ class Chooser {
       // Functions of one card share their reset, so vfio must have them all. On a root bus a slot's
       // functions are devices of their own.
       if (given || (of_slot && listed.bridge) || of_group) {
-        taken_.emplace(function.address, Taken{entry.release_timeout, config::kVfioDriver});
+        taken_.emplace(function.address,
+                       Taken{entry.release_timeout, config::kVfioDriver, entry.on_no_reset});
       }
     }
   }
@@ -311,6 +315,44 @@ class Chooser {
       groups.push_back(std::move(group));
     }
     return groups;
+  }
+
+  /// What vfio will have, by what is reset together.
+  [[nodiscard]] std::vector<Card> find_cards() const {
+    std::set<PciAddress> ours;
+    for (const auto& [address, taken] : taken_) {
+      if (taken.driver == config::kVfioDriver) {
+        ours.insert(address);
+      }
+    }
+    std::vector<Card> cards;
+    for (const PciAddress& address : ours) {
+      const auto beside = [&](const Card& card) {
+        return share_reset(*pci_.find(card.functions.front()), *pci_.find(address));
+      };
+      auto card = std::find_if(cards.begin(), cards.end(), beside);
+      if (card == cards.end()) {
+        card = cards.insert(cards.end(), Card());
+      }
+      card->functions.push_back(address);
+      const config::OnNoReset& word = taken_.at(address).on_no_reset;
+      card->on_no_reset.refuse = card->on_no_reset.refuse || word.refuse;
+      card->on_no_reset.rungs.insert(word.rungs.begin(), word.rungs.end());
+    }
+    for (Card& card : cards) {
+      card.outlook = survey::reset_outlook(pci_, card.functions, ours);
+    }
+    return cards;
+  }
+
+  void refuse_without_reset(const std::vector<Card>& cards) {
+    for (const Card& card : cards) {
+      if (card.on_no_reset.refuse && !card.outlook.is_possible()) {
+        problems_.add(ExitCode::preflight,
+                      "Cannot give " + describe(card) +
+                          "; the config's on_no_reset refuses that; type: vmlaunch host");
+      }
+    }
   }
 
   [[nodiscard]] Verdict judge(const PciFunction& member) const {
@@ -461,6 +503,15 @@ std::string describe(const GroupMember& member) {
     text += member.taker == config::kStubDriver ? "; only kept from all" : "";
   }
   return text + (member.given ? ", the guest gets it" : "");
+}
+
+std::string describe(const Card& card) {
+  std::vector<std::string> names;
+  names.reserve(card.functions.size());
+  for (const PciAddress& function : card.functions) {
+    names.push_back(base::to_string(function));
+  }
+  return base::join(names, ", ") + ": " + to_string(card.outlook);
 }
 
 Passthrough choose_devices(const VmSpec& spec, const survey::Survey& survey) {

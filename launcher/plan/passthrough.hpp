@@ -7,6 +7,7 @@
 
 #include "base/duration.hpp"
 #include "launcher/config/vm_spec.hpp"
+#include "launcher/survey/reset.hpp"
 #include "launcher/survey/survey.hpp"
 
 namespace vmlaunch::launcher::plan {
@@ -42,12 +43,22 @@ struct Group {
   bool operator==(const Group&) const = default;
 };
 
+/// Functions that one reset concerns, and that vfio has for the guest.
+struct Card {
+  std::vector<base::PciAddress> functions;
+  survey::ResetOutlook outlook;
+  config::OnNoReset on_no_reset;  ///< the strictest word, and all allowed ways, of its devices
+
+  bool operator==(const Card&) const = default;
+};
+
 /// The devices that a VM gets, and what that means for the host.
 struct Passthrough {
   std::vector<std::vector<base::PciAddress>> slots;  ///< given functions, those of a slot together
   std::map<base::PciAddress, config::VmSpec::PciView> views;  ///< of listed functions
   std::vector<Group> groups;
   std::vector<std::vector<base::PciAddress>> rescanned;  ///< all functions of each such card
+  std::vector<Card> cards;                               ///< by their first functions
 
   bool operator==(const Passthrough&) const = default;
 };
@@ -59,6 +70,9 @@ struct Passthrough {
 
 /// "0000:01:00.1 must bind, has snd_hda_intel"
 [[nodiscard]] std::string describe(const GroupMember& member);
+
+/// "0000:01:00.0, 0000:01:00.1: hot reset of its bus, all functions together"
+[[nodiscard]] std::string describe(const Card& card);
 
 /// Throws Failure with every problem: preflight for a device that is not there, is one of several,
 /// is another one, cannot be given or must not be lost to the host; group_not_viable when somebody

@@ -106,6 +106,7 @@ Plan make_plan(const config::VmSpec& spec,
   Plan plan;
   plan.name = spec.name;
   plan.deadlines = choose_deadlines(spec);
+  plan.restarts = spec.on_reboot == config::OnReboot::restart;
   plan.qemu.binary = spec.qemu_binary;
   plan.qemu.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"};
   plan.qemu.user = choose_user(survey, identity, authority);

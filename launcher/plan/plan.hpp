@@ -118,6 +118,7 @@ struct Plan {
   std::vector<FileUse> files;
   Qemu qemu;
   Deadlines deadlines;
+  bool restarts = false;  ///< a guest that reboots gets a QEMU of its own
 
   bool operator==(const Plan&) const = default;
 };

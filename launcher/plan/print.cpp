@@ -239,6 +239,10 @@ std::string to_text(const Plan& plan) {
       text += "  " + describe(member) + "\n";
     }
   }
+  text += plan.passthrough.cards.empty() ? "" : "\nHow devices are reset, going by sysfs\n";
+  for (const Card& card : plan.passthrough.cards) {
+    text += "  " + describe(card) + "\n";
+  }
   if (plan.placement.pinned()) {
     text += "\nCPUs\n";
     for (const std::string& line : plan.placement.picture) {
@@ -276,7 +280,11 @@ std::string to_text(const Plan& plan) {
   text += "  " + command_text(plan.qemu) + "\n";
   text += "\nDeadlines\n  until QEMU greets, and then until it answers: " +
           base::to_string(plan.deadlines.handshake) + "\n";
-  return text + "  to stop: " + ladder_text(plan.deadlines) + "\n";
+  text += "  to stop: " + ladder_text(plan.deadlines) + "\n";
+  return text + (plan.restarts
+                     ? "\nA guest that reboots: QEMU is ended, devices are reset, and QEMU "
+                       "is started anew\n"
+                     : "");
 }
 
 Json to_json(const Plan& plan) {
@@ -304,6 +312,16 @@ Json to_json(const Plan& plan) {
     }
     groups.push_back({{"number", group.number}, {"members", members}});
   }
+  Json resets = Json::array();
+  for (const Card& card : plan.passthrough.cards) {
+    Json functions = Json::array();
+    for (const base::PciAddress& function : card.functions) {
+      functions.push_back(base::to_string(function));
+    }
+    resets.push_back({{"functions", functions},
+                      {"reset", to_string(card.outlook.kind)},
+                      {"obstacles", card.outlook.obstacles}});
+  }
   Json changes = Json::array();
   for (const steps::Step& step : changes_of(plan)) {
     changes.push_back({{"change", step->describe()}, {"undo", step->describe_undo()}});
@@ -318,8 +336,10 @@ Json to_json(const Plan& plan) {
           {"accel", plan.accel},
           {"warnings", plan.warnings},
           {"iommu_groups", groups},
+          {"resets", resets},
           {"cpus", placement_json(plan.placement)},
           {"tuning", plan.tuning},
+          {"restarts", plan.restarts},
           {"host_changes", changes},
           {"files", files},
           {"qemu",

@@ -164,6 +164,9 @@ void add_qemu_arguments(const VmSpec& spec, const survey::Survey& survey, bool k
   sandbox(args);
   add_root(args);
   args.add("-S");
+  if (args.spec.on_reboot == config::OnReboot::restart) {
+    args.add("-action", "reboot=shutdown");
+  }
   monitor(args);
   machine(args);
   add_cpu(args);

@@ -40,6 +40,10 @@ guardian::Reply accepted(guardian::Reply reply) {
   return reply;
 }
 
+bool is_gone(const std::system_error& error) {
+  return error.code().value() == EPIPE || error.code().value() == ECONNRESET;
+}
+
 [[noreturn]] void fail_silent() {
   throw Failure(ExitCode::stuck,
                 "The guardian does not answer: it waits for the kernel; type: ps -o "
@@ -67,7 +71,8 @@ void GuardianProcess::start_unit(const Identity& identity) {
   ends.second.reset();
   control_ = std::move(ends.first);
   // That systemd took it does not say that it lives.
-  base::Packet answer = exchange(guardian::Status{}, {}, kUnitStart);
+  send(guardian::Status{}, {});
+  base::Packet answer = receive(kUnitStart);
   if (answer.fds.size() != 1) {
     throw std::system_error(EPROTO, std::generic_category(), "greet the guardian");
   }
@@ -105,11 +110,19 @@ bool GuardianProcess::await_end() {
   return !child_ && !unit_;
 }
 
-base::Packet GuardianProcess::exchange(const guardian::Request& request,
-                                       const std::vector<int>& fds,
-                                       std::chrono::milliseconds deadline) {
+void GuardianProcess::send(const guardian::Request& request, const std::vector<int>& fds) {
   try {
     base::send_packet(control_.get(), guardian::encode(request), fds);
+  } catch (const std::system_error& error) {
+    if (!is_gone(error)) {
+      throw;
+    }
+    // What it said before may still be there.
+  }
+}
+
+base::Packet GuardianProcess::receive(std::chrono::milliseconds deadline) {
+  try {
     if (!base::wait_readable(control_.get(), std::chrono::steady_clock::now() + deadline)) {
       fail_silent();
     }
@@ -117,7 +130,7 @@ base::Packet GuardianProcess::exchange(const guardian::Request& request,
       return std::move(*packet);
     }
   } catch (const std::system_error& error) {
-    if (error.code().value() != EPIPE && error.code().value() != ECONNRESET) {
+    if (!is_gone(error)) {
       throw;
     }
   }
@@ -128,13 +141,25 @@ base::Packet GuardianProcess::exchange(const guardian::Request& request,
 
 guardian::Reply GuardianProcess::ask(const guardian::Request& request,
                                      const std::vector<int>& fds,
-                                     std::chrono::milliseconds deadline) {
-  return accepted(guardian::decode_reply(exchange(request, fds, deadline).bytes));
+                                     std::chrono::milliseconds deadline,
+                                     const std::function<void(const std::string& text)>& on_wait) {
+  send(request, fds);
+  for (;;) {
+    guardian::Reply reply = guardian::decode_reply(receive(deadline).bytes);
+    const auto* waiting = std::get_if<guardian::Waiting>(&reply);
+    if (waiting == nullptr) {
+      return accepted(std::move(reply));
+    }
+    if (on_wait) {
+      on_wait(waiting->text);
+    }
+  }
 }
 
-std::vector<std::string> GuardianProcess::begin(const guardian::Begin& request) {
+std::vector<std::string> GuardianProcess::begin(
+    const guardian::Begin& request, const std::function<void(const std::string& text)>& on_wait) {
   std::vector<std::string> lines =
-      std::get<guardian::Begun>(ask(request, {}, kBeginDeadline)).leftovers;
+      std::get<guardian::Begun>(ask(request, {}, kBeginDeadline, on_wait)).leftovers;
   if (!complaint_.empty()) {
     lines.push_back(complaint_);
   }
@@ -163,7 +188,7 @@ void GuardianLink::send(const guardian::Request& request, const std::vector<int>
   try {
     base::send_packet(control_.native_handle(), guardian::encode(request), fds);
   } catch (const std::system_error& error) {
-    if (error.code().value() != EPIPE && error.code().value() != ECONNRESET) {
+    if (!is_gone(error)) {
       throw;
     }
     // It is gone, but what it said before may still be there: the reader finds both.

@@ -39,13 +39,16 @@ class GuardianProcess {
   /// Asks and waits for the answer, as long as the connection has not been taken. Throws Failure:
   /// with the guardian's own code and words when it refuses, `stuck` when it does not answer in
   /// time, `host_not_restored` when it is gone.
+  /// `on_wait` hears what the guardian says meanwhile; each word begins the deadline anew.
   guardian::Reply ask(const guardian::Request& request,
                       const std::vector<int>& fds,
-                      std::chrono::milliseconds deadline);
+                      std::chrono::milliseconds deadline,
+                      const std::function<void(const std::string& text)>& on_wait = {});
 
   /// The first question of a run: lines on what earlier runs have left, and on what this one's
   /// guardian lacks. Throws as `ask`.
-  std::vector<std::string> begin(const guardian::Begin& request);
+  std::vector<std::string> begin(const guardian::Begin& request,
+                                 const std::function<void(const std::string& text)>& on_wait = {});
 
   /// It is a unit of systemd, with cgroups of its own.
   [[nodiscard]] bool is_unit() const { return static_cast<bool>(unit_); }
@@ -61,9 +64,8 @@ class GuardianProcess {
   [[nodiscard]] bool await_end();
 
  private:
-  base::Packet exchange(const guardian::Request& request,
-                        const std::vector<int>& fds,
-                        std::chrono::milliseconds deadline);
+  void send(const guardian::Request& request, const std::vector<int>& fds);
+  base::Packet receive(std::chrono::milliseconds deadline);
   void fork(const Identity& identity);
   void start_unit(const Identity& identity);
 
@@ -106,6 +108,8 @@ class GuardianLink {
 
   [[nodiscard]] bool gone() const { return gone_; }
   [[nodiscard]] const std::optional<base::ExitStatus>& qemu_exit() const { return qemu_exit_; }
+  /// Another QEMU is to start.
+  void forget_qemu() { qemu_exit_.reset(); }
 
  private:
   boost::asio::awaitable<void> read();

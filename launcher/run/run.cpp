@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <deque>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -84,7 +85,9 @@ class Run {
                    [this](const std::string& text) { console_.say(text); },
                    [this](const guardian::CallRefused& refused) { note(refused); },
                    [this](const std::string& why) { note_refusal(why); }}),
-        ladder_(plan().deadlines) {}
+        ladder_(plan().deadlines),
+        lines_(1),
+        serial_ends_{terminal_.take_input(), terminal_.take_output()} {}
 
   ExitCode run() {
     if (!hang_up_ignored()) {
@@ -102,6 +105,15 @@ class Run {
   }
 
  private:
+  /// How a QEMU is reached. Kept to the end of the run: what waits there wakes up later.
+  struct Lines {
+    std::optional<qmp::Client> client;
+    std::optional<QemuErrors> errors;
+    std::optional<SerialRelay> serial;
+  };
+
+  [[nodiscard]] std::optional<qmp::Client>& client() { return lines_.back().client; }
+
   [[nodiscard]] const plan::Plan& plan() const { return input_.prepared.plan; }
 
   /// From the sealed plan to the restored host. Whatever fails in between, the end is the same.
@@ -124,17 +136,57 @@ class Run {
   asio::awaitable<ExitCode> start_and_wait() {
     co_await seal();
     co_await change_host();
-    co_await spawn();
-    const bool answers = co_await handshake();
-    if (answers) {
-      co_await let_run();
+    bool again = true;
+    while (again) {
+      co_await spawn();
+      const bool answers = co_await handshake();
+      if (answers) {
+        co_await let_run();
+      }
+      const ExitCode stuck = co_await wait_for_end();
+      if (stuck != ExitCode::ended) {
+        co_return stuck;
+      }
+      co_await drain();
+      again = guest_reboots();
+      if (again) {
+        co_await restart();
+      }
     }
-    const ExitCode stuck = co_await wait_for_end();
-    if (stuck != ExitCode::ended) {
-      co_return stuck;
-    }
-    co_await drain();
     co_return conclude();
+  }
+
+  [[nodiscard]] bool guest_reboots() const {
+    return plan().restarts && running_ && !ladder_.requested() && ending_.shutdown &&
+           ending_.shutdown->reason == "guest-reset" && guardian_.qemu_exit() == base::ExitStatus{};
+  }
+
+  /// What is asked of us meanwhile ends it before the next QEMU starts.
+  asio::awaitable<void> restart() {
+    console_.say("the guest reboots: its devices are reset, and QEMU is started anew");
+    forget_qemu();
+    changing_ = true;
+    const guardian::Request request = guardian::Restart{};
+    const std::vector<int> none;
+    GuardianLink::Answer answer = co_await guardian_.ask(request, none, kStepDeadline);
+    static_cast<void>(expect<guardian::StatusReply>(answer));
+    changing_ = false;
+  }
+
+  void forget_qemu() {
+    ++life_;
+    if (lines_.back().serial) {
+      serial_ends_ = lines_.back().serial->release();
+    }
+    lines_.emplace_back();
+    guardian_.forget_qemu();
+    ladder_ = StopLadder(plan().deadlines);
+    ending_ = {};
+    fatal_call_.reset();
+    threads_.clear();
+    next_look_ = {};
+    look_.cancel();
+    realtime_ = calm_ = answers_ = running_ = unheard_ = false;
   }
 
   asio::awaitable<void> seal() {
@@ -173,13 +225,20 @@ class Run {
     if (answer.fds.size() != expected) {
       throw guardian::ProtocolError("the guardian's descriptors do not match the plan");
     }
-    client_.emplace(io_, std::move(answer.fds[0]), qmp::Start::greeting);
-    client_->on_event([this](const qmp::Event& event) { note(event); });
-    client_->on_close([this](const qmp::CloseReason& reason) { lose(reason); });
-    errors_.emplace(io_, std::move(answer.fds[1]), console_);
+    Lines& lines = lines_.back();
+    lines.client.emplace(io_, std::move(answer.fds[0]), qmp::Start::greeting);
+    lines.client->on_event([this](const qmp::Event& event) { note(event); });
+    lines.client->on_close([this, life = life_](const qmp::CloseReason& reason) {
+      if (life == life_) {
+        lose(reason);
+      }
+    });
+    lines.errors.emplace(io_, std::move(answer.fds[1]), console_);
     if (plan().qemu.serial_stdio) {
-      serial_.emplace(
-          io_, std::move(answer.fds[2]), terminal_.take_input(), terminal_.take_output());
+      lines.serial.emplace(io_,
+                           std::move(answer.fds[2]),
+                           std::move(serial_ends_.input),
+                           std::move(serial_ends_.output));
       terminal_.give_keyboard();
     }
     console_.say("QEMU started, paused: pid " + std::to_string(spawned.pid));
@@ -207,7 +266,7 @@ class Run {
   /// False when QEMU ended, or was ended, before it answered.
   asio::awaitable<bool> handshake() {
     try {
-      const qmp::Greeting greeting = co_await client_->handshake(plan().deadlines.handshake);
+      const qmp::Greeting greeting = co_await client()->handshake(plan().deadlines.handshake);
       answers_ = true;
       console_.say("QEMU " + greeting.version + " answers");
       co_return true;
@@ -240,9 +299,10 @@ class Run {
     GuardianLink::Answer answer = co_await guardian_.ask(started, none, kStepDeadline);
     static_cast<void>(expect<guardian::StatusReply>(answer));
     running_ = true;
+    ran_ = true;
     const qmp::Json nothing = qmp::Json::object();
     try {
-      co_await client_->execute("cont", nothing, plan().deadlines.reply);
+      co_await client()->execute("cont", nothing, plan().deadlines.reply);
       console_.say("running");
       base::give_back_code();
       if (!calm_) {
@@ -279,7 +339,7 @@ class Run {
   asio::awaitable<void> find_threads() {
     const auto limit = plan().deadlines.reply;
     try {
-      const std::vector<qmp::Vcpu> vcpus = co_await qmp::query_cpus(*client_, limit);
+      const std::vector<qmp::Vcpu> vcpus = co_await qmp::query_cpus(*client(), limit);
       threads_ = threads_by_index(vcpus);
     } catch (const qmp::Interrupted&) {
       // QEMU died of it, or was ended meanwhile: how it ended says which.
@@ -454,7 +514,7 @@ class Run {
             "pid,stat,wchan,args -C " +
             plan().name);
         stuck_ = true;
-        client_->close();  // a handshake that still waits ends
+        client()->close();  // a handshake that still waits ends
         wake();
         break;
     }
@@ -462,9 +522,10 @@ class Run {
 
   /// Detached: whether it worked shows in QEMU's end, and the ladder goes on if it did not.
   void command(const char* name) {
-    if (client_) {
-      asio::co_spawn(
-          io_, client_->execute(name, qmp::Json::object(), plan().deadlines.reply), asio::detached);
+    if (client()) {
+      asio::co_spawn(io_,
+                     client()->execute(name, qmp::Json::object(), plan().deadlines.reply),
+                     asio::detached);
     }
   }
 
@@ -537,8 +598,12 @@ class Run {
   }
 
   asio::awaitable<void> tell_of_loss() {
+    const unsigned life = life_;
     asio::steady_timer timer(io_, kEndByItself);
     co_await timer.async_wait(asio::use_awaitable);
+    if (life != life_) {
+      co_return;
+    }
     // After such a word it is about to end, which takes a while where much memory is given back.
     const bool said = ending_.shutdown || ending_.panicked || ending_.watchdog_poweroff;
     unheard_ = !guardian_.qemu_exit() && !said;
@@ -555,15 +620,16 @@ class Run {
     const std::function<bool()> is_read = [this] { return ending_.close.has_value(); };
     const auto until = steady_clock::now() + kDrain;
     co_await await_change(is_read, until);
-    co_await errors_->drain(kDrain);
-    if (serial_) {
-      co_await serial_->drain(kDrain);
+    Lines& lines = lines_.back();
+    co_await lines.errors->drain(kDrain);
+    if (lines.serial) {
+      co_await lines.serial->drain(kDrain);
     }
   }
 
   ExitCode conclude() {
     ending_.status = *guardian_.qemu_exit();
-    ending_.errors = errors_->tail();
+    ending_.errors = lines_.back().errors->tail();
     if (ending_.handshake_failure && !asked_) {
       const std::string words = describe_end(ending_, fatal_call_);
       throw Failure(ExitCode::qemu_did_not_start, words + name_descriptors(words));
@@ -605,14 +671,14 @@ class Run {
   asio::awaitable<ExitCode> undo() {
     undoing_ = true;
     changing_ = false;
-    if (!running_) {
+    if (!ran_) {
       guardian::remove_made_files(plan(), input_.files.files);
     }
     if (guardian_.gone()) {
       co_return ExitCode::host_not_restored;
     }
     const plan::Deadlines& deadlines = plan().deadlines;
-    const guardian::Undo request{running_};
+    const guardian::Undo request{ran_};
     const std::vector<int> none;
     const auto limit = deadlines.terminate + deadlines.kill + kGuardianMargin +
                        kStepDeadline * static_cast<int>(plan().steps.size());
@@ -680,9 +746,9 @@ class Run {
   asio::steady_timer look_;       ///< what place_what_comes waits on
   GuardianLink guardian_;
   StopLadder ladder_;
-  std::optional<qmp::Client> client_;
-  std::optional<QemuErrors> errors_;
-  std::optional<SerialRelay> serial_;
+  std::deque<Lines> lines_;        ///< the last are those of the QEMU that is there
+  SerialRelay::Ends serial_ends_;  ///< of the terminal, when no relay has them
+  unsigned life_ = 0;              ///< how many QEMUs there were before
   std::optional<UsbWatch> usb_watch_;
   qmp::Ending ending_;
   std::optional<guardian::CallRefused> fatal_call_;  ///< what QEMU was ended for
@@ -694,6 +760,7 @@ class Run {
   bool changing_ = false;                            ///< the guardian is at the plan's steps
   bool answers_ = false;
   bool running_ = false;
+  bool ran_ = false;      ///< this QEMU's guest, or one before
   bool unheard_ = false;  ///< QEMU lived on after the connection was lost
   bool stuck_ = false;
   bool undoing_ = false;

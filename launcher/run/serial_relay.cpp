@@ -57,6 +57,18 @@ asio::awaitable<void> SerialRelay::carry_input() {
   }
 }
 
+SerialRelay::Ends SerialRelay::release() {
+  serial_.close();
+  Ends ends;
+  if (input_.is_open()) {
+    ends.input.reset(input_.release());
+  }
+  if (output_.is_open()) {
+    ends.output.reset(output_.release());
+  }
+  return ends;
+}
+
 asio::awaitable<void> SerialRelay::drain(std::chrono::milliseconds limit) {
   boost::system::error_code error;
   auto token = asio::redirect_error(asio::use_awaitable, error);

@@ -20,6 +20,14 @@ class SerialRelay {
               base::UniqueFd input,
               base::UniqueFd output);
 
+  /// Stops to carry, and gives back input and output for the port of another QEMU. It must live on
+  /// until what waits has woken up.
+  struct Ends {
+    base::UniqueFd input;
+    base::UniqueFd output;
+  };
+  [[nodiscard]] Ends release();
+
   /// After QEMU's end: waits until everything it wrote has been passed on, at most `limit`.
   boost::asio::awaitable<void> drain(std::chrono::milliseconds limit);
 

@@ -23,6 +23,7 @@ class ConfineHost final : public Narrowing {
     return "have systemd keep services and sessions off the CPUs " + base::to_string(cpus());
   }
   std::string object() const override { return "systemd's slices"; }
+  bool is_free_of_qemu() const override { return true; }
 
  protected:
   Places look(const Host& host) const override {

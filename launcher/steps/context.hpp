@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/unique_fd.hpp"
+#include "launcher/exit_code.hpp"
 #include "launcher/wire.hpp"
 #include "sandbox/privileges.hpp"
 
@@ -46,6 +47,13 @@ class ChangedMeanwhile : public std::runtime_error {
 class Lost : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
+};
+
+/// Devices that did not come back from a guest: they stay where they are until somebody asks for
+/// another try.
+class Tainted : public Failure {
+ public:
+  explicit Tainted(const std::string& message) : Failure(ExitCode::needs_power_cycle, message) {}
 };
 
 }  // namespace vmlaunch::launcher::steps

@@ -88,10 +88,12 @@ class FillPool final : public Change {
     return "set aside " + std::to_string(size_.pages) + " " + object();
   }
   std::string describe_undo() const override { return "the pool as it was"; }
+  bool is_per_qemu() const override { return true; }
   std::string object() const override {
     return "huge pages of " + base::to_string(size_.page) + " on node " +
            std::to_string(size_.node);
   }
+  bool is_free_of_qemu() const override { return true; }
 
   // Free pages have no owner: another VM that starts meanwhile would count on ours.
   std::string turn() const override { return "huge pages"; }

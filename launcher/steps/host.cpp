@@ -26,6 +26,7 @@
 #include "base/text.hpp"
 #include "launcher/config/config.hpp"
 #include "launcher/steps/links.hpp"
+#include "launcher/steps/pci_paths.hpp"
 #include "launcher/wire.hpp"
 
 namespace vmlaunch::launcher::steps {
@@ -34,9 +35,28 @@ namespace {
 
 constexpr std::size_t kAttributeLimit = 65536;
 
+/// Waits for a child, and says now and then what for.
+std::optional<base::ExitStatus> await(const base::Child& child,
+                                      const std::string& action,
+                                      base::Milliseconds limit,
+                                      const Tell& tell) {
+  constexpr base::Milliseconds kPatience{20000};
+  std::optional<base::ExitStatus> status;
+  for (auto left = limit; !status && left.count() > 0; left -= kPatience) {
+    status = base::reap_within(child.pidfd.get(), std::min(left, kPatience));
+    if (!status && tell) {
+      tell("waiting for the kernel to " + action + ", at most " + base::to_string(limit));
+    }
+  }
+  return status;
+}
+
 /// Runs `work` in a child, which exits with what it returns. `action` is verb and object.
 template <typename Work>
-base::ExitStatus in_child(const std::string& action, base::Milliseconds limit, Work work) {
+base::ExitStatus in_child(const std::string& action,
+                          base::Milliseconds limit,
+                          Work work,
+                          const Tell& tell = {}) {
   const pid_t parent = ::getpid();
   const base::Child child = base::fork_child("a child that may wait for the kernel");
   if (child.pid == 0) {
@@ -48,7 +68,7 @@ base::ExitStatus in_child(const std::string& action, base::Milliseconds limit, W
       ::_exit(EIO);
     }
   }
-  const auto status = base::reap_within(child.pidfd.get(), limit);
+  const auto status = await(child, action, limit, tell);
   if (!status) {
     static_cast<void>(base::send_signal(child.pidfd.get(), SIGKILL));  // for when it returns
     throw Stuck("Cannot " + action + ": the kernel has not come back for " +
@@ -60,8 +80,11 @@ base::ExitStatus in_child(const std::string& action, base::Milliseconds limit, W
 
 /// The same for a child that exits with an errno.
 template <typename Work>
-void call_in_child(const std::string& action, base::Milliseconds limit, Work work) {
-  const base::ExitStatus status = in_child(action, limit, work);
+void call_in_child(const std::string& action,
+                   base::Milliseconds limit,
+                   Work work,
+                   const Tell& tell = {}) {
+  const base::ExitStatus status = in_child(action, limit, work, tell);
   if (status.signal != 0 || status.code != 0) {
     base::throw_errno(status.signal != 0 ? EINTR : status.code, action);
   }
@@ -69,15 +92,22 @@ void call_in_child(const std::string& action, base::Milliseconds limit, Work wor
 
 /// The same for a child that throws std::system_error.
 template <typename Work>
-void do_in_child(const std::string& action, base::Milliseconds limit, Work work) {
-  call_in_child(action, limit, [&] {
-    try {
-      work();
-      return 0;
-    } catch (const std::system_error& error) {
-      return error.code().value();
-    }
-  });
+void do_in_child(const std::string& action,
+                 base::Milliseconds limit,
+                 Work work,
+                 const Tell& tell = {}) {
+  call_in_child(
+      action,
+      limit,
+      [&] {
+        try {
+          work();
+          return 0;
+        } catch (const std::system_error& error) {
+          return error.code().value();
+        }
+      },
+      tell);
 }
 
 /// The same for what waits for systemd.
@@ -141,9 +171,9 @@ void prefer_node(unsigned node) {
 
 }  // namespace
 
-std::string Host::read_locked(const std::string& path) const {
+std::string Host::read_bytes(const std::string& path) const {
   const std::string action = "read " + tree_.path_of(path);
-  std::string text = told(action, [&](int answer) {
+  return told(action, [&](int answer) {
     call_in_child(action, deadlines_.attribute, [&] {
       return with_attribute(tree_, path, O_RDONLY, [&](int fd) {
         base::close_all_but({fd, answer});
@@ -153,6 +183,10 @@ std::string Host::read_locked(const std::string& path) const {
       });
     });
   });
+}
+
+std::string Host::read_locked(const std::string& path) const {
+  std::string text = read_bytes(path);
   if (text.ends_with('\n')) {
     text.pop_back();
   }
@@ -164,7 +198,7 @@ void Host::write_within(const std::string& path,
                         base::Milliseconds limit,
                         std::optional<unsigned> node) const {
   const std::string action = "write \"" + base::printable(value) + "\" to " + tree_.path_of(path);
-  call_in_child(action, limit, [&] {
+  const auto work = [&] {
     if (node) {
       prefer_node(*node);
     }
@@ -174,7 +208,8 @@ void Host::write_within(const std::string& path,
       const std::string line = value + "\n";
       return ::write(fd, line.data(), line.size());
     });
-  });
+  };
+  call_in_child(action, limit, work, listener_);
 }
 
 void Host::write(const std::string& path, const std::string& value) {
@@ -376,6 +411,55 @@ void Host::load_module(const std::string& name) {
         ExitCode::failed,
         "Cannot load the kernel module " + name + "; type: modprobe -v " + base::shell_quote(name));
   }
+}
+
+std::string Host::read_config(const base::PciAddress& device) const {
+  return read_bytes(device_folder(device) + "/config");
+}
+
+void Host::reset(const base::PciAddress& device, std::size_t methods) {
+  write_within(device_folder(device) + "/reset", "1", deadlines_.reset * static_cast<int>(methods));
+}
+
+void Host::reset_below(const base::PciAddress& bridge) {
+  write_within(device_folder(bridge) + "/reset_subordinate", "1", deadlines_.reset);
+}
+
+std::vector<VfioReset> Host::ask_vfio(const std::vector<base::PciAddress>& devices) const {
+  const std::string action = "ask vfio about " + base::to_string(devices.front());
+  return read_vfio_resets(Json::parse(told(action, [&](int answer) {
+    do_in_child(
+        action,
+        deadlines_.reset,
+        [&] {
+          base::close_all_but({answer});
+          const base::Tree tree(tree_.path_of(""));
+          const Vfio vfio(tree, devices);
+          std::vector<VfioReset> answers;
+          answers.reserve(devices.size());
+          for (const base::PciAddress& device : devices) {
+            answers.push_back(vfio.ask(device));
+          }
+          base::write_all(answer, to_json(answers).dump(), "the answer");
+        },
+        listener_);
+  })));
+}
+
+void Host::hot_reset(const std::vector<base::PciAddress>& devices) {
+  do_in_child(
+      "reset the bus of " + base::to_string(devices.front()),
+      deadlines_.reset,
+      [&] {
+        base::close_all_but({});
+        const base::Tree tree(tree_.path_of(""));
+        Vfio(tree, devices).hot_reset(devices.front());
+      },
+      listener_);
+}
+
+KernelLog Host::kernel_log(const std::vector<std::string>& about, std::uint64_t since) const {
+  return read_kernel_log(tree_, about, since);
 }
 
 std::vector<Holder> Host::holders(const base::PciAddress& device) const {

@@ -12,7 +12,10 @@
 #include "base/tree.hpp"
 #include "base/unique_fd.hpp"
 #include "launcher/exit_code.hpp"
+#include "launcher/steps/context.hpp"
 #include "launcher/steps/holders.hpp"
+#include "launcher/steps/kernel_log.hpp"
+#include "launcher/steps/vfio.hpp"
 #include "launcher/systemd/units.hpp"
 
 namespace vmlaunch::launcher::steps {
@@ -37,6 +40,7 @@ class Host {
     base::Milliseconds program{60000};  ///< modprobe
     base::Milliseconds memory{60000};   ///< the kernel finds or moves memory, or writes it to disks
     base::Milliseconds rescan{10000};   ///< a card is found; after a while without power: a second
+    base::Milliseconds reset{90000};    ///< of a device, for which the kernel waits 60 s and more
     base::Milliseconds kill{10000};     ///< a killed process, whose memory may be large, is gone
     base::Milliseconds systemd{15000};  ///< systemd answers
     base::Milliseconds unit{120000};    ///< a unit stops or starts; its own deadlines are shorter
@@ -49,6 +53,14 @@ class Host {
   virtual ~Host() = default;
 
   [[nodiscard]] const Deadlines& deadlines() const { return deadlines_; }
+
+  /// What is being done, for whoever waits for it; goes nowhere until somebody listens.
+  void tell(const std::string& text) const {
+    if (listener_) {
+      listener_(text);
+    }
+  }
+  void on_tell(Tell listener) { listener_ = std::move(listener); }
 
   /// For all that is shown without waiting.
   [[nodiscard]] const base::Tree& tree() const { return tree_; }
@@ -101,10 +113,26 @@ class Host {
   [[nodiscard]] virtual std::vector<int> set_affinity_each(
       const std::vector<std::pair<pid_t, base::CpuSet>>& threads);
 
+  /// A function's configuration space from its beginning, as it answers now; less than 64 bytes
+  /// from one that does not.
+  [[nodiscard]] virtual std::string read_config(const base::PciAddress& device) const;
+  /// By what its reset_method lists, so many methods at most. ENOTTY: by nothing, or in vain.
+  virtual void reset(const base::PciAddress& device, std::size_t methods);
+  /// The same for all below a bridge.
+  virtual void reset_below(const base::PciAddress& bridge);
+  /// As vfio.hpp says, of functions that vfio has and nobody has open.
+  [[nodiscard]] virtual std::vector<VfioReset> ask_vfio(
+      const std::vector<base::PciAddress>& devices) const;
+  virtual void hot_reset(const std::vector<base::PciAddress>& devices);
+  /// As kernel_log.hpp says.
+  [[nodiscard]] virtual KernelLog kernel_log(const std::vector<std::string>& about,
+                                             std::uint64_t since) const;
+
   /// Processes other than ours that have nodes of the device open or mapped.
   [[nodiscard]] virtual std::vector<Holder> holders(const base::PciAddress& device) const;
 
  private:
+  [[nodiscard]] std::string read_bytes(const std::string& path) const;
   void write_within(const std::string& path,
                     const std::string& value,
                     base::Milliseconds limit,
@@ -113,6 +141,7 @@ class Host {
 
   base::Tree tree_;
   Deadlines deadlines_;
+  Tell listener_;
 };
 
 }  // namespace vmlaunch::launcher::steps

@@ -1,7 +1,9 @@
 #include <linux/capability.h>
 #include <sys/utsname.h>
 
+#include <algorithm>
 #include <memory>
+#include <string>
 #include <system_error>
 #include <utility>
 
@@ -18,8 +20,8 @@ std::string modules_folder() {
   return std::string("/lib/modules/") + kernel.release;
 }
 
-/// Loads a driver that devices are taken to. It stays loaded: taking it away would hurt other VMs,
-/// and fails where it is built in.
+/// Loads a driver that devices are taken to, or one that resets them. It stays loaded: taking it
+/// away would hurt other VMs, and fails where it is built in.
 class LoadDriver final : public Change {
  public:
   explicit LoadDriver(std::string driver) : driver_(std::move(driver)) {}
@@ -27,7 +29,10 @@ class LoadDriver final : public Change {
   const char* kind() const override { return "load-driver"; }
   int capability() const override { return CAP_SYS_MODULE; }
 
-  Step read(Fields& fields) const override { return load_driver(read_taker(fields, "driver")); }
+  Step read(Fields& fields) const override {
+    const bool vendor_reset = fields.text("driver") == kVendorReset;
+    return load_driver(vendor_reset ? kVendorReset : read_taker(fields, "driver"));
+  }
   void write(Json& json) const override { json["driver"] = driver_; }
 
   std::string describe() const override { return "load the kernel module " + driver_; }
@@ -69,7 +74,10 @@ class LoadDriver final : public Change {
 
  private:
   [[nodiscard]] bool is_loaded(const Host& host) const {
-    return host.tree().exists(driver_folder(driver_));
+    std::string module = driver_;
+    std::replace(module.begin(), module.end(), '-', '_');
+    return host.tree().exists(driver_folder(driver_)) ||
+           (driver_ == kVendorReset && host.tree().exists("/sys/module/" + module));
   }
 
   std::string driver_;

@@ -32,6 +32,7 @@ class MoveInterrupts final : public Narrowing {
     return "keep interrupts off the CPUs " + base::to_string(cpus());
   }
   std::string object() const override { return "interrupts"; }
+  bool is_free_of_qemu() const override { return true; }
 
  protected:
   Places look(const Host& host) const override {

@@ -33,6 +33,7 @@ class MoveKernelThreads final : public Narrowing {
            ", but for those that are each CPU's own";
   }
   std::string object() const override { return "kernel threads"; }
+  bool is_free_of_qemu() const override { return true; }
 
  protected:
   Places look(const Host& host) const override {

@@ -33,6 +33,7 @@ class MoveWorkQueues final : public Narrowing {
     return "keep the kernel's work queues and watchdog off the CPUs " + base::to_string(cpus());
   }
   std::string object() const override { return "work queues"; }
+  bool is_free_of_qemu() const override { return true; }
 
  protected:
   Places look(const Host& host) const override {

@@ -73,6 +73,16 @@ void probe_driver(Host& host, const base::PciAddress& device, const std::string&
   }
 }
 
+void give_to_host(Host& host, const base::PciAddress& device) {
+  unbind(host, device);
+  host.write(device_folder(device) + "/driver_override", "");
+  try {
+    host.write_to_driver("/sys/bus/pci/drivers_probe", base::to_string(device));
+  } catch (const std::system_error&) {
+    // Some kernels return an error for "no driver took it".
+  }
+}
+
 void require_device(const Host& host, const base::PciAddress& device) {
   if (!host.tree().exists(device_folder(device))) {
     throw Failure(

@@ -41,6 +41,10 @@ void unbind(Host& host, const base::PciAddress& device);
 /// Lets the kernel find a driver, which must then be that one. Throws Failure.
 void probe_driver(Host& host, const base::PciAddress& device, const std::string& driver);
 
+/// Takes a device from vfio-pci and lets the kernel find a driver as it does at boot, if it has
+/// any.
+void give_to_host(Host& host, const base::PciAddress& device);
+
 /// Throws Failure (preflight) for a device that is not there.
 void require_device(const Host& host, const base::PciAddress& device);
 

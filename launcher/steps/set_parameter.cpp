@@ -37,6 +37,7 @@ class SetParameter final : public Change {
   }
   std::string describe_undo() const override { return "as it was"; }
   std::string object() const override { return survey::parameter_file(name_); }
+  bool is_free_of_qemu() const override { return true; }
   bool shared() const override { return true; }
 
   void check(const Host& host) const override {

@@ -68,6 +68,7 @@ class SetTunable final : public Change {
   }
   std::string describe_undo() const override { return "the value that it had"; }
   std::string object() const override { return known(which_).path; }
+  bool is_free_of_qemu() const override { return true; }
   bool shared() const override { return true; }
 
   void check(const Host& host) const override { static_cast<void>(value(host)); }

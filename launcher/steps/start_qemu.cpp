@@ -82,6 +82,7 @@ class StartQemu final : public Change {
 
   std::string describe() const override { return "start QEMU"; }
   std::string describe_undo() const override { return "ended, before anything else is undone"; }
+  bool is_per_qemu() const override { return true; }
   std::string object() const override { return "QEMU"; }
 
   Json capture(const Host& host, const Context& context) const override {

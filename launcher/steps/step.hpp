@@ -38,6 +38,8 @@ class Change {
 
   /// What it changes; once a call about it is stuck, nothing else touches it.
   [[nodiscard]] virtual std::string object() const = 0;
+  /// The same, for one that changes several.
+  [[nodiscard]] virtual std::vector<std::string> objects() const { return {object()}; }
 
   /// What no two VMs may have at once, as names of locks.
   [[nodiscard]] virtual std::vector<std::string> reserves() const { return {}; }
@@ -74,12 +76,18 @@ class Change {
 
   /// From what was captured alone, in any process, any number of times, after half an apply too.
   /// Throws ChangedMeanwhile for a value that is neither what we wrote nor what we found, Lost for
-  /// what no other try would bring back.
+  /// what no other try would bring back, Tainted for devices that the host is not to have.
   virtual void undo(Host& host, const Json& found) const = 0;
 
-  /// Its undo ends QEMU. As long as that has not succeeded no device is touched: an unbind under a
-  /// living QEMU sleeps in the kernel for ever.
+  /// Made anew for each QEMU of a run.
+  [[nodiscard]] virtual bool is_per_qemu() const { return false; }
+
+  /// Its undo ends QEMU.
   [[nodiscard]] virtual bool ends_qemu() const { return false; }
+
+  /// What QEMU has is not touched while it may live: an unbind under a living QEMU sleeps in the
+  /// kernel for ever.
+  [[nodiscard]] virtual bool is_free_of_qemu() const { return false; }
 };
 
 /// One that several VMs make of the same object. Each is told what the others found that have made

@@ -9,6 +9,7 @@
 #include "base/cpu_set.hpp"
 #include "base/duration.hpp"
 #include "base/pci_address.hpp"
+#include "launcher/config/config.hpp"
 #include "launcher/config/usb_rule.hpp"
 #include "launcher/steps/step.hpp"
 
@@ -69,12 +70,18 @@ enum class Tunable { rt_throttling, statistics, halt_polling };
 [[nodiscard]] Step set_tunable(Tunable which);
 [[nodiscard]] Step fill_pool(const PoolSize& size);
 [[nodiscard]] Step load_driver(std::string driver);
+/// The module that knows how some of AMD's cards are reset.
+constexpr const char* kVendorReset = "vendor-reset";
+[[nodiscard]] Step set_reset_method(const base::PciAddress& device);
 [[nodiscard]] Step keep_awake(const base::PciAddress& device);
 [[nodiscard]] Step override_driver(const base::PciAddress& device,
                                    std::string from,
                                    std::string to);
 [[nodiscard]] Step await_release(const base::PciAddress& device, base::Milliseconds limit);
 [[nodiscard]] Step bind_driver(const base::PciAddress& device, std::string from, std::string to);
+[[nodiscard]] Step reset_card(std::vector<base::PciAddress> functions,
+                              config::OnNoReset on_no_reset,
+                              bool force_tainted = false);
 [[nodiscard]] Step rescan_card(std::vector<base::PciAddress> functions);
 /// A device and the driver that it had.
 struct DriverOf {

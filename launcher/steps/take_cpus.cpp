@@ -23,6 +23,7 @@ class TakeCpus final : public Change {
   }
   std::string describe_undo() const override { return "they may have them again"; }
   std::string object() const override { return "CPUs " + base::to_string(cpus_); }
+  bool is_free_of_qemu() const override { return true; }
 
   std::vector<std::string> reserves() const override {
     std::vector<std::string> names;

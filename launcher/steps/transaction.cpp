@@ -23,8 +23,9 @@ class Undoing {
   }
 
   Undone run() {
-    for (std::size_t i = journal_.entries().size(); i-- > 0 && !qemu_may_live_;) {
-      if (!journal_.entries()[i].settled) {
+    for (std::size_t i = journal_.entries().size(); i-- > 0;) {
+      const Journal::Entry& entry = journal_.entries()[i];
+      if (!entry.settled && (!qemu_may_live_ || entry.step->is_free_of_qemu())) {
         undo(i);
       }
     }
@@ -34,16 +35,27 @@ class Undoing {
     return std::move(undone_);
   }
 
+  Undone run_for_restart() {
+    for (std::size_t i = journal_.entries().size(); i-- > 0;) {
+      const Journal::Entry& entry = journal_.entries()[i];
+      if (!entry.settled && entry.step->is_per_qemu()) {
+        undo(i);
+      }
+    }
+    return std::move(undone_);
+  }
+
  private:
   void undo(std::size_t index) {
     const Journal::Entry entry = journal_.entries()[index];
-    const std::string object = entry.step->object();
-    if (const auto left = left_.find(object); left != left_.end()) {
-      leave(entry.step,
-            left->second == ExitCode::stuck ? "the kernel still holds on to " + object
-                                            : "waits for the above",
-            left->second);
-      return;
+    for (const std::string& object : entry.step->objects()) {
+      if (const auto left = left_.find(object); left != left_.end()) {
+        leave(entry.step,
+              left->second == ExitCode::stuck ? "the kernel still holds on to " + object
+                                              : "waits for the above",
+              left->second);
+        return;
+      }
     }
     try {
       undone_.restored.push_back(entry.step->describe() + ": " + restore(entry));
@@ -58,6 +70,8 @@ class Undoing {
       undone_.leftovers.push_back(entry.step->describe() + ": " + lost.what());
       undone_.code = worse(undone_.code, ExitCode::host_not_restored);
       settle(index);
+    } catch (const Tainted& tainted) {
+      leave(entry.step, tainted.what(), ExitCode::needs_power_cycle);
     } catch (const Stuck& error) {
       leave(entry.step, error.what(), ExitCode::stuck);
     } catch (const std::exception& error) {
@@ -107,7 +121,9 @@ class Undoing {
 
   void leave(const Step& step, const std::string& why, ExitCode code) {
     undone_.leftovers.push_back(step->describe() + ": " + why);
-    left_[step->object()] = code;
+    for (const std::string& object : step->objects()) {
+      left_[object] = code;
+    }
     undone_.code = worse(undone_.code, code);
     undone_.again = true;
     qemu_may_live_ = qemu_may_live_ || step->ends_qemu();
@@ -141,6 +157,9 @@ void apply(const Step& step, Host& host, const Context& context, Journal& journa
 void after_start(Host& host, Journal& journal, const Tell& tell) {
   for (std::size_t i = 0; i < journal.entries().size(); ++i) {
     const Journal::Entry entry = journal.entries()[i];
+    if (entry.settled) {
+      continue;
+    }
     const Note note = [&](const Json& more) { journal.note(i, more); };
     entry.step->after_start(host, entry.found, note, tell);
   }
@@ -148,6 +167,10 @@ void after_start(Host& host, Journal& journal, const Tell& tell) {
 
 Undone undo_all(Host& host, Journal& journal, const std::set<std::string>& stuck) {
   return Undoing(host, journal, stuck).run();
+}
+
+Undone undo_for_restart(Host& host, Journal& journal) {
+  return Undoing(host, journal, {}).run_for_restart();
 }
 
 Undone recover(Host& host, Journal& journal) {

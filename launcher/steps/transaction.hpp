@@ -32,6 +32,9 @@ struct Undone {
                               Journal& journal,
                               const std::set<std::string>& stuck = {});
 
+/// The same for what is made anew for each QEMU of a run, once one has ended; the journal stays.
+[[nodiscard]] Undone undo_for_restart(Host& host, Journal& journal);
+
 /// The same for a journal that an earlier run left. One of an earlier boot is dropped.
 [[nodiscard]] Undone recover(Host& host, Journal& journal);
 

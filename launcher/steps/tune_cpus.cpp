@@ -97,6 +97,7 @@ class TuneCpus final : public Change {
   }
   std::string describe_undo() const override { return known(which_).undone; }
   std::string object() const override { return std::string(known(which_).name); }
+  bool is_free_of_qemu() const override { return true; }
 
   Json capture(const Host& host, const Context& /*context*/) const override {
     Json settings = Json::array();

@@ -2,6 +2,7 @@
 
 #include "base/text.hpp"
 #include "launcher/survey/print.hpp"
+#include "launcher/survey/reset.hpp"
 
 namespace vmlaunch::launcher::survey {
 
@@ -45,26 +46,28 @@ json data_of(const std::vector<Bar>& bars) {
   return list;
 }
 
-json data_of(const PciFunction& function, const PciNames& names) {
+json data_of(const PciFunction& function, const Pci& pci, const PciNames& names) {
   const auto kind = static_cast<std::uint16_t>(function.class_code >> 8U);
-  return {{"address", to_string(function.address)},
-          {"group", or_null(function.iommu_group)},
-          {"class", hex(function.class_code, 6)},
-          {"class_name", or_null(names.device_class(kind))},
-          {"vendor", hex(function.vendor, 4)},
-          {"vendor_name", or_null(names.vendor(function.vendor))},
-          {"device", hex(function.device, 4)},
-          {"device_name", or_null(names.device(function.vendor, function.device))},
-          {"revision", hex(function.revision, 2)},
-          {"driver", or_null(function.driver)},
-          {"bridge", or_null(function.bridge)},
-          {"reset_methods", function.reset_methods},
-          {"boot_vga", function.boot_vga},
-          {"node", or_null(function.numa_node)},
-          {"virtual_function_of", or_null(function.physical)},
-          {"virtual_functions", function.virtual_count},
-          {"virtual_functions_possible", function.virtual_total},
-          {"bars", data_of(function.bars)}};
+  return {
+      {"address", to_string(function.address)},
+      {"group", or_null(function.iommu_group)},
+      {"class", hex(function.class_code, 6)},
+      {"class_name", or_null(names.device_class(kind))},
+      {"vendor", hex(function.vendor, 4)},
+      {"vendor_name", or_null(names.vendor(function.vendor))},
+      {"device", hex(function.device, 4)},
+      {"device_name", or_null(names.device(function.vendor, function.device))},
+      {"revision", hex(function.revision, 2)},
+      {"driver", or_null(function.driver)},
+      {"bridge", or_null(function.bridge)},
+      {"reset_methods", function.reset_methods},
+      {"reset", function.is_fabric() ? json() : json(to_string(reset_outlook(pci, function).kind))},
+      {"boot_vga", function.boot_vga},
+      {"node", or_null(function.numa_node)},
+      {"virtual_function_of", or_null(function.physical)},
+      {"virtual_functions", function.virtual_count},
+      {"virtual_functions_possible", function.virtual_total},
+      {"bars", data_of(function.bars)}};
 }
 
 json data_of(const UsbDevice& device) {
@@ -183,7 +186,7 @@ json data_of(const Cgroup& cgroup) {
 json to_json(const Host& host, const PciNames& names) {
   json devices = json::array();
   for (const PciFunction& function : host.pci.functions) {
-    devices.push_back(data_of(function, names));
+    devices.push_back(data_of(function, host.pci, names));
   }
   return {{"iommu", or_null(host.pci.has_iommu())},
           {"advice", host.pci.iommu_advice()},

@@ -14,6 +14,12 @@ namespace vmlaunch::launcher::survey {
 [[nodiscard]] std::string to_text(const Host& host, const PciNames& names);
 [[nodiscard]] nlohmann::json to_json(const Host& host, const PciNames& names);
 
+/// In the words of lspci -nn, with its driver and how it can be reset; on a line of its own.
+[[nodiscard]] std::string describe(const PciFunction& function,
+                                   const Pci& pci,
+                                   const PciNames& names,
+                                   bool with_node = false);
+
 /// "socket 0, node 1, L3 cache of 25M for CPUs 10-19,30-39"
 [[nodiscard]] std::string place_of(const Cluster& cluster);
 

@@ -6,6 +6,7 @@
 #include "base/text.hpp"
 #include "launcher/survey/print.hpp"
 #include "launcher/survey/print_parts.hpp"
+#include "launcher/survey/reset.hpp"
 
 namespace vmlaunch::launcher::survey {
 
@@ -37,8 +38,24 @@ void add_resizable(std::string& text, const PciFunction& function) {
   }
 }
 
-/// In the words of lspci -nn.
-std::string describe(const PciFunction& function, const PciNames& names, bool has_nodes) {
+void add_members(std::string& text,
+                 const std::vector<const PciFunction*>& members,
+                 const Pci& pci,
+                 const PciNames& names,
+                 bool has_nodes) {
+  for (const PciFunction* member : members) {
+    const bool can_reset = !member->is_fabric() && reset_outlook(pci, *member).is_possible();
+    text += can_reset ? "  [RESET] " : "          ";
+    text += describe(*member, pci, names, has_nodes) + "\n";
+  }
+}
+
+}  // namespace
+
+std::string describe(const PciFunction& function,
+                     const Pci& pci,
+                     const PciNames& names,
+                     bool with_node) {
   std::vector<std::string> words = {to_string(function.address)};
   const auto add_name = [&](const std::optional<std::string>& name) {
     if (name) {
@@ -54,31 +71,19 @@ std::string describe(const PciFunction& function, const PciNames& names, bool ha
   words.push_back("(rev " + hex(function.revision, 2) + ")");
   std::string text = base::join(words, " ");
   text += function.driver ? ", driver " + *function.driver : ", no driver";
-  if (!function.reset_methods.empty()) {
-    text += ", reset " + base::join(function.reset_methods, " ");
+  if (!function.is_fabric()) {
+    text += ", " + to_string(reset_outlook(pci, function));
   }
   if (function.boot_vga) {
     text += ", the firmware's screen";
   }
-  if (has_nodes && function.numa_node) {
+  if (with_node && function.numa_node) {
     text += ", node " + std::to_string(*function.numa_node);
   }
   add_virtual(text, function);
   add_resizable(text, function);
-  return text;
+  return base::printable(text);
 }
-
-void add_members(std::string& text,
-                 const std::vector<const PciFunction*>& members,
-                 const PciNames& names,
-                 bool has_nodes) {
-  for (const PciFunction* member : members) {
-    text += member->reset_methods.empty() ? "          " : "  [RESET] ";
-    text += base::printable(describe(*member, names, has_nodes)) + "\n";
-  }
-}
-
-}  // namespace
 
 void add_devices(std::string& text, const Host& host, const PciNames& names) {
   const bool has_nodes = host.memory.nodes.size() > 1;
@@ -93,11 +98,11 @@ void add_devices(std::string& text, const Host& host, const PciNames& names) {
   }
   for (const unsigned number : groups) {
     text += "\ngroup " + std::to_string(number) + "\n";
-    add_members(text, host.pci.group(number), names, has_nodes);
+    add_members(text, host.pci.group(number), host.pci, names, has_nodes);
   }
   if (!alone.empty()) {
     text += "\noutside of any group\n";
-    add_members(text, alone, names, has_nodes);
+    add_members(text, alone, host.pci, names, has_nodes);
   }
   if (host.pci.functions.empty()) {
     text += "\nno PCI devices\n";

@@ -61,6 +61,22 @@ NamespaceLimits find_namespace_limits(const base::Tree& tree) {
           is("user/max_user_namespaces", "0")};
 }
 
+/// DKMS puts it where distributions have modules of third parties.
+bool has_vendor_reset_module(const base::Tree& tree) {
+  if (tree.exists("/sys/module/vendor_reset")) {
+    return true;
+  }
+  const std::string release = tree.read("/proc/sys/kernel/osrelease").value_or("");
+  for (const char* folder : {"/updates/dkms", "/updates", "/extra"}) {
+    for (const std::string& name : tree.list("/lib/modules/" + release + folder)) {
+      if (name.starts_with("vendor-reset.ko")) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
 void look_at_resources(const base::Tree& tree,
                        const config::VmSpec& spec,
                        bool privileged,
@@ -189,6 +205,7 @@ Survey look(const std::string& root, const config::VmSpec& spec, bool privileged
   }
   if (!spec.pci.empty()) {
     look_at_devices(tree, survey);
+    survey.vendor_reset = has_vendor_reset_module(tree);
   }
   if (!spec.usb.empty()) {
     look_at_usb_devices(tree, survey);

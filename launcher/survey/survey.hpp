@@ -82,6 +82,7 @@ struct Survey {
   Pci pci;                     ///< looked at only for a VM that gets PCI devices
   Usb usb;                     ///< looked at only for a VM that gets USB devices
   Uses uses;                   ///< what the host uses its devices for
+  bool vendor_reset = false;   ///< the kernel module of that name is loaded, or can be
   Screen screen;               ///< the same
   std::map<base::PciAddress, std::string> had;     ///< by running VMs, with who has each; from the
                                                    ///< locks, which only their owner can read

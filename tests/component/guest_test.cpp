@@ -2,8 +2,10 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdlib>
 #include <filesystem>
 #include <iterator>
+#include <set>
 
 #include "tests/component/vm.hpp"
 #include "tests/support/catch.hpp"
@@ -12,6 +14,10 @@ using namespace vmlaunch;
 using namespace vmlaunch::tests;
 
 namespace {
+
+bool said_restored(const Program& program) {
+  return program.output().find("host restored") != std::string::npos;
+}
 
 /// Descriptors of this process: each run hands some of its own to a child.
 auto open_descriptors() {
@@ -106,4 +112,43 @@ TEST_CASE("guest: 200 runs in a row leave no process, no descriptor and no file"
   CHECK(folder.names() == files);
   CHECK(open_descriptors() == fds);
   CHECK(processes_naming(folder.path()).empty());
+}
+
+TEST_CASE("guest: one that reboots gets a QEMU of its own in the same run, if the config says so") {
+  const Folder folder;
+  Json config = guest_config("demo.reboot");
+  config["on_reboot"] = "restart";
+  Program program(run_of(folder, config));
+  const bool thrice = program.says_often("] running", 3, Seconds(120));
+  INFO(program.output());
+  REQUIRE(thrice);
+  std::set<long> qemus;
+  const std::string marker = "paused: pid ";
+  const std::string& all = program.output();
+  for (std::size_t at = all.find(marker); at != std::string::npos; at = all.find(marker, at + 1)) {
+    qemus.insert(std::strtol(all.c_str() + at + marker.size(), nullptr, 10));
+  }
+  CHECK(qemus.size() >= 3);
+  CHECK_FALSE(said_restored(program));
+  program.signal(SIGTERM);
+  program.signal(SIGTERM);
+  CHECK(program.exit_code(Seconds(60)) == 0);
+  CHECK(said_restored(program));
+  for (const long qemu : qemus) {
+    CHECK_FALSE(lives(static_cast<pid_t>(qemu)));
+  }
+}
+
+TEST_CASE("guest: what is asked of a run while a guest reboots ends it") {
+  const Folder folder;
+  Json config = guest_config("demo.reboot");
+  config["on_reboot"] = "restart";
+  Program program(run_of(folder, config));
+  const bool rebooted = program.says("the guest reboots", Seconds(60));
+  program.signal(SIGINT);
+  const int code = program.exit_code(Seconds(100));
+  INFO(program.output());
+  REQUIRE(rebooted);
+  CHECK(code == 0);
+  CHECK(said_restored(program));
 }

@@ -66,7 +66,9 @@ void check_text(const std::string& text, const Json& data) {
     }
     says(device["driver"].is_null() ? ", no driver"
                                     : ", driver " + device["driver"].get<std::string>());
-    CHECK((text.substr(start - 7, 7) == "[RESET]") == !device["reset_methods"].empty());
+    CHECK(
+        (text.substr(start - 7, 7) == "[RESET]") ==
+        !(device["reset"].is_null() || device["reset"] == "none" || device["reset"] == "blocked"));
     const std::size_t group = text.rfind("\n\n", start);
     CHECK(text.substr(group + 2, text.find('\n', group + 2) - group - 2) ==
           (device["group"].is_null() ? "outside of any group"

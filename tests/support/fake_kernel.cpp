@@ -12,6 +12,7 @@
 
 #include "base/file.hpp"
 #include "base/text.hpp"
+#include "launcher/survey/bar.hpp"
 #include "tests/support/usb_tree.hpp"
 
 namespace vmlaunch::tests {
@@ -107,10 +108,14 @@ void FakeKernel::write(const std::string& path, const std::string& value) {
             ? tree_.device(address_of(path)) +
                   path.substr(std::string(kDevices).size() + address_of(path).size())
             : path;
+    if (path.ends_with("/reset_method") && value == refused_methods_) {
+      throw std::system_error(EINVAL, std::generic_category(), "write " + path);
+    }
     if (path.ends_with("/cgroup.subtree_control")) {
       turn_controllers(path, value);
     } else {
-      tree_.write(real, (value.empty() && real != path ? "(null)" : value) + "\n");
+      tree_.write(real,
+                  (value.empty() && path.ends_with("/driver_override") ? "(null)" : value) + "\n");
     }
   });
 }
@@ -361,6 +366,84 @@ void FakeKernel::remove_link(unsigned index) {
   });
 }
 
+std::string FakeKernel::read_config(const base::PciAddress& device) const {
+  const std::string address = base::to_string(device);
+  if (const auto told = configs_.find(address); told != configs_.end()) {
+    return told->second;
+  }
+  std::string header(64, '\0');
+  const auto put = [&](std::size_t offset, std::uint64_t value, std::size_t bytes) {
+    for (std::size_t i = 0; i < bytes; ++i) {
+      header[offset + i] = static_cast<char>(value >> (8 * i) & 0xffU);
+    }
+  };
+  const auto id = [&](const char* name) {
+    return std::stoul(tree().read(kDevices + address + "/" + name).value_or("0"), nullptr, 16);
+  };
+  put(0, id("vendor"), 2);
+  put(2, id("device"), 2);
+  const std::string windows = tree().read(kDevices + address + "/resource").value_or("");
+  for (const launcher::survey::Bar& bar :
+       launcher::survey::parse_bars(windows).value_or(std::vector<launcher::survey::Bar>())) {
+    put(0x10 + 4 * bar.number, bar.start, bar.is_64bit ? 8 : 4);
+  }
+  return header;
+}
+
+void FakeKernel::note_reset(const std::string& what) {
+  meet([&] {
+    resets_.push_back(what);
+    if (const int error = answer_ ? answer_(what) : 0; error != 0) {
+      throw std::system_error(error, std::generic_category(), "reset " + what);
+    }
+  });
+}
+
+void FakeKernel::reset(const base::PciAddress& device, std::size_t /*methods*/) {
+  const std::string address = base::to_string(device);
+  const std::string methods = tree().read(kDevices + address + "/reset_method").value_or("");
+  note_reset(address + " by " + methods.substr(0, methods.find(' ')));
+}
+
+void FakeKernel::reset_below(const base::PciAddress& bridge) {
+  note_reset("all below " + base::to_string(bridge));
+}
+
+std::vector<launcher::steps::VfioReset> FakeKernel::ask_vfio(
+    const std::vector<base::PciAddress>& devices) const {
+  std::vector<launcher::steps::VfioReset> answers;
+  for (const base::PciAddress& device : devices) {
+    const std::string address = base::to_string(device);
+    if (tree().link_name(kDevices + address + "/driver") != "vfio-pci") {
+      throw std::system_error(ENODEV, std::generic_category(), "open " + address + " by vfio");
+    }
+    if (const auto told = vfio_.find(device); told != vfio_.end()) {
+      answers.push_back(told->second);
+      continue;
+    }
+    const std::string methods = tree().read(kDevices + address + "/reset_method").value_or("");
+    answers.push_back({device, !methods.empty() && methods != "bus", devices});
+  }
+  return answers;
+}
+
+void FakeKernel::hot_reset(const std::vector<base::PciAddress>& devices) {
+  note_reset(base::to_string(devices.front()) + " with its bus");
+}
+
+launcher::steps::KernelLog FakeKernel::kernel_log(const std::vector<std::string>& about,
+                                                  std::uint64_t since) const {
+  launcher::steps::KernelLog found{log_.size(), {}};
+  for (std::size_t i = since; i < log_.size(); ++i) {
+    for (const std::string& word : about) {
+      if (log_[i].find(word) != std::string::npos) {
+        found.lines.push_back(log_[i]);
+      }
+    }
+  }
+  return found;
+}
+
 std::vector<launcher::steps::Holder> FakeKernel::holders(const base::PciAddress& /*device*/) const {
   const auto next = holders_.upper_bound(++looks_);
   return next == holders_.begin() ? std::vector<launcher::steps::Holder>()
@@ -370,7 +453,9 @@ std::vector<launcher::steps::Holder> FakeKernel::holders(const base::PciAddress&
 void FakeKernel::load_module(const std::string& name) {
   meet([&] {
     tree_.folder("/sys/bus/pci/drivers/" + name);
-    tree_.folder("/sys/module/" + name);
+    std::string module = name;
+    std::replace(module.begin(), module.end(), '-', '_');
+    tree_.folder("/sys/module/" + module);
   });
 }
 

@@ -1,6 +1,8 @@
 #pragma once
 
+#include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -45,6 +47,24 @@ class FakeKernel : public launcher::steps::Host {
     usb_drivers_[interface] = driver;
   }
 
+  /// What a reset comes to (errno, 0: it works), of "0000:01:00.0 by flr" (the first word of its
+  /// reset_method then), "0000:01:00.0 with its bus", "all below 0000:00:01.0". Unless told, works.
+  void on_reset(std::function<int(const std::string& what)> answer) { answer_ = std::move(answer); }
+  /// What was reset, in order.
+  [[nodiscard]] const std::vector<std::string>& resets() const { return resets_; }
+  /// What a function's configuration space has from now on; unless told, what its other files say.
+  void set_config(const std::string& address, const std::string& bytes) {
+    configs_[address] = bytes;
+  }
+  void clear_config(const std::string& address) { configs_.erase(address); }
+  /// vfio's answer for a function; unless told, it goes by the files, and a bus is reset as a
+  /// whole.
+  void set_vfio(const launcher::steps::VfioReset& answer) { vfio_[answer.device] = answer; }
+  /// A list of methods is refused when it is written back.
+  void refuse_methods(const std::string& methods) { refused_methods_ = methods; }
+  /// A line of its log.
+  void log(const std::string& line) { log_.push_back(line); }
+
   /// How many changes were asked for.
   [[nodiscard]] int count() const { return count_; }
 
@@ -83,6 +103,14 @@ class FakeKernel : public launcher::steps::Host {
   void allow_cpus(const std::string& unit, const base::CpuSet& cpus) override;
   std::vector<int> set_affinity_each(
       const std::vector<std::pair<pid_t, base::CpuSet>>& threads) override;
+  [[nodiscard]] std::string read_config(const base::PciAddress& device) const override;
+  void reset(const base::PciAddress& device, std::size_t methods) override;
+  void reset_below(const base::PciAddress& bridge) override;
+  [[nodiscard]] std::vector<launcher::steps::VfioReset> ask_vfio(
+      const std::vector<base::PciAddress>& devices) const override;
+  void hot_reset(const std::vector<base::PciAddress>& devices) override;
+  [[nodiscard]] launcher::steps::KernelLog kernel_log(const std::vector<std::string>& about,
+                                                      std::uint64_t since) const override;
   [[nodiscard]] std::vector<launcher::steps::Holder> holders(
       const base::PciAddress& device) const override;
 
@@ -102,6 +130,7 @@ class FakeKernel : public launcher::steps::Host {
   void bind_platform(const std::string& attribute, const std::string& device);
   void set_pool(unsigned node, int persistent);
   void turn_controllers(const std::string& path, const std::string& words);
+  void note_reset(const std::string& what);
 
   /// Memory of a node in huge pages.
   struct Memory {
@@ -116,6 +145,12 @@ class FakeKernel : public launcher::steps::Host {
   mutable int looks_ = 0;
   std::set<std::string> lost_;
   std::map<std::string, std::string> usb_drivers_;
+  std::function<int(const std::string&)> answer_;
+  std::vector<std::string> resets_;
+  std::map<std::string, std::string> configs_;
+  std::map<base::PciAddress, launcher::steps::VfioReset> vfio_;
+  std::optional<std::string> refused_methods_;
+  std::vector<std::string> log_;
   unsigned last_link_ = 10;  ///< its number
   int count_ = 0;
   int fail_at_ = 0;

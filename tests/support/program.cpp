@@ -143,6 +143,21 @@ bool Program::says(const std::string& text, Seconds limit) {
   return true;
 }
 
+bool Program::says_often(const std::string& text, std::size_t times, Seconds limit) {
+  const auto deadline = after(limit);
+  std::size_t found = 0;
+  std::size_t from = 0;
+  while (found < times) {
+    if (const std::size_t at = output_.find(text, from); at != std::string::npos) {
+      from = at + text.size();
+      ++found;
+    } else if (!read_some(deadline)) {
+      return false;
+    }
+  }
+  return true;
+}
+
 void Program::type(const std::string& text) {
   base::write_all(input_.get(), text, "the program's input");
 }

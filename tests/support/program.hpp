@@ -78,6 +78,8 @@ class Program {
   /// Waits until the output (standard output and error together) contains `text`; false at the
   /// deadline or when the program ended without it.
   [[nodiscard]] bool says(const std::string& text, Seconds limit = kPatience);
+  /// The same for so many occurrences.
+  [[nodiscard]] bool says_often(const std::string& text, std::size_t times, Seconds limit);
 
   /// Types into the program's standard input.
   void type(const std::string& text);

@@ -5,6 +5,7 @@
 
 #include "base/text.hpp"
 #include "launcher/plan/plan.hpp"
+#include "launcher/steps/steps.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/pci_tree.hpp"
 #include "tests/unit/child.hpp"
@@ -98,7 +99,8 @@ TEST_CASE("pci: all functions of a card are bound, and the listed one is given",
         "wait until nobody has 0000:01:00.0 open, at most 15s\n"
         "wait until nobody has 0000:01:00.1 open, at most 15s\n"
         "bind 0000:01:00.0 to vfio-pci; it has nouveau\n"
-        "bind 0000:01:00.1 to vfio-pci; it has snd_hda_intel");
+        "bind 0000:01:00.1 to vfio-pci; it has snd_hda_intel\n"
+        "see that 0000:01:00.0, 0000:01:00.1 work");
   CHECK(devices_of(plan) ==
         "pcie-root-port  pcie.0 0x1c.0x0 multifunction\n"
         "vfio-pci 0000:01:00.0 port0 0x0.0x0\n");
@@ -160,7 +162,9 @@ TEST_CASE("pci: the whole group is taken where that is asked or all are listed",
       "wait until nobody has 0000:00:1f.3 open, at most 15s\n"
       "wait until nobody has 0000:00:1f.4 open, at most 15s\n"
       "bind 0000:00:1f.3 to vfio-pci; it has snd_hda_intel\n"
-      "bind 0000:00:1f.4 to vfio-pci; it has i801_smbus";
+      "bind 0000:00:1f.4 to vfio-pci; it has i801_smbus\n"
+      "see that 0000:00:1f.3 work\n"
+      "see that 0000:00:1f.4 work";
   CHECK(steps_of(plan_of(R"([{"device": "00:1f.3", "group": "all"}])")) == steps);
   CHECK(steps_of(plan_of(R"([{"device": "00:1f.3"}, {"device": "00:1f.4"}])")) == steps);
 }
@@ -174,7 +178,8 @@ TEST_CASE("pci: a device that vfio has already is taken as it is", "[pci]") {
   const std::string nic = R"([{"device": "02:00.0"}])";
   CHECK(steps_of(plan_of(nic, survey)) ==
         "make the cgroup vmlaunch-win10\n"
-        "keep 0000:02:00.0 awake: power/control on, d3cold_allowed 0");
+        "keep 0000:02:00.0 awake: power/control on, d3cold_allowed 0\n"
+        "see that 0000:02:00.0 work");
   const std::string node = "vfio/" + std::to_string(group);
   CHECK(nodes_of(plan_of(nic, survey)) == "vfio/vfio, group of 0000:02:00.0");
   // Without root it is enough that node and limit are there.
@@ -414,7 +419,8 @@ TEST_CASE("pci: what pci-stub keeps from all is not the guest's, also of a card 
   CHECK(steps.find("reserve 0000:01:00.1 for pci-stub (driver_override)") != std::string::npos);
   CHECK(
       steps.ends_with("bind 0000:01:00.0 to vfio-pci; it has nouveau\n"
-                      "bind 0000:01:00.1 to pci-stub; it has snd_hda_intel"));
+                      "bind 0000:01:00.1 to pci-stub; it has snd_hda_intel\n"
+                      "see that 0000:01:00.0 work"));
   CHECK(devices_of(plan).ends_with("vfio-pci 0000:01:00.0 port0 0x0.0x0\n"));
   CHECK(to_text(plan).find("0000:01:00.1 must bind, has snd_hda_intel; only kept from all") !=
         std::string::npos);
@@ -433,7 +439,9 @@ TEST_CASE("pci: a whole card is found anew before it is bound", "[pci]") {
                    "wait until nobody has 0000:01:00.1 open, at most 15s\n"
                    "remove 0000:01:00.0, 0000:01:00.1 and find them anew, with their drivers\n"
                    "keep 0000:01:00.0 awake") != std::string::npos);
-  CHECK(steps.ends_with("bind 0000:01:00.1 to vfio-pci; it has snd_hda_intel"));
+  CHECK(
+      steps.ends_with("bind 0000:01:00.1 to vfio-pci; it has snd_hda_intel\n"
+                      "see that 0000:01:00.0, 0000:01:00.1 work"));
   // The host's driver has made its framebuffer again.
   survey::Survey screen = laptop();
   screen.screen.consoles = {{0, 1, 0, 0}};
@@ -446,6 +454,87 @@ TEST_CASE("pci: a whole card is found anew before it is bound", "[pci]") {
   CHECK(refusal(R"([{"device": "00:1f.3", "group": "all", "rescan": true}])") ==
         "10: Cannot find 0000:00:1f.3 anew: it is on a root bus, whose addresses are the "
         "firmware's; leave \"rescan\" out");
+}
+
+survey::Survey with_kvm() {
+  survey::Survey survey = laptop();
+  survey.kvm = {true, true, "", true, false};
+  return survey;
+}
+
+// ---- reset --------------------------------------------------------------------------------------
+
+TEST_CASE("pci: how each card can be reset is planned, with what the config allows", "[pci]") {
+  const Plan plan = plan_of(R"([{"device": "01:00.0", "on_no_reset": ["rescan"]},
+                                {"device": "02:00.0"}])");
+  REQUIRE(plan.passthrough.cards.size() == 2);
+  CHECK(describe(plan.passthrough.cards[0]) ==
+        "0000:01:00.0, 0000:01:00.1: hot reset of its bus, all functions together");
+  CHECK(plan.passthrough.cards[0].on_no_reset.rungs == std::set{config::ResetRung::rescan});
+  CHECK(describe(plan.passthrough.cards[1]) == "0000:02:00.0: reset of its own (flr)");
+  CHECK(plan.steps.back() ==
+        steps::reset_card({{0, 2, 0, 0}}, plan.passthrough.cards[1].on_no_reset));
+  CHECK(to_text(plan).find("0000:02:00.0: reset of its own (flr)") != std::string::npos);
+  CHECK(to_json(plan)["resets"][0]["reset"] == "hot");
+}
+
+TEST_CASE("pci: a card without a reset is warned of, or refused", "[pci]") {
+  const std::string words =
+      "0000:01:00.0: no reset: a hot reset of the bus would also reset 0000:01:00.1 (driver "
+      "snd_hda_intel)";
+  const std::string kept = R"(, {"device": "01:00.1", "driver": "pci-stub"}])";
+  CHECK(plan_of(R"([{"device": "01:00.0"})" + kept, with_kvm()).warnings ==
+        std::vector<std::string>{words +
+                                 "; a guest that crashes or is ended may leave it unusable until "
+                                 "the host is powered off"});
+  CHECK(refusal(R"([{"device": "01:00.0", "on_no_reset": "refuse"})" + kept) ==
+        "10: Cannot give " + words +
+            "; the config's on_no_reset refuses that; type: vmlaunch host");
+}
+
+TEST_CASE("pci: cards that vendor-reset serves are reset by it, where it is there", "[pci]") {
+  PciTree tree;
+  tests::add_laptop(tree, true);
+  tree.add("0000:02:00.0",
+           {.vendor = 0x1002,
+            .device = 0x67df,
+            .class_code = 0x030000,
+            .driver = "amdgpu",
+            .group = 12,
+            .reset = "bus",
+            .bridge = "0000:00:1c.0"});
+  survey::Survey survey = survey_of(tree);
+  survey.kvm = with_kvm().kvm;
+  const std::string card = R"([{"device": "02:00.0"}])";
+  CHECK(plan_of(card, survey).warnings ==
+        std::vector<std::string>{
+            "0000:02:00.0 is of a kind that often does not come back from a guest; the kernel "
+            "module vendor-reset has a way for it, and is not installed"});
+  survey.vendor_reset = true;
+  const Plan plan = plan_of(card, survey);
+  CHECK(plan.warnings.empty());
+  // Loaded before anything is reset.
+  const std::string all = steps_of(plan);
+  CHECK(all.find("load the kernel module vendor-reset") < all.find("bind 0000:02:00.0"));
+  CHECK(all.find("in the way of its own") > all.find("bind 0000:02:00.0"));
+  CHECK(all.find("in the way of its own") < all.find("see that 0000:02:00.0 work"));
+}
+
+TEST_CASE("pci: of the firmware's screen it is told that its ROM was used", "[pci]") {
+  PciTree tree;
+  tests::add_laptop(tree, true);
+  tree.write(tree.device("0000:01:00.0") + "/boot_vga", "1\n");
+  survey::Survey survey = survey_of(tree);
+  survey.kvm = with_kvm().kvm;
+  const auto warned = [&](const std::string& more) {
+    const std::string pci = R"([{"device": "01:00.0")" + more + "}]";
+    const std::vector<std::string> warnings = plan_of(pci, survey).warnings;
+    return !warnings.empty() &&
+           warnings[0].find("its ROM is what that left of it") != std::string::npos;
+  };
+  CHECK(warned(""));
+  CHECK_FALSE(warned(R"(, "rom": "gpu.rom")"));
+  CHECK_FALSE(warned(R"(, "rombar": false)"));
 }
 
 }  // namespace

@@ -88,7 +88,7 @@ TEST_CASE("protocol: a plan that lacks any field is refused", "[guardian]") {
     CHECK(complaint(json) == "\"" + key + "\" is missing");
     ++fields;
   });
-  CHECK(fields == 10 + 4 + (3 + 2 + 2 + 4 + 4 + 3 * 3) + 3 * 9 + 9 + 5 + 3 + 3 + 5);
+  CHECK(fields == 11 + 4 + (3 + 2 + 2 + 4 + 4 + 3 * 3) + 3 * 9 + 9 + 5 + 3 + 3 + 5);
 }
 
 TEST_CASE("protocol: a plan with a field too many anywhere is refused", "[guardian]") {

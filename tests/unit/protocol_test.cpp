@@ -44,6 +44,7 @@ TEST_CASE("protocol: every request is the same after a round trip", "[guardian]"
   bare.plan.qemu.user.credentials.reset();
   for (const Request& request : {Request(Begin{"win10", false}),
                                  Request(Begin{"a", true}),
+                                 Request(Begin{"a", false, true}),
                                  Request(rich_seal()),
                                  Request(bare),
                                  Request(Apply{0}),
@@ -56,6 +57,7 @@ TEST_CASE("protocol: every request is the same after a round trip", "[guardian]"
                                  Request(FilterPhase{true}),
                                  Request(FilterPhase{false}),
                                  Request(UsbChanged{}),
+                                 Request(Restart{}),
                                  Request(Status{}),
                                  Request(Undo{true}),
                                  Request(Undo{false})}) {

@@ -55,6 +55,7 @@ inline Seal rich_seal() {
   seal.plan.qemu.calls = {config::Sandbox::log, {"kvm", "vfio"}};
   seal.plan.qemu.hotplug = {config::Hotplug::usb, config::Hotplug::net};
   seal.plan.qemu.serial_stdio = true;
+  seal.plan.restarts = true;
   seal.plan.deadlines = {30s, 10s, 0ms, 1ms, 2s, 3s, 1000h};
   seal.program_opened = true;
   seal.opened = {0, 2};
