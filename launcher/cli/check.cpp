@@ -19,6 +19,7 @@ struct Result {
   ExitCode code = ExitCode::ended;
   std::string problem;
   std::vector<std::string> warnings;
+  std::vector<plan::Card> cards;  ///< those that would be passed, with how each is reset
 };
 
 /// For the guardian to look at files, on slow disks too.
@@ -44,6 +45,7 @@ Result check(const NamedConfig& named, const std::optional<std::string>& as) {
     const plan::Plan plan =
         run::prepare(std::move(spec), identity, trusted.authority, std::move(known)).plan;
     result.warnings.insert(result.warnings.end(), plan.warnings.begin(), plan.warnings.end());
+    result.cards = plan.passthrough.cards;
     check_sealing(trusted, plan, guardian);
   } catch (const Failure& failure) {
     result.code = failure.code();
@@ -57,12 +59,16 @@ ExitCode print_check(const CheckOptions& options, const std::optional<std::strin
   if (options.json) {
     const config::Json json = {{"code", static_cast<int>(result.code)},
                                {"problem", result.problem},
-                               {"warnings", result.warnings}};
+                               {"warnings", result.warnings},
+                               {"resets", resets_json(result.cards)}};
     std::cout << json.dump(2, ' ', false, config::Json::error_handler_t::replace) << "\n";
     return result.code;
   }
   for (const std::string& warning : result.warnings) {
     std::cout << "warning: " << warning << "\n";
+  }
+  for (const plan::Card& card : result.cards) {
+    std::cout << "reset: " << describe(card) << "\n";
   }
   std::cout << (result.code == ExitCode::ended ? "passed: a run could start" : result.problem)
             << "\n";

@@ -56,7 +56,7 @@ struct Scene {
   }
 };
 
-Scene look_around(const DeviceOptions& options) {
+Scene look_around(const std::string& verb, const DeviceOptions& options) {
   const auto address = base::parse_pci_address(options.address);
   if (!address) {
     throw Failure(ExitCode::usage,
@@ -65,8 +65,9 @@ Scene look_around(const DeviceOptions& options) {
   }
   Scene scene;
   scene.address = *address;
-  // A name that recover takes, should this be killed.
-  scene.spec.name = "device-" + base::to_string(*address);
+  // A name that recover takes, should this be killed; the verb's own, so that what one has left
+  // does not stop the one that mends it.
+  scene.spec.name = verb + "-" + base::to_string(*address);
   std::replace(scene.spec.name.begin(), scene.spec.name.end(), ':', '.');
   config::VmSpec::Pci entry;
   entry.device = {*address};
@@ -162,7 +163,7 @@ void require_free(steps::Host& host, const std::vector<PciAddress>& devices) {
 
 ExitCode bind(const DeviceOptions& options) {
   require_root("bind", options);
-  const Scene scene = look_around(options);
+  const Scene scene = look_around("bind", options);
   const plan::Passthrough passthrough = plan::choose_devices(scene.spec, scene.survey);
   std::vector<steps::Step> all;
   for (const std::string& driver : plan::takers_of(passthrough)) {
@@ -185,7 +186,7 @@ ExitCode bind(const DeviceOptions& options) {
 /// To the driver that the kernel finds by itself.
 ExitCode unbind(const DeviceOptions& options) {
   require_root("unbind", options);
-  const Scene scene = look_around(options);
+  const Scene scene = look_around("unbind", options);
   std::vector<PciAddress> card = scene.card();
   Change change(scene);
   std::erase_if(card, [&](const PciAddress& device) {
@@ -208,7 +209,7 @@ ExitCode unbind(const DeviceOptions& options) {
 
 ExitCode reset(const DeviceOptions& options) {
   require_root("reset", options);
-  const Scene scene = look_around(options);
+  const Scene scene = look_around("reset", options);
   const std::vector<PciAddress> card = scene.card();
   Change change(scene);
   for (const PciAddress& device : card) {
@@ -234,7 +235,7 @@ ExitCode reset(const DeviceOptions& options) {
 
 ExitCode rescan(const DeviceOptions& options) {
   require_root("rescan", options);
-  const Scene scene = look_around(options);
+  const Scene scene = look_around("rescan", options);
   Change change(scene);
   change.apply({steps::rescan_card(scene.card())});
   change.keep();
@@ -270,7 +271,7 @@ std::string read_word(const steps::Host& host, const PciAddress& device, const c
 }
 
 ExitCode info(const DeviceOptions& options) {
-  const Scene scene = look_around(options);
+  const Scene scene = look_around("info", options);
   const PciFunction& device = scene.device();
   const steps::Host host;
   const auto had = steps::reserved_devices(steps::find_state_folders().locks);

@@ -151,6 +151,9 @@ constexpr int kFirstFileFd = 10;
 /// For programs.
 [[nodiscard]] config::Json to_json(const Plan& plan);
 
+/// How each of the cards is reset, going by sysfs, for programs.
+[[nodiscard]] config::Json resets_json(const std::vector<Card>& cards);
+
 [[nodiscard]] const char* to_string(FileUse::Access access);
 [[nodiscard]] const char* to_string(FileUse::Create create);
 

@@ -287,6 +287,20 @@ std::string to_text(const Plan& plan) {
                      : "");
 }
 
+Json resets_json(const std::vector<Card>& cards) {
+  Json resets = Json::array();
+  for (const Card& card : cards) {
+    Json functions = Json::array();
+    for (const base::PciAddress& function : card.functions) {
+      functions.push_back(base::to_string(function));
+    }
+    resets.push_back({{"functions", functions},
+                      {"reset", to_string(card.outlook.kind)},
+                      {"obstacles", card.outlook.obstacles}});
+  }
+  return resets;
+}
+
 Json to_json(const Plan& plan) {
   Json files = Json::array();
   for (const FileUse& file : plan.files) {
@@ -312,16 +326,6 @@ Json to_json(const Plan& plan) {
     }
     groups.push_back({{"number", group.number}, {"members", members}});
   }
-  Json resets = Json::array();
-  for (const Card& card : plan.passthrough.cards) {
-    Json functions = Json::array();
-    for (const base::PciAddress& function : card.functions) {
-      functions.push_back(base::to_string(function));
-    }
-    resets.push_back({{"functions", functions},
-                      {"reset", to_string(card.outlook.kind)},
-                      {"obstacles", card.outlook.obstacles}});
-  }
   Json changes = Json::array();
   for (const steps::Step& step : changes_of(plan)) {
     changes.push_back({{"change", step->describe()}, {"undo", step->describe_undo()}});
@@ -336,7 +340,7 @@ Json to_json(const Plan& plan) {
           {"accel", plan.accel},
           {"warnings", plan.warnings},
           {"iommu_groups", groups},
-          {"resets", resets},
+          {"resets", resets_json(plan.passthrough.cards)},
           {"cpus", placement_json(plan.placement)},
           {"tuning", plan.tuning},
           {"restarts", plan.restarts},

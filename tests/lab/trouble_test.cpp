@@ -72,12 +72,25 @@ class DeviceUser {
   base::UniqueFd device_;
 };
 
-/// `vmlaunch recover VM` gives `code`; what it said.
+/// The program with `arguments` gives `code`; what it said.
+std::string ends_with(int code, const std::vector<std::string>& arguments) {
+  Program program(command_of(arguments));
+  const int ended = program.exit_code(Seconds(200));
+  UNSCOPED_INFO(program.output());
+  CHECK(ended == code);
+  return program.output();
+}
+
 std::string recovered(const std::string& vm, int code) {
-  Program recover(command_of({"recover", vm}));
-  CHECK(recover.exit_code(Seconds(100)) == code);
-  UNSCOPED_INFO(recover.output());
-  return recover.output();
+  return ends_with(code, {"recover", vm});
+}
+
+/// A device that was reset while it was away does not know its windows any more: `recover` says so,
+/// and works once it was found anew.
+void rescan_and_recover(const std::string& vm, const std::string& device) {
+  CHECK(recovered(vm, 19).find("vmlaunch device rescan " + device) != std::string::npos);
+  ends_with(0, {"device", "rescan", device});
+  CHECK(recovered(vm, 0).find("host restored") != std::string::npos);
 }
 
 }  // namespace
@@ -108,12 +121,7 @@ TEST_CASE("trouble: a device that died is named, and recover brings it back when
     CHECK(said(second, "--force-tainted"));
   }
   dead.revive();
-  // It was reset while it was away, and does not know its windows any more.
-  CHECK(recovered(config["name"], 19).find("vmlaunch device rescan " + device::nic) !=
-        std::string::npos);
-  Program rescan(command_of({"device", "rescan", device::nic}));
-  CHECK(rescan.exit_code() == 0);
-  CHECK(recovered(config["name"], 0).find("host restored") != std::string::npos);
+  rescan_and_recover(config["name"], device::nic);
   CHECK(driver_of(device::nic) == "e1000e");
 }
 
@@ -129,14 +137,16 @@ TEST_CASE("trouble: a device that did not come back can be given to a guest all 
     program.signal(SIGTERM);
     CHECK(program.exit_code(Seconds(200)) == 19);
   }
-  Program refused(command_of({file}));
-  CHECK(refused.exit_code(Seconds(100)) == 19);
+  // It was reset while it was away, and does not know its windows any more.
+  ends_with(0, {"device", "rescan", device::nic});
+  ends_with(19, {file});
   CHECK(driver_of(device::nic) == kVfio);
   Program forced(command_of({"run", "--force-tainted", file}));
-  REQUIRE(forced.says("] running"));
+  const bool runs = forced.says("] running");
+  INFO(forced.output());
+  REQUIRE(runs);
   forced.signal(SIGTERM);
   CHECK(forced.exit_code(Seconds(100)) == 0);
-  INFO(forced.output());
   CHECK(said(forced, "host restored"));
   CHECK(driver_of(device::nic) == "e1000e");
 }
@@ -146,13 +156,14 @@ TEST_CASE("trouble: a device that dies while the guest uses it costs the guest, 
   const Folder folder;
   const Json config = nic_guest(device::nic, "demo.ping=10.0.2.2 demo.stay");
   Program program(run_of(folder, config));
-  REQUIRE(program.says("ping 10.0.2.2 answered", Seconds(200)));
+  const bool pinged = program.says("ping 10.0.2.2 answered", Seconds(100));
+  INFO(program.output());
+  REQUIRE(pinged);
   DeadBelow dead(device::nic_port);
   program.signal(SIGTERM);
   program.signal(SIGTERM);
   // QEMU ends at once, or waits in the kernel for the device longer than anybody waits for it.
   const int code = program.exit_code(Seconds(400));
-  INFO(program.output());
   CHECK((code == 19 || code == 22));
   CHECK(said(program, device::nic));
   CHECK(said(program, "type: vmlaunch recover " + config["name"].get<std::string>()));
@@ -161,19 +172,13 @@ TEST_CASE("trouble: a device that dies while the guest uses it costs the guest, 
     CHECK(eventually([&] { return !lives(qemu_pid(program)); }, Seconds(300)));
   }
   dead.revive();
-  CHECK(recovered(config["name"], 0).find("host restored") != std::string::npos);
+  rescan_and_recover(config["name"], device::nic);
   CHECK(driver_of(device::nic) == "e1000e");
 }
 
 TEST_CASE("trouble: a disk that is never ready again after its reset is waited for, and kept apart",
           "[intel][full]") {
-  const auto device_verb = [](const std::string& verb, int code) {
-    Program program(command_of({"device", verb, device::second_nvme}));
-    CHECK(program.exit_code(Seconds(400)) == code);
-    UNSCOPED_INFO(program.output());
-    return program.output();
-  };
-  device_verb("bind", 0);
+  ends_with(0, {"device", "bind", device::second_nvme});
   {
     Program program(command_of({"device", "reset", device::second_nvme}));
     REQUIRE(program.says("resets " + device::second_nvme + " by flr"));
@@ -181,10 +186,10 @@ TEST_CASE("trouble: a disk that is never ready again after its reset is waited f
     CHECK(program.exit_code(Seconds(400)) == 19);
     INFO(program.output());
     CHECK(said(program, device::second_nvme + " does not answer"));
-    CHECK(said(program, "vmlaunch recover device-0000.05.00.0"));
+    CHECK(said(program, "vmlaunch recover reset-0000.05.00.0"));
   }
-  CHECK(recovered("device-0000.05.00.0", 0).find("host restored") != std::string::npos);
-  device_verb("unbind", 0);
+  rescan_and_recover("reset-0000.05.00.0", device::second_nvme);
+  ends_with(0, {"device", "unbind", device::second_nvme});
   CHECK(driver_of(device::second_nvme) == "nvme");
 }
 
