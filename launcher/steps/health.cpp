@@ -58,7 +58,7 @@ std::string fault_of_bars(const Host& host, const PciAddress& function, const st
     return "";
   }
   for (const survey::Bar& bar : *bars) {
-    const std::size_t offset = kFirstBar + 4 * bar.number;
+    const std::size_t offset = kFirstBar + std::size_t{4} * bar.number;
     const std::uint32_t flags = bar.is_memory ? 0xfU : 0x3U;
     const std::uint32_t now = read_little(header, offset, 4) & ~flags;
     const bool high_differs =

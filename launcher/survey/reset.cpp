@@ -139,7 +139,7 @@ std::string to_string(const ResetOutlook& outlook) {
   for (const PciAddress& address : outlook.without) {
     without.push_back(base::to_string(address));
   }
-  const std::string none = "no reset" + (without.empty() ? "" : " of " + base::join(without, ", "));
+  std::string none = "no reset" + (without.empty() ? "" : " of " + base::join(without, ", "));
   const std::string methods = base::join({outlook.methods.begin(), outlook.methods.end()}, ", ");
   switch (outlook.kind) {
     case Kind::function:
