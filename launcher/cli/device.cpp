@@ -76,10 +76,12 @@ Scene look_around(const std::string& verb, const DeviceOptions& options) {
   scene.spec.pci = {entry};
   scene.spec.force_tainted = options.force_tainted;
   scene.survey = survey::look("", scene.spec, true);
-  if (scene.survey.pci.find(*address) == nullptr) {
-    throw Failure(
-        ExitCode::preflight,
-        "Cannot find the PCI device " + base::to_string(*address) + "; type: vmlaunch host");
+  const PciFunction* device = scene.survey.pci.find(*address);
+  if (device == nullptr || (device->is_bridge() && verb != "info")) {
+    throw Failure(ExitCode::preflight,
+                  "Cannot " + verb + " the PCI device " + base::to_string(*address) +
+                      (device == nullptr ? ": it is not there" : ": it is a bridge") +
+                      "; type: vmlaunch host");
   }
   return scene;
 }
@@ -154,6 +156,12 @@ class Change {
 };
 
 void require_free(steps::Host& host, const std::vector<PciAddress>& devices) {
+  if (const std::string group = host.open_group_of(devices); !group.empty()) {
+    throw Failure(ExitCode::device_busy,
+                  "Cannot use " + base::to_string(devices.front()) +
+                      ": a program has its IOMMU group " + group +
+                      " open; type: fuser -v /dev/vfio/" + group);
+  }
   for (const PciAddress& device : devices) {
     if (const auto holders = host.holders(device); !holders.empty()) {
       steps::refuse_held(device, holders);
@@ -235,9 +243,12 @@ ExitCode reset(const DeviceOptions& options) {
 
 ExitCode rescan(const DeviceOptions& options) {
   require_root("rescan", options);
-  const Scene scene = look_around("rescan", options);
+  Scene scene = look_around("rescan", options);
+  // What the host needs is not removed from under it.
+  scene.spec.pci.front().rescan = true;
+  const plan::Passthrough passthrough = plan::choose_devices(scene.spec, scene.survey);
   Change change(scene);
-  change.apply({steps::rescan_card(scene.card())});
+  change.apply({steps::rescan_card(passthrough.rescanned.front())});
   change.keep();
   std::cout << "found anew, with the drivers and settings that it had\n";
   return ExitCode::ended;
@@ -287,7 +298,7 @@ ExitCode info(const DeviceOptions& options) {
            read_word(host, device.address, "power/control") + ", d3cold_allowed " +
            read_word(host, device.address, "d3cold_allowed")},
       {"had_by", owner != had.end() ? owner->second : "no VM"},
-      {"state", fault.empty() ? "works" : fault},
+      {"state", owner != had.end() ? "in use" : (fault.empty() ? "works" : fault)},
       {"taint", taint ? steps::describe(device.address, *taint) : "none"}};
   if (options.json) {
     std::cout << Json(std::map<std::string, std::string>(facts.begin(), facts.end()))

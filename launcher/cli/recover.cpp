@@ -1,6 +1,8 @@
 #include <cstdlib>
 #include <iostream>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <vector>
@@ -29,11 +31,32 @@ ExitCode show(const steps::StateFolders& folders, const std::string& vm) {
   return ExitCode::ended;
 }
 
-ExitCode restore(const steps::StateFolders& folders, const std::string& vm) {
+/// With another try for devices that did not come back, if somebody asks for that.
+std::optional<steps::Undone> try_again(steps::Host& host,
+                                       const steps::StateFolders& folders,
+                                       const std::string& vm,
+                                       bool asked_for) {
+  std::map<base::PciAddress, steps::Taint> taints = steps::find_taints(host);
+  std::erase_if(taints, [&](const auto& entry) { return !asked_for || entry.second.vm != vm; });
+  for (const auto& [device, taint] : taints) {
+    steps::clear_taint(host, device);
+  }
+  const auto undone = steps::recover_vm(host, folders, vm);
+  // A try that did not come to them changes nothing.
+  if (undone && (undone->code == ExitCode::held || undone->code == ExitCode::stuck)) {
+    for (const auto& [device, taint] : taints) {
+      if (!steps::find_taint(host, device)) {
+        steps::set_taint(host, device, taint);
+      }
+    }
+  }
+  return undone;
+}
+
+ExitCode restore(const steps::StateFolders& folders, const std::string& vm, bool asked_for) {
   steps::Host host;
   host.on_tell([&](const std::string& text) { std::cout << vm << ": " << text << std::endl; });
-  steps::clear_taints_of(host, vm);
-  const auto undone = steps::recover_vm(host, folders, vm);
+  const auto undone = try_again(host, folders, vm, asked_for);
   if (!undone) {
     std::cout << vm << ": nothing to put back\n";
     return ExitCode::ended;
@@ -69,7 +92,7 @@ ExitCode recover_one(const steps::StateFolders& folders,
                                                   : show(folders, vm);
   }
   const auto lock = steps::Lock::take(folders.locks, vm, steps::Lock::Purpose::recovery);
-  return lock ? restore(folders, vm) : leave(folders, vm, asked_for);
+  return lock ? restore(folders, vm, !options.after_guardian) : leave(folders, vm, asked_for);
 }
 
 /// What systemd says of the unit whose last command this is (systemd.exec(5)). A guardian that

@@ -320,9 +320,8 @@ class Guardian {
       needed.push_back(CAP_SYS_NICE);
     }
     for (const steps::Step& step : plan_.steps) {
-      if (const int capability = step->capability(); capability >= 0) {
-        needed.push_back(capability);
-      }
+      const sandbox::Capabilities own = step->capabilities();
+      needed.insert(needed.end(), own.begin(), own.end());
     }
     sandbox::keep_only(needed);
   }

@@ -236,6 +236,18 @@ std::string lacks_node(const std::string& node) {
   return "Cannot open " + node + "; type: sudo chown $USER " + node + ", or: sudo vmlaunch …";
 }
 
+/// Without root nobody looks whether a device works, before a guest or after it.
+void refuse_tainted(const config::VmSpec& spec, const survey::Survey& survey, const Plan& plan) {
+  for_each_endpoint(plan.passthrough, [&](const GroupMember& member) {
+    const auto taint = survey.tainted.find(member.address);
+    if (member.given && taint != survey.tainted.end() && !spec.force_tainted) {
+      throw Failure(ExitCode::needs_power_cycle,
+                    "Cannot give it to a guest: " + taint->second +
+                        "; to start all the same: vmlaunch run --force-tainted FILE");
+    }
+  });
+}
+
 /// Without root a run takes what somebody prepared: bound, with a node and a limit of the user's.
 void require_prepared(const config::VmSpec& spec, const survey::Survey& survey, const Plan& plan) {
   std::vector<std::string> problems;
@@ -355,6 +367,7 @@ void add_host_steps(const config::VmSpec& spec,
     add_device_steps(spec, survey, plan);
     add_moves(spec, plan);
   } else {
+    refuse_tainted(spec, survey, plan);
     require_prepared(spec, survey, plan);
   }
   add_usb_steps(spec, survey, identity, plan);

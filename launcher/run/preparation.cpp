@@ -18,6 +18,7 @@
 #include "launcher/guardian/image_head.hpp"
 #include "launcher/steps/reservations.hpp"
 #include "launcher/steps/state_folders.hpp"
+#include "launcher/steps/taints.hpp"
 #include "launcher/survey/hyperv.hpp"
 #include "launcher/survey/survey.hpp"
 
@@ -133,9 +134,15 @@ config::VmSpec load_config(const OpenConfig& config) {
 
 Known find_known(bool guardian_unit) {
   const std::string locks = steps::find_state_folders().locks;
+  const steps::Host host;
+  std::map<base::PciAddress, std::string> tainted;
+  for (const auto& [device, taint] : steps::find_taints(host)) {
+    tainted.emplace(device, steps::describe(device, taint));
+  }
   return {steps::reserved_devices(locks),
           steps::reserved_usb(locks),
           steps::reserved_cpus(locks),
+          std::move(tainted),
           guardian_unit,
           survey::look_at_hyperv(base::Tree(""))};
 }
@@ -146,6 +153,7 @@ Prepared prepare(config::VmSpec spec, const Identity& identity, Authority author
   survey.had = std::move(known.had);
   survey.usb_had = std::move(known.usb_had);
   survey.cpus_had = std::move(known.cpus_had);
+  survey.tainted = std::move(known.tainted);
   survey.guardian_unit = known.guardian_unit;
   survey.hyperv = std::move(known.hyperv);
   prepared.plan = plan::make_plan(prepared.spec, survey, identity, authority);

@@ -37,9 +37,10 @@ struct Prepared {
 
 /// What of the host only the caller can tell, before it gives up root's rights.
 struct Known {
-  std::map<base::PciAddress, std::string> had;     ///< devices of running VMs, from their locks
-  std::map<config::UsbRule, std::string> usb_had;  ///< the same for rules about USB devices
-  std::map<unsigned, std::string> cpus_had;        ///< the same for CPUs
+  std::map<base::PciAddress, std::string> had;      ///< devices of running VMs, from their locks
+  std::map<config::UsbRule, std::string> usb_had;   ///< the same for rules about USB devices
+  std::map<unsigned, std::string> cpus_had;         ///< the same for CPUs
+  std::map<base::PciAddress, std::string> tainted;  ///< devices that did not come back from a guest
   bool guardian_unit = false;                   ///< the guardian is a unit of systemd, or would be
   std::optional<std::set<std::string>> hyperv;  ///< as in survey/hyperv.hpp
 };

@@ -45,6 +45,9 @@ constexpr std::chrono::seconds kDrain{2};
 /// For a QEMU that could not start to be gone.
 constexpr std::chrono::seconds kEndByItself{1};
 
+/// For a QEMU that has said that it ends, beside what its memory and devices take.
+constexpr std::chrono::seconds kEndAfterWord{30};
+
 /// For the guardian to answer: more than any single wait of its own.
 constexpr std::chrono::seconds kGuardianMargin{30};
 
@@ -551,7 +554,11 @@ class Run {
   }
 
   void note(const qmp::Event& event) {
+    const bool said = ending_.shutdown.has_value();
     ending_.note(event);
+    if (ending_.shutdown && !said) {
+      asio::co_spawn(io_, hurry_end(), asio::detached);
+    }
     if (event.name == "BLOCK_IO_ERROR") {
       const std::string device = qmp::text_of(event.data, "device");
       console_.warn("the guest's " + (device.empty() ? "disk" : device) + " fails (" +
@@ -594,6 +601,19 @@ class Run {
     wake();
     if (std::exchange(answers_, false)) {
       asio::co_spawn(io_, tell_of_loss(), asio::detached);
+    }
+  }
+
+  /// A device that does not let go can hold a QEMU that ends by itself.
+  asio::awaitable<void> hurry_end() {
+    const unsigned life = life_;
+    const base::Milliseconds limit = plan().deadlines.handshake + kEndAfterWord;
+    asio::steady_timer timer(io_, limit);
+    co_await timer.async_wait(asio::use_awaitable);
+    if (life == life_ && !guardian_.qemu_exit() && !guardian_.gone() && !ladder_.requested()) {
+      console_.warn("QEMU said that it ends, and did not within " + base::to_string(limit));
+      ladder_.request(steady_clock::now(), false);
+      next_rung_.cancel();
     }
   }
 

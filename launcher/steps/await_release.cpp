@@ -57,7 +57,7 @@ class AwaitRelease final : public DeviceChange {
       : DeviceChange(device), limit_(limit) {}
 
   const char* kind() const override { return "await-release"; }
-  int capability() const override { return CAP_SYS_PTRACE; }
+  std::vector<int> capabilities() const override { return {CAP_SYS_PTRACE}; }
 
   Step read(Fields& fields) const override {
     const base::PciAddress device = read_address(fields, "device");

@@ -27,7 +27,7 @@ class BindDriver final : public DeviceChange {
       : DeviceChange(device), from_(std::move(from)), to_(std::move(to)) {}
 
   const char* kind() const override { return "bind-driver"; }
-  int capability() const override { return CAP_SYS_MODULE; }
+  std::vector<int> capabilities() const override { return {CAP_SYS_MODULE}; }
 
   Step read(Fields& fields) const override {
     const base::PciAddress device = read_address(fields, "device");

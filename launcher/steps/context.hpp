@@ -13,9 +13,6 @@
 
 namespace vmlaunch::launcher::steps {
 
-/// For steps that need no right but root's own.
-constexpr int kNoCapability = -1;
-
 /// What steps need of the run that they belong to.
 struct Context {
   std::string vm;

@@ -50,7 +50,7 @@ class EnableControllers final : public Change {
   EnableControllers(bool in_unit, unsigned weight) : in_unit_(in_unit), weight_(weight) {}
 
   const char* kind() const override { return "enable-controllers"; }
-  int capability() const override { return CAP_DAC_OVERRIDE; }
+  std::vector<int> capabilities() const override { return {CAP_DAC_OVERRIDE}; }
 
   Step read(Fields& fields) const override {
     const bool in_unit = fields.boolean("in_unit");

@@ -16,6 +16,7 @@ using base::PciAddress;
 /// As the header of a device has it (PCI Local Bus Specification, 6.1).
 constexpr std::size_t kVendor = 0x00;
 constexpr std::size_t kDevice = 0x02;
+constexpr std::size_t kCommand = 0x04;
 constexpr std::size_t kFirstBar = 0x10;
 constexpr std::size_t kHeader = 64;
 
@@ -25,6 +26,21 @@ std::uint32_t read_little(const std::string& header, std::size_t offset, std::si
     value = value << 8U | static_cast<unsigned char>(header[offset + i]);
   }
   return value;
+}
+
+bool is_virtual(const Host& host, const PciAddress& function) {
+  return host.tree().exists(device_folder(function) + "/physfn");
+}
+
+/// What is not there reads as ones. A virtual function's ids do so too; its command and status do
+/// not (PCI Express Base Specification, 9.3.4.1).
+bool is_silent(const std::string& header) {
+  return read_little(header, kVendor, 4) == 0xffffffff &&
+         read_little(header, kCommand, 4) == 0xffffffff;
+}
+
+std::string power_state_of(const Host& host, const PciAddress& function) {
+  return host.tree().read(device_folder(function) + "/power_state").value_or("");
 }
 
 std::string ids_text(std::uint32_t vendor, std::uint32_t device) {
@@ -39,10 +55,15 @@ std::string fault_of_ids(const Host& host, const PciAddress& function, const std
                ? base::parse_number<std::uint32_t>(text.substr(2), 16).value_or(0)
                : 0;
   };
+  if (is_silent(header)) {
+    const std::string state = power_state_of(host, function);
+    return "does not answer: its configuration space reads as ff" +
+           (state.starts_with("D3") ? ", and it is stuck in " + base::printable(state) : "");
+  }
   const std::uint32_t vendor = read_little(header, kVendor, 2);
   const std::uint32_t device = read_little(header, kDevice, 2);
-  if (vendor == 0xffff) {
-    return "does not answer: its configuration space reads as ff";
+  if (is_virtual(host, function)) {
+    return "";
   }
   return vendor == known("vendor") && device == known("device")
              ? ""
@@ -54,7 +75,7 @@ std::string fault_of_ids(const Host& host, const PciAddress& function, const std
 std::string fault_of_bars(const Host& host, const PciAddress& function, const std::string& header) {
   const auto text = host.tree().read(device_folder(function) + "/resource");
   const auto bars = text ? survey::parse_bars(*text) : std::nullopt;
-  if (!bars || host.tree().exists(device_folder(function) + "/physfn")) {
+  if (!bars || is_virtual(host, function)) {
     return "";
   }
   for (const survey::Bar& bar : *bars) {
@@ -76,7 +97,7 @@ std::string fault_of_bars(const Host& host, const PciAddress& function, const st
 /// One that may sleep is not at fault for it.
 std::string fault_of_power(const Host& host, const PciAddress& function) {
   const std::string folder = device_folder(function);
-  const std::string state = host.tree().read(folder + "/power_state").value_or("");
+  const std::string state = power_state_of(host, function);
   const bool may_sleep = host.tree().read(folder + "/power/control") == "auto";
   return may_sleep || !state.starts_with("D") || state == "D0"
              ? ""
@@ -103,7 +124,9 @@ std::string fault_in_log(const Host& host, const PciAddress& function, std::uint
 }
 
 std::string fault_of(const Host& host, const PciAddress& function, std::uint64_t since) {
-  require_still_there(host, function);
+  if (!host.tree().exists(device_folder(function))) {
+    return "was not found again; type: echo 1 > /sys/bus/pci/rescan";
+  }
   const std::string header = host.read_config(function);
   if (header.size() < kHeader) {
     return "does not answer: its configuration space cannot be read";
@@ -123,7 +146,7 @@ std::string fault_of(const Host& host, const PciAddress& function, std::uint64_t
 
 bool answers(const Host& host, const PciAddress& function) {
   const std::string header = host.read_config(function);
-  return header.size() >= kHeader && read_little(header, kVendor, 2) != 0xffff;
+  return header.size() >= kHeader && !is_silent(header);
 }
 
 std::string find_fault(const Host& host,

@@ -446,6 +446,21 @@ std::vector<VfioReset> Host::ask_vfio(const std::vector<base::PciAddress>& devic
   })));
 }
 
+std::string Host::open_group_of(const std::vector<base::PciAddress>& devices) const {
+  const std::string action = "ask who has " + base::to_string(devices.front());
+  return told(action, [&](int answer) {
+    do_in_child(
+        action,
+        deadlines_.attribute,
+        [&] {
+          base::close_all_but({answer});
+          const base::Tree tree(tree_.path_of(""));
+          base::write_all(answer, find_open_group(tree, devices), "the answer");
+        },
+        listener_);
+  });
+}
+
 void Host::hot_reset(const std::vector<base::PciAddress>& devices) {
   do_in_child(
       "reset the bus of " + base::to_string(devices.front()),

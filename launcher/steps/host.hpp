@@ -124,6 +124,10 @@ class Host {
   [[nodiscard]] virtual std::vector<VfioReset> ask_vfio(
       const std::vector<base::PciAddress>& devices) const;
   virtual void hot_reset(const std::vector<base::PciAddress>& devices);
+  /// The number of an IOMMU group of theirs that some program has open, which only one can; "" for
+  /// none, and for one that may not be opened.
+  [[nodiscard]] virtual std::string open_group_of(
+      const std::vector<base::PciAddress>& devices) const;
   /// As kernel_log.hpp says.
   [[nodiscard]] virtual KernelLog kernel_log(const std::vector<std::string>& about,
                                              std::uint64_t since) const;

@@ -27,7 +27,7 @@ class IsolateCpus final : public JointChange {
 
   const char* kind() const override { return "isolate-cpus"; }
   // For the partition; the files of cgroups are root's own.
-  int capability() const override { return CAP_SYS_ADMIN; }
+  std::vector<int> capabilities() const override { return {CAP_SYS_ADMIN}; }
 
   Step read(Fields& fields) const override {
     std::string vm = fields.text("vm");

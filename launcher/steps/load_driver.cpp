@@ -27,7 +27,7 @@ class LoadDriver final : public Change {
   explicit LoadDriver(std::string driver) : driver_(std::move(driver)) {}
 
   const char* kind() const override { return "load-driver"; }
-  int capability() const override { return CAP_SYS_MODULE; }
+  std::vector<int> capabilities() const override { return {CAP_SYS_MODULE}; }
 
   Step read(Fields& fields) const override {
     const bool vendor_reset = fields.text("driver") == kVendorReset;

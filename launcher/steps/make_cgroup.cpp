@@ -27,7 +27,9 @@ class MakeCgroup final : public Change {
   MakeCgroup(std::string vm, bool in_unit) : vm_(std::move(vm)), in_unit_(in_unit) {}
 
   const char* kind() const override { return "make-cgroup"; }
-  int capability() const override { return CAP_DAC_OVERRIDE; }  // the root cgroup is 0555
+  std::vector<int> capabilities() const override {
+    return {CAP_DAC_OVERRIDE};
+  }  // the root cgroup is 0555
 
   Step read(Fields& fields) const override {
     std::string vm = fields.text("vm");

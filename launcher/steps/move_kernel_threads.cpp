@@ -22,7 +22,7 @@ class MoveKernelThreads final : public Narrowing {
   using Narrowing::Narrowing;
 
   const char* kind() const override { return "move-kernel-threads"; }
-  int capability() const override { return CAP_SYS_NICE; }
+  std::vector<int> capabilities() const override { return {CAP_SYS_NICE}; }
 
   Step read(Fields& fields) const override {
     return move_kernel_threads(read_cpus(fields, "cpus"));

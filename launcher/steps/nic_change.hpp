@@ -24,7 +24,7 @@ class NicChange : public Change {
  public:
   explicit NicChange(NicPart part) : part_(std::move(part)) {}
 
-  int capability() const override { return CAP_NET_ADMIN; }
+  std::vector<int> capabilities() const override { return {CAP_NET_ADMIN}; }
   bool is_per_qemu() const override { return true; }  // what it gives is gone with QEMU
 
   void write(Json& json) const override {

@@ -85,7 +85,9 @@ class ReleaseFramebuffer final : public Change {
       : name_(std::move(name)), device_(device) {}
 
   const char* kind() const override { return "release-framebuffer"; }
-  int capability() const override { return CAP_SYS_ADMIN; }  // to see addresses in /proc/iomem
+  std::vector<int> capabilities() const override {
+    return {CAP_SYS_ADMIN};
+  }  // to see addresses in /proc/iomem
 
   Step read(Fields& fields) const override {
     std::string name = fields.text("framebuffer");

@@ -32,8 +32,13 @@ class ResetCard final : public CardChange {
 
   const char* kind() const override { return "reset-card"; }
 
-  // To read the kernel's log.
-  int capability() const override { return CAP_SYSLOG; }
+  /// To read the kernel's log, and for what is below a bridge (reset_subordinate_store(),
+  /// drivers/pci/pci-sysfs.c).
+  std::vector<int> capabilities() const override {
+    return on_no_reset_.rungs.contains(config::ResetRung::bridge)
+               ? std::vector<int>{CAP_SYSLOG, CAP_SYS_ADMIN}
+               : std::vector<int>{CAP_SYSLOG};
+  }
 
   Step read(Fields& fields) const override {
     std::vector<base::PciAddress> functions = read_functions(fields);
@@ -80,26 +85,36 @@ class ResetCard final : public CardChange {
       found.push_back({{"device", base::to_string(function)},
                        {"methods", wire_text(look_at_reset(host, function).methods)}});
     }
-    return {{"vm", context.vm}, {"functions", found}};
+    Json record = {{"vm", context.vm}, {"functions", found}};
+    if (may_be_found_anew()) {
+      record["card"] = card().look(host);
+    }
+    return record;
   }
 
   void apply(Host& host,
              const Context& /*context*/,
              const Json& found,
-             const Note& /*note*/) const override {
+             const Note& note) const override {
+    require_free_of_others(host);
     std::string fault = find_fault(host, functions(), host.kernel_log({}, 0).next);
     if (!fault.empty()) {
       host.tell(fault);
-      fault = reset_and_verify(host, read_found(found), on_no_reset_.rungs).fault;
+      note({{"used", true}});  // its methods are rewritten from here on
+      const ResetResult result = reset_and_verify(host, read_found(found), on_no_reset_.rungs);
+      fault = result.fault;
+      host.tell(result.lost.empty() ? "reset before its start" : result.lost);
     }
-    if (!fault.empty()) {
+    if (!fault.empty() && !force_tainted_) {
       throw Failure(ExitCode::needs_power_cycle,
                     "Cannot give " + names() + " to the guest: " + fault +
-                        "; power the host off and on, and type: vmlaunch host");
+                        "; power the host off and on; to start all the same: vmlaunch run "
+                        "--force-tainted FILE");
     }
-    for (const base::PciAddress& function : functions()) {
-      clear_taint(host, function);  // whoever started it all the same wants another try
+    if (!fault.empty()) {
+      host.tell("given to the guest all the same: " + fault);
     }
+    clear_taints(host);  // whoever started it all the same wants another try
     try {
       judge(host.ask_vfio(functions()), host);
     } catch (const std::system_error& error) {
@@ -117,22 +132,15 @@ class ResetCard final : public CardChange {
 
   void undo(Host& host, const Json& found) const override {
     const std::vector<Resettable> before = read_found(found);
-    for (const Resettable& function : before) {
-      require_still_there(host, function.device);
-      if (const auto taint = find_taint(host, function.device)) {
-        throw Tainted(steps::describe(function.device, *taint));
-      }
-    }
+    require_ours(host, found);
     ResetResult result;
     if (found.contains("used")) {
+      note_beginning(host, found);
       result = reset_and_verify(host, before, on_no_reset_.rungs);
     } else {
       result.fault = find_fault(host, functions(), host.kernel_log({}, 0).next);
     }
-    for (const base::PciAddress& function : functions()) {
-      result.fault.empty() ? clear_taint(host, function)
-                           : set_taint(host, function, {vm_of(found), result.fault});
-    }
+    result.fault.empty() ? clear_taints(host) : taint(host, found, result.fault);
     if (!result.fault.empty()) {
       throw Tainted(result.fault + "; power the host off and on, or try again");
     }
@@ -142,6 +150,68 @@ class ResetCard final : public CardChange {
   }
 
  private:
+  /// A taint that says no more than that a reset began.
+  static constexpr const char* kUnfinished = "its reset has not come to an end";
+
+  [[nodiscard]] bool may_be_found_anew() const {
+    return on_no_reset_.rungs.contains(config::ResetRung::rescan);
+  }
+
+  void taint(const Host& host, const Json& found, const std::string& fault) const {
+    for (const base::PciAddress& function : functions()) {
+      set_taint(host, function, {vm_of(found), fault});
+    }
+  }
+
+  /// Should nobody see how it ends, nobody else is to have it before it has been tried again.
+  void note_beginning(const Host& host, const Json& found) const {
+    try {
+      taint(host, found, kUnfinished);
+    } catch (const std::system_error& error) {
+      host.tell(error.what());  // a full disk does not keep a card from its reset
+    }
+  }
+
+  void clear_taints(const Host& host) const {
+    for (const base::PciAddress& function : functions()) {
+      clear_taint(host, function);
+    }
+  }
+
+  void require_free_of_others(const Host& host) const {
+    if (const std::string group = host.open_group_of(functions()); !group.empty()) {
+      throw Failure(ExitCode::device_busy,
+                    "Cannot use " + names() + ": another program has the IOMMU group " + group +
+                        " open; type: fuser -v /dev/vfio/" + group);
+    }
+  }
+
+  /// What is reset is what the guest had, and nobody else has by now. One that was removed to be
+  /// found anew comes back first.
+  void require_ours(Host& host, const Json& found) const {
+    if (found.contains("card") && !card().is_there(host)) {
+      try {
+        card().bring_back(host, found.at("card"));
+      } catch (const ChangedMeanwhile&) {
+        taint(host, found, "it was removed to be found anew, and was not found");
+        throw;
+      }
+    }
+    for (const base::PciAddress& function : functions()) {
+      require_still_there(host, function);
+      if (const std::string driver = driver_of(host, function);
+          !driver.empty() && driver != config::kVfioDriver) {
+        throw ChangedMeanwhile(base::to_string(function) + " has " + named(driver) +
+                               " by now, and is not reset under it");
+      }
+      const auto known = find_taint(host, function);
+      if (known && known->fault != kUnfinished) {
+        throw Tainted(steps::describe(function, *known));
+      }
+    }
+    require_free_of_others(host);
+  }
+
   static config::ResetRung read_rung(const std::string& text) {
     for (const auto& [name, rung] : config::rung_names()) {
       if (text == name) {

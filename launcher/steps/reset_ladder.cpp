@@ -41,14 +41,15 @@ class Ladder {
   }
 
   ResetResult climb() {
-    bring_back_lost();
     if (rung([this] { return reset_each(); }) || rung([this] { return hot_reset(); })) {
       return std::move(result_);
     }
-    for (const ResetRung extra : allowed_) {
-      if (rung([&] { return extra == ResetRung::rescan ? rescan() : reset_bridge(); })) {
-        return std::move(result_);
-      }
+    // A card that is not found any more is lost to all others.
+    if (allowed_.contains(ResetRung::bridge) && rung([this] { return reset_bridge(); })) {
+      return std::move(result_);
+    }
+    if (allowed_.contains(ResetRung::rescan) && rung([this] { return rescan(); })) {
+      return std::move(result_);
     }
     if (result_.fault.empty() && failed_) {
       result_.fault = "no reset of " + base::to_string(devices_.front()) +
@@ -84,12 +85,17 @@ class Ladder {
     } catch (const std::system_error& error) {
       // The same error stands for a device, or a link, that was waited for in vain: whether that
       // matters is seen by looking at the device.
-      const bool absent = error.code().value() == ENOTTY;
+      const int code = error.code().value();
+      const bool absent = code == ENOTTY || is_refusal(code);
       waited_ = steady_clock::now() - began > std::chrono::milliseconds(500);
-      note(what + ": " + (absent ? "not possible" : error.what()));
+      note(what + ": " + (code == ENOTTY ? "not possible" : error.what()));
       return absent ? Outcome::absent : Outcome::failed;
     }
   }
+
+  /// Of us, and not by the device: it is none the worse. A group of which the host has a device by
+  /// now cannot be used (EPERM), one that is open somewhere neither.
+  static bool is_refusal(int error) { return error == EPERM || error == EACCES || error == EBUSY; }
 
   void note(const std::string& line) {
     host_.tell(line);
@@ -212,7 +218,7 @@ class Ladder {
     } catch (const std::system_error& error) {
       // Nodes of somebody else's: their devices cannot be asked about, and are none the worse.
       note(error.what());
-      return error.code().value() == EACCES ? Outcome::absent : Outcome::failed;
+      return is_refusal(error.code().value()) ? Outcome::absent : Outcome::failed;
     }
     return attempt(names() + " together (vfio's hot reset)", [&] { host_.hot_reset(devices_); });
   }
@@ -220,10 +226,19 @@ class Ladder {
   Outcome rescan() {
     const Card card(devices_);
     const Json found = card.look(host_);
-    return attempt(names() + " by being found anew", [&] {
-      card.remove(host_);
-      card.bring_back(host_, found);
-    });
+    try {
+      return attempt(names() + " by being found anew", [&] {
+        card.remove(host_);
+        card.bring_back(host_, found);
+      });
+    } catch (const ChangedMeanwhile& error) {
+      note(error.what());  // it is not there any more
+    } catch (const Stuck&) {
+      throw;
+    } catch (const Failure& failure) {
+      note(failure.what());  // it is there, with another driver
+    }
+    return Outcome::failed;
   }
 
   Outcome reset_bridge() {
@@ -240,21 +255,14 @@ class Ladder {
     return attempt(names() + " by their bridge", [&] { host_.reset_below(*first->bridge); });
   }
 
-  /// A killed run may have removed them, and nothing else of ours.
-  void bring_back_lost() {
-    const Card card(devices_);
-    if (allowed_.contains(ResetRung::rescan) && !card.is_there(host_)) {
-      card.find(host_);
-    }
-  }
-
   std::string fault_by_vfio() const {
     try {
       static_cast<void>(host_.ask_vfio(devices_));
       return "";
     } catch (const std::system_error& error) {
-      return error.code().value() == EACCES ? ""
-                                            : names() + " cannot be used by vfio: " + error.what();
+      return is_refusal(error.code().value())
+                 ? ""
+                 : names() + " cannot be used by vfio: " + error.what();
     }
   }
 

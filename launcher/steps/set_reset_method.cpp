@@ -1,3 +1,4 @@
+#include <cerrno>
 #include <memory>
 #include <system_error>
 
@@ -56,7 +57,19 @@ class SetResetMethod final : public DeviceChange {
       throw ChangedMeanwhile("the reset methods of " + base::to_string(device()) + " are \"" +
                              base::printable(now) + "\", were \"" + base::printable(before) + "\"");
     }
-    host.write(file(), before);
+    try {
+      host.write(file(), before);
+    } catch (const std::system_error& error) {
+      if (error.code().value() != EINVAL) {
+        throw;
+      }
+      // The kernel does not take back every list that it shows: the first function of a card had
+      // its methods looked for before the others were known.
+      host.write(file(), "default");
+      host.tell("the reset methods of " + base::to_string(device()) + " were \"" +
+                base::printable(before) + "\", which the kernel takes no more: they are \"" +
+                base::printable(methods(host)) + "\"");
+    }
   }
 
  private:

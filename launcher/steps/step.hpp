@@ -21,8 +21,8 @@ class Change {
 
   [[nodiscard]] virtual const char* kind() const = 0;
 
-  /// The one that a guardian needs to apply or undo it.
-  [[nodiscard]] virtual int capability() const { return kNoCapability; }
+  /// Those that a guardian needs to apply or undo it, beside root's uid.
+  [[nodiscard]] virtual std::vector<int> capabilities() const { return {}; }
 
   /// Another of its kind, with the parameters that are there as JSON. Throws FormError.
   [[nodiscard]] virtual Step read(Fields& fields) const = 0;

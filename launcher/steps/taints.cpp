@@ -64,14 +64,15 @@ void clear_taint(const Host& host, const base::PciAddress& device) {
   static_cast<void>(::unlink(host.tree().path_of(file_of(device)).c_str()));
 }
 
-void clear_taints_of(const Host& host, const std::string& vm) {
+std::map<base::PciAddress, Taint> find_taints(const Host& host) {
+  std::map<base::PciAddress, Taint> taints;
   for (const std::string& name : host.tree().list(kFolder)) {
     const auto device = base::parse_pci_address(name);
-    const auto taint = device ? find_taint(host, *device) : std::nullopt;
-    if (taint && taint->vm == vm) {
-      clear_taint(host, *device);
+    if (const auto taint = device ? find_taint(host, *device) : std::nullopt) {
+      taints.emplace(*device, *taint);
     }
   }
+  return taints;
 }
 
 std::string describe(const base::PciAddress& device, const Taint& taint) {

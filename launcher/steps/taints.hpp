@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 
@@ -20,8 +21,8 @@ struct Taint {
 /// Nothing for a device without one; one of an earlier boot counts for nothing.
 [[nodiscard]] std::optional<Taint> find_taint(const Host& host, const base::PciAddress& device);
 
-/// Another try is to be made with what that VM's guest had.
-void clear_taints_of(const Host& host, const std::string& vm);
+/// Of all devices that have one.
+[[nodiscard]] std::map<base::PciAddress, Taint> find_taints(const Host& host);
 
 void set_taint(const Host& host, const base::PciAddress& device, const Taint& taint);
 void clear_taint(const Host& host, const base::PciAddress& device);

@@ -61,6 +61,11 @@ std::vector<PciAddress> ask_together(int device) {
   return together;
 }
 
+std::string group_number(const base::Tree& tree, const PciAddress& function) {
+  return tree.link_name("/sys/bus/pci/devices/" + base::to_string(function) + "/iommu_group")
+      .value_or("");
+}
+
 PciAddress read_one(const std::string& text) {
   const auto address = base::parse_pci_address(text);
   if (!address) {
@@ -74,9 +79,7 @@ PciAddress read_one(const std::string& text) {
 Vfio::Vfio(const base::Tree& tree, const std::vector<PciAddress>& functions)
     : container_(open_node(tree, "/dev/vfio/vfio")) {
   for (const PciAddress& function : functions) {
-    const std::string name = base::to_string(function);
-    const std::string number =
-        tree.link_name("/sys/bus/pci/devices/" + name + "/iommu_group").value_or("");
+    const std::string number = group_number(tree, function);
     auto group = std::find_if(
         groups_.begin(), groups_.end(), [&](const Group& known) { return known.number == number; });
     if (group == groups_.end()) {
@@ -123,6 +126,17 @@ void Vfio::hot_reset(const PciAddress& function) const {
   request[2] = static_cast<std::uint32_t>(groups_.size());
   base::check(::ioctl(device.get(), VFIO_DEVICE_PCI_HOT_RESET, request.data()),
               "reset the bus of " + base::to_string(function));
+}
+
+std::string find_open_group(const base::Tree& tree, const std::vector<PciAddress>& functions) {
+  for (const PciAddress& function : functions) {
+    const std::string number = group_number(tree, function);
+    // The group is its opener's alone (vfio_group_fops_open(), drivers/vfio).
+    if (!number.empty() && !tree.open("/dev/vfio/" + number, O_RDWR) && errno == EBUSY) {
+      return number;
+    }
+  }
+  return "";
 }
 
 Json to_json(const std::vector<VfioReset>& answers) {

@@ -46,6 +46,10 @@ class Vfio {
   std::vector<std::pair<base::PciAddress, std::size_t>> group_of_;
 };
 
+/// As Host::open_group_of says; waits as long as whoever opens or closes one.
+[[nodiscard]] std::string find_open_group(const base::Tree& tree,
+                                          const std::vector<base::PciAddress>& functions);
+
 [[nodiscard]] Json to_json(const std::vector<VfioReset>& answers);
 /// Throws FormError for anything that to_json did not write.
 [[nodiscard]] std::vector<VfioReset> read_vfio_resets(const Json& json);

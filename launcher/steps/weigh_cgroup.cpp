@@ -17,7 +17,7 @@ class WeighCgroup final : public Change {
   WeighCgroup(std::string vm, unsigned weight) : vm_(std::move(vm)), weight_(weight) {}
 
   const char* kind() const override { return "weigh-cgroup"; }
-  int capability() const override { return CAP_DAC_OVERRIDE; }
+  std::vector<int> capabilities() const override { return {CAP_DAC_OVERRIDE}; }
 
   Step read(Fields& fields) const override {
     std::string vm = fields.text("vm");

@@ -102,6 +102,8 @@ struct Survey {
   bool cpu_controllers = false;  ///< a VM's cgroup of root's can have a weight, and CPUs
   bool partitions = false;       ///< and an isolated partition of them
   std::map<unsigned, std::string> cpus_had;  ///< as `had`, for CPUs
+  /// Devices that did not come back from a guest, with what is wrong.
+  std::map<base::PciAddress, std::string> tainted;
   std::map<std::string, bool>
       parameters;                   ///< those of the config's module parameters that are there
   std::uint64_t memlock_limit = 0;  ///< what the caller may let QEMU lock in memory, in bytes

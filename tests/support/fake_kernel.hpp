@@ -60,6 +60,8 @@ class FakeKernel : public launcher::steps::Host {
   /// vfio's answer for a function; unless told, it goes by the files, and a bus is reset as a
   /// whole.
   void set_vfio(const launcher::steps::VfioReset& answer) { vfio_[answer.device] = answer; }
+  /// Somebody has that IOMMU group open.
+  void open_group(const std::string& number) { open_group_ = number; }
   /// A list of methods is refused when it is written back.
   void refuse_methods(const std::string& methods) { refused_methods_ = methods; }
   /// A line of its log.
@@ -109,6 +111,10 @@ class FakeKernel : public launcher::steps::Host {
   [[nodiscard]] std::vector<launcher::steps::VfioReset> ask_vfio(
       const std::vector<base::PciAddress>& devices) const override;
   void hot_reset(const std::vector<base::PciAddress>& devices) override;
+  [[nodiscard]] std::string open_group_of(
+      const std::vector<base::PciAddress>& /*devices*/) const override {
+    return open_group_;
+  }
   [[nodiscard]] launcher::steps::KernelLog kernel_log(const std::vector<std::string>& about,
                                                       std::uint64_t since) const override;
   [[nodiscard]] std::vector<launcher::steps::Holder> holders(
@@ -149,6 +155,7 @@ class FakeKernel : public launcher::steps::Host {
   std::vector<std::string> resets_;
   std::map<std::string, std::string> configs_;
   std::map<base::PciAddress, launcher::steps::VfioReset> vfio_;
+  std::string open_group_;
   std::optional<std::string> refused_methods_;
   std::vector<std::string> log_;
   unsigned last_link_ = 10;  ///< its number

@@ -39,6 +39,7 @@ struct Laptop {
     vmlaunch::tests::add_laptop(tree);
     vmlaunch::tests::add_system(tree);
     vmlaunch::tests::add_desktop(tree, "0000:01:00.0");
+    tree.folder("/run/vmlaunch/taints");
   }
   [[nodiscard]] Journal journal(const std::string& vm = "vm") const {
     return Journal::create(state.path(), vm);
