@@ -66,6 +66,14 @@ User current_user() {
   return user;
 }
 
+/// For messages.
+std::string path_of(int folder) {
+  std::array<char, 4096> buffer{};
+  const ssize_t length =
+      ::readlink(("/proc/self/fd/" + std::to_string(folder)).c_str(), buffer.data(), buffer.size());
+  return length > 0 ? std::string(buffer.data(), static_cast<std::size_t>(length)) : "…";
+}
+
 /// Whether others than root and `trusted` can change what this folder holds. A sticky folder of
 /// root's lets nobody replace somebody else's file.
 bool is_safe_folder(const struct stat& folder, uid_t trusted) {
@@ -179,10 +187,11 @@ Authority derive_authority(int config, int folder, const std::string& name, uid_
   if (!writable && all_folders_safe(folder, user_uid)) {
     return Authority::user;
   }
-  throw Failure(ExitCode::preflight,
-                "Cannot trust the config " + shown + ": others can write " +
-                    (writable ? "it; type: chmod go-w CONFIG"
-                              : "one of the folders above it; type: namei -l CONFIG"));
+  throw Failure(
+      ExitCode::preflight,
+      "Cannot trust the config " + shown + ": others can write " +
+          (writable ? "it; type: chmod go-w " : "one of the folders above it; type: namei -l ") +
+          base::shell_quote(path_of(folder) + "/" + name));
 }
 
 }  // namespace vmlaunch::launcher

@@ -77,11 +77,15 @@ Scene look_around(const std::string& verb, const DeviceOptions& options) {
   scene.spec.force_tainted = options.force_tainted;
   scene.survey = survey::look("", scene.spec, true);
   const PciFunction* device = scene.survey.pci.find(*address);
-  if (device == nullptr || (device->is_bridge() && verb != "info")) {
+  if (device == nullptr) {
+    throw Failure(
+        ExitCode::preflight,
+        "Cannot find the PCI device " + base::to_string(*address) + "; type: vmlaunch host");
+  }
+  if (device->is_bridge() && verb != "info") {
     throw Failure(ExitCode::preflight,
-                  "Cannot " + verb + " the PCI device " + base::to_string(*address) +
-                      (device == nullptr ? ": it is not there" : ": it is a bridge") +
-                      "; type: vmlaunch host");
+                  "Cannot " + verb + " " + base::to_string(*address) +
+                      ": it is a bridge, to what is below it; type: vmlaunch host");
   }
   return scene;
 }

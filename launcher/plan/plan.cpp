@@ -12,7 +12,10 @@ namespace vmlaunch::launcher::plan {
 namespace {
 
 /// Who QEMU is. A config never has more rights than its owner.
-QemuUser choose_user(const survey::Survey& survey, const Identity& identity, Authority authority) {
+QemuUser choose_user(const config::VmSpec& spec,
+                     const survey::Survey& survey,
+                     const Identity& identity,
+                     Authority authority) {
   const User& self = identity.user;
   const std::optional<User>& wanted = survey.run_as;
   const bool other = wanted && wanted->credentials.uid != self.credentials.uid;
@@ -28,7 +31,8 @@ QemuUser choose_user(const survey::Survey& survey, const Identity& identity, Aut
   if (other && authority != Authority::root) {
     throw Failure(ExitCode::preflight,
                   "Cannot run QEMU as " + wanted->name + ": a config of " + self.name +
-                      "'s may only name its owner in run_as; let root own it: chown root CONFIG");
+                      "'s may only name its owner in run_as; let root own it: chown root " +
+                      base::shell_quote(spec.file));
   }
   if (wanted && wanted->credentials.uid == 0) {
     throw Failure(ExitCode::preflight, "Cannot run QEMU as root: name another user in run_as");
@@ -45,7 +49,8 @@ void check_extra_args(const config::VmSpec& spec, const Identity& identity, Auth
   if (!spec.extra_args.empty() && identity.privileged && authority != Authority::root) {
     throw Failure(ExitCode::preflight,
                   "Cannot use qemu.extra_args of a config of " + identity.user.name +
-                      "'s in a run as root; let root own it: chown root CONFIG");
+                      "'s in a run as root; let root own it: chown root " +
+                      base::shell_quote(spec.file));
   }
 }
 
@@ -109,7 +114,7 @@ Plan make_plan(const config::VmSpec& spec,
   plan.restarts = spec.on_reboot == config::OnReboot::restart;
   plan.qemu.binary = spec.qemu_binary;
   plan.qemu.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"};
-  plan.qemu.user = choose_user(survey, identity, authority);
+  plan.qemu.user = choose_user(spec, survey, identity, authority);
   check_window(spec, identity, plan.qemu.user);
   const AccelChoice accel = choose_accel(spec.accel, survey.kvm, identity.privileged);
   if (accel.warning) {

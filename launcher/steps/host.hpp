@@ -41,6 +41,7 @@ class Host {
     base::Milliseconds memory{60000};   ///< the kernel finds or moves memory, or writes it to disks
     base::Milliseconds rescan{10000};   ///< a card is found; after a while without power: a second
     base::Milliseconds reset{90000};    ///< of a device, for which the kernel waits 60 s and more
+    base::Milliseconds closing{2000};   ///< what a program had open that has ended is closed
     base::Milliseconds kill{10000};     ///< a killed process, whose memory may be large, is gone
     base::Milliseconds systemd{15000};  ///< systemd answers
     base::Milliseconds unit{120000};    ///< a unit stops or starts; its own deadlines are shorter

@@ -1,6 +1,8 @@
 #include <linux/capability.h>
 
 #include <algorithm>
+#include <chrono>
+#include <ctime>
 #include <memory>
 #include <optional>
 #include <set>
@@ -179,7 +181,14 @@ class ResetCard final : public CardChange {
   }
 
   void require_free_of_others(const Host& host) const {
-    if (const std::string group = host.open_group_of(functions()); !group.empty()) {
+    const auto end = std::chrono::steady_clock::now() + host.deadlines().closing;
+    std::string group = host.open_group_of(functions());
+    while (!group.empty() && std::chrono::steady_clock::now() < end) {
+      const timespec pause{0, 50'000'000};
+      ::nanosleep(&pause, nullptr);
+      group = host.open_group_of(functions());
+    }
+    if (!group.empty()) {
       throw Failure(ExitCode::device_busy,
                     "Cannot use " + names() + ": another program has the IOMMU group " + group +
                         " open; type: fuser -v /dev/vfio/" + group);

@@ -86,7 +86,7 @@ Json guest_config(const std::string& words) {
           {"memory", {{"size", "256M"}}},
           {"kernel", GUEST_DIR "/vmlinux"},
           {"initrd", GUEST_DIR "/demo.cpio.gz"},
-          {"append", "console=ttyS0 quiet panic=-1 " + std::string(kTicking) + " " + words},
+          {"append", "console=ttyS0 quiet panic=-1 " + words},
           {"serial", "stdio"}};
 }
 

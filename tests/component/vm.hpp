@@ -22,12 +22,6 @@ using Json = nlohmann::json;
 /// Writes the disk into `folder`.
 [[nodiscard]] Json brief_config(const Folder& folder);
 
-/// Words for a guest's kernel that give it a clock which ticks. The KVM of an emulated host loses
-/// an interrupt now and then: QEMU before 10.2 changes a vCPU's interrupt_request for VMRUN without
-/// the lock that others hold. A guest that waits for just that one stays silent for ever; with a
-/// tick it is told with the next.
-inline constexpr const char* kTicking = "nohz=off highres=off";
-
 /// A config of the demo guest with `words` on its kernel command line.
 [[nodiscard]] Json guest_config(const std::string& words);
 

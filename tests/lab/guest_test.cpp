@@ -1,7 +1,6 @@
 #include <unistd.h>
 
 #include "tests/component/vm.hpp"
-#include "tests/lab/machine.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/threads.hpp"
 
@@ -26,13 +25,7 @@ int end_of(Program& program) {
 
 TEST_CASE("guest: the demo config runs under KVM where there is one, and says so",
           "[intel][intel-6.12][amd][systemd][each]") {
-  Json config = Json::parse(contents(SOURCE_DIR "/configs/demo.json"), nullptr, true, true);
-  config["append"] = config["append"].get<std::string>() + " " + kTicking;
-  config["kernel"] = GUEST_DIR "/vmlinux";
-  config["initrd"] = GUEST_DIR "/demo.cpio.gz";
-  config.erase("$schema");
-  const Folder folder;
-  Program program(run_of(folder, config));
+  Program program(command_of({SOURCE_DIR "/configs/demo.json"}));
   const int code = end_of(program);
   INFO(program.output());
   CHECK(code == 0);

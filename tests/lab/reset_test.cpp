@@ -157,6 +157,7 @@ TEST_CASE("reset: a rescan, where it is allowed, brings a card back with what it
 TEST_CASE("reset: a device that a VM has, or that has another driver, is not reset", "[intel]") {
   CHECK(has(device_verb({"reset", device::nic}, 11), "vmlaunch device bind " + device::nic));
   CHECK(has(device_verb({"reset", "0f:00.0"}, 10), "Cannot find the PCI device 0000:0f:00.0"));
+  CHECK(has(device_verb({"rescan", device::nic_port}, 10), "it is a bridge"));
   CHECK(has(device_verb({"reset", "nic"}, 2), "expected an address"));
   const Folder folder;
   Program program(run_of(folder, probe_with({{{"device", device::nic}}})));

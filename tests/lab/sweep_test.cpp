@@ -143,7 +143,8 @@ class HeldRun {
               "-e",
               "trace=fdatasync",
               "-e",
-              "inject=fdatasync:signal=SIGSTOP:when=" + std::to_string(write)}) {}
+              "inject=fdatasync:signal=SIGSTOP:when=" + std::to_string(write)}),
+        write_(write) {}
 
   /// True when it stopped at the entry, false when it ended before it came to that.
   bool wait_until_held() {
@@ -177,8 +178,12 @@ class HeldRun {
   [[nodiscard]] TracedRun& run() { return run_; }
 
  private:
-  /// strace stops it for a moment at every call; held it stays so.
+  /// strace stops it for a moment at every call, for longer while children of it come and go; held
+  /// it stays so.
   [[nodiscard]] bool is_held() const {
+    if (run_.calls("fdatasync") < write_) {
+      return false;
+    }
     for (int look = 0; look < 20; ++look) {
       if (run_.guardian() < 0 || state_of(run_.guardian()) != 't') {
         return false;
@@ -190,6 +195,7 @@ class HeldRun {
   }
 
   TracedRun run_;
+  int write_;
 };
 
 Json nic_config() {

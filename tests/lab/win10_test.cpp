@@ -37,7 +37,7 @@ Json win10_config(const Folder& folder) {
   }
   config["kernel"] = GUEST_DIR "/vmlinuz";
   config["initrd"] = GUEST_DIR "/demo.cpio.gz";
-  config["append"] = "console=ttyS0 quiet panic=-1 " + std::string(kTicking);
+  config["append"] = "console=ttyS0 quiet panic=-1";
   config["serial"] = "stdio";
   return config;
 }

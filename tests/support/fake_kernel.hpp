@@ -125,6 +125,7 @@ class FakeKernel : public launcher::steps::Host {
   static Deadlines quick() {
     Deadlines deadlines;
     deadlines.rescan = base::Milliseconds(20);
+    deadlines.closing = base::Milliseconds(20);
     return deadlines;
   }
 

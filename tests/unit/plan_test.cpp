@@ -45,10 +45,11 @@ TEST_CASE("plan: QEMU runs as whom caller, run_as and owner of the config agree 
   const std::string needs_root =
       ", which the config's run_as asks for, without root; type: sudo vmlaunch …";
   const std::string not_hers =
-      ": a config of anna's may only name its owner in run_as; let root own it: chown root CONFIG";
+      ": a config of anna's may only name its owner in run_as; let root own it: chown root "
+      "/vms/win10.json";
   const std::string not_its =
       ": a config of uid 1880004711's may only name its owner in run_as; let root own it: chown "
-      "root CONFIG";
+      "root /vms/win10.json";
   const std::string never_root = "10: Cannot run QEMU as root: name another user in run_as";
   const std::string with_groups = anna + ",1001,27,106";
   struct Row {
@@ -132,10 +133,10 @@ TEST_CASE("plan: extra arguments need rights that are the caller's own or root's
   CHECK(planned(kPureRoot, Authority::root) == "-device edu");
   CHECK(planned(kSudo, Authority::user) ==
         "10: Cannot use qemu.extra_args of a config of anna's in a run as root; let root own it: "
-        "chown root CONFIG");
+        "chown root /vms/win10.json");
   CHECK(planned(kPureRoot, Authority::user) ==
         "10: Cannot use qemu.extra_args of a config of uid 1880004711's in a run as root; let root "
-        "own it: chown root CONFIG");
+        "own it: chown root /vms/win10.json");
 }
 
 TEST_CASE("plan: a config without extra arguments needs nobody's leave", "[plan]") {
